@@ -1,0 +1,25 @@
+//! Compiles every contract under this folder with protox, so that no protoc is needed.
+
+use std::path::{Path, PathBuf};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for dir in ["apache/rocketmq/v2", "internal", "raftmq/admin/v1"] {
+        println!("cargo::rerun-if-changed={}", root.join(dir).display());
+        let mut found: Vec<PathBuf> = std::fs::read_dir(root.join(dir))?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<Result<_, _>>()?;
+        found.retain(|path| path.extension().is_some_and(|extension| extension == "proto"));
+        found.sort();
+        files.extend(found);
+    }
+    let descriptors = protox::compile(&files, [root])?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&descriptors))?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .emit_rerun_if_changed(false)
+        .compile_fds(descriptors)?;
+    Ok(())
+}

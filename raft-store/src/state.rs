@@ -1,0 +1,541 @@
+//! The rows of a state machine: tables of ordered keys, written one batch per applied chunk.
+//!
+//! Two stores stand behind [`State`]: RocksDB for real nodes (WAL off, atomic flush over all tables) and an
+//! ordered map for tests of machines and for simulation. Readers see whole chunks only.
+
+use parking_lot::RwLock;
+use rocksdb::{
+    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompactionStyle, DBCompressionType, Direction, FlushOptions,
+    IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
+};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Index of a table in [`crate::Machine::tables`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Table(pub u8);
+
+/// Name of the table that holds the store's own rows (applied index, membership). No machine table may use it.
+pub(crate) const META: &str = "raft";
+
+/// Why rows could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The store failed; nothing may be acknowledged after it.
+    #[error("state store failed: {0}")]
+    Io(String),
+    /// A row does not decode: this replica's state cannot be trusted.
+    #[error("row of table {table} is corrupt: {what}")]
+    Corrupt {
+        /// Table that holds the row.
+        table: &'static str,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+impl From<rocksdb::Error> for StateError {
+    fn from(error: rocksdb::Error) -> Self {
+        StateError::Io(error.to_string())
+    }
+}
+
+/// Visits a row; `Break` ends the scan.
+pub type Visit<'v> = &'v mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
+/// Rows as of some whole chunk, or as a batch under way sees them.
+pub trait ReadState {
+    /// The row at `key`.
+    ///
+    /// # Errors
+    /// [`StateError::Io`] when the store fails.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StateError>;
+
+    /// Visits the rows of `from..until` in key order. An empty `until` means the end of the table.
+    ///
+    /// # Errors
+    /// [`StateError::Io`] when the store fails.
+    fn scan(&self, table: Table, from: &[u8], until: &[u8], visit: Visit<'_>) -> Result<(), StateError>;
+
+    /// Visits the rows of `from..=upto` from the last to the first.
+    ///
+    /// # Errors
+    /// [`StateError::Io`] when the store fails.
+    fn scan_back(&self, table: Table, from: &[u8], upto: &[u8], visit: Visit<'_>) -> Result<(), StateError>;
+}
+
+type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+enum Store {
+    Rocks { db: DB, path: PathBuf },
+    Ordered(RwLock<Vec<Rows>>),
+}
+
+struct Inner {
+    /// Machine tables in their order, then [`META`].
+    tables: Vec<&'static str>,
+    store: Store,
+}
+
+/// A handle to the rows; cheap to clone. Every read sees the state after some whole chunk.
+#[derive(Clone)]
+pub struct State {
+    inner: Arc<Inner>,
+}
+
+/// Sizes of the RocksDB store. Its write buffers stand above our own flush trigger, so that RocksDB never
+/// flushes by itself: under `ASYNC_FLUSH` the log is synced before each flush (rule I1).
+#[derive(Debug, Clone)]
+pub struct StateOptions {
+    /// Bytes a table may hold in memory before RocksDB flushes by itself.
+    pub write_buffer_bytes: usize,
+    /// Bytes of the block cache shared by all tables.
+    pub block_cache_bytes: usize,
+}
+
+impl Default for StateOptions {
+    fn default() -> Self {
+        StateOptions { write_buffer_bytes: 256 << 20, block_cache_bytes: 32 << 20 }
+    }
+}
+
+fn all_tables(tables: &[&'static str]) -> Vec<&'static str> {
+    let mut all = tables.to_vec();
+    all.push(META);
+    all
+}
+
+impl State {
+    /// An empty store in memory, for tests of machines and for simulation.
+    #[must_use]
+    pub fn ordered(tables: &[&'static str]) -> State {
+        let tables = all_tables(tables);
+        let rows = tables.iter().map(|_| Rows::new()).collect();
+        State { inner: Arc::new(Inner { tables, store: Store::Ordered(RwLock::new(rows)) }) }
+    }
+
+    /// Opens or creates the RocksDB store at `path`.
+    ///
+    /// # Errors
+    /// [`StateError::Io`] when RocksDB refuses; its text says why.
+    pub fn open(path: &Path, tables: &[&'static str], options: &StateOptions) -> Result<State, StateError> {
+        let tables = all_tables(tables);
+        let mut base = Options::default();
+        base.create_if_missing(true);
+        base.create_missing_column_families(true);
+        base.set_atomic_flush(true);
+        base.set_max_background_jobs(2);
+        base.set_keep_log_file_num(2);
+        base.set_max_open_files(256);
+        base.set_db_write_buffer_size(0);
+        let cache = rocksdb::Cache::new_lru_cache(options.block_cache_bytes);
+        let families: Vec<_> = tables
+            .iter()
+            .map(|name| {
+                let mut family = Options::default();
+                let mut blocks = rocksdb::BlockBasedOptions::default();
+                blocks.set_block_cache(&cache);
+                blocks.set_bloom_filter(10.0, false);
+                blocks.set_cache_index_and_filter_blocks(true);
+                family.set_block_based_table_factory(&blocks);
+                family.set_write_buffer_size(options.write_buffer_bytes);
+                family.set_arena_block_size(256 << 10);
+                family.set_max_write_buffer_number(4);
+                family.set_compaction_style(DBCompactionStyle::Universal);
+                family.set_compression_type(DBCompressionType::Lz4);
+                ColumnFamilyDescriptor::new(*name, family)
+            })
+            .collect();
+        let db = DB::open_cf_descriptors(&base, path, families)?;
+        Ok(State { inner: Arc::new(Inner { tables, store: Store::Rocks { db, path: path.to_path_buf() } }) })
+    }
+
+    pub(crate) fn meta(&self) -> Table {
+        Table(u8::try_from(self.inner.tables.len() - 1).expect("a machine has fewer than 255 tables"))
+    }
+
+    /// Names of all tables in order, the store's own last.
+    #[must_use]
+    pub fn tables(&self) -> &[&'static str] {
+        &self.inner.tables
+    }
+
+    /// Starts a batch on top of the present rows. One batch is under way at a time: the apply path owns it.
+    #[must_use]
+    pub fn batch(&self) -> StateBatch<'_> {
+        StateBatch { state: self, changed: self.inner.tables.iter().map(|_| BTreeMap::new()).collect(), bytes: 0 }
+    }
+
+    /// Writes every table to disk as one, and returns when it is durable. Rule I1: the caller has synced the
+    /// log up to the applied index before.
+    ///
+    /// # Errors
+    /// [`StateError::Io`] when the store fails; nothing may be acknowledged after it.
+    pub fn flush(&self) -> Result<(), StateError> {
+        if let Store::Rocks { db, .. } = &self.inner.store {
+            let families = self.families(db)?;
+            let mut options = FlushOptions::default();
+            options.set_wait(true);
+            db.flush_cfs_opt(&families, &options)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a copy of the durable rows to `path`, by hard links. The caller flushes first.
+    ///
+    /// # Errors
+    /// [`StateError::Io`] when the store fails, or is the one in memory.
+    pub fn checkpoint(&self, path: &Path) -> Result<(), StateError> {
+        match &self.inner.store {
+            Store::Rocks { db, .. } => Ok(rocksdb::checkpoint::Checkpoint::new(db)?.create_checkpoint(path)?),
+            Store::Ordered(_) => Err(StateError::Io("a store in memory has no checkpoint".to_owned())),
+        }
+    }
+
+    /// Folder of the RocksDB store.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match &self.inner.store {
+            Store::Rocks { path, .. } => Some(path),
+            Store::Ordered(_) => None,
+        }
+    }
+
+    fn families<'d>(&self, db: &'d DB) -> Result<Vec<&'d ColumnFamily>, StateError> {
+        self.inner.tables.iter().map(|name| family(db, name)).collect()
+    }
+
+    fn name(&self, table: Table) -> Result<&'static str, StateError> {
+        self.inner
+            .tables
+            .get(usize::from(table.0))
+            .copied()
+            .ok_or_else(|| StateError::Io(format!("table {} does not exist", table.0)))
+    }
+}
+
+fn family<'d>(db: &'d DB, name: &str) -> Result<&'d ColumnFamily, StateError> {
+    db.cf_handle(name).ok_or_else(|| StateError::Io(format!("table {name} is missing")))
+}
+
+impl ReadState for State {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        match &self.inner.store {
+            Store::Rocks { db, .. } => Ok(db.get_cf(family(db, self.name(table)?)?, key)?),
+            Store::Ordered(rows) => {
+                self.name(table)?;
+                Ok(rows.read()[usize::from(table.0)].get(key).cloned())
+            }
+        }
+    }
+
+    fn scan(&self, table: Table, from: &[u8], until: &[u8], visit: Visit<'_>) -> Result<(), StateError> {
+        if !until.is_empty() && from >= until {
+            return Ok(());
+        }
+        match &self.inner.store {
+            Store::Rocks { db, .. } => {
+                let mut options = ReadOptions::default();
+                if !until.is_empty() {
+                    options.set_iterate_upper_bound(until.to_vec());
+                }
+                let family = family(db, self.name(table)?)?;
+                for row in db.iterator_cf_opt(family, options, IteratorMode::From(from, Direction::Forward)) {
+                    let (key, value) = row?;
+                    if visit(&key, &value).is_break() {
+                        break;
+                    }
+                }
+            }
+            Store::Ordered(rows) => {
+                self.name(table)?;
+                let rows = rows.read();
+                for (key, value) in rows[usize::from(table.0)].range(from.to_vec()..) {
+                    if (!until.is_empty() && key.as_slice() >= until) || visit(key, value).is_break() {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn scan_back(&self, table: Table, from: &[u8], upto: &[u8], visit: Visit<'_>) -> Result<(), StateError> {
+        if from > upto {
+            return Ok(());
+        }
+        match &self.inner.store {
+            Store::Rocks { db, .. } => {
+                let mut options = ReadOptions::default();
+                options.set_iterate_lower_bound(from.to_vec());
+                let family = family(db, self.name(table)?)?;
+                for row in db.iterator_cf_opt(family, options, IteratorMode::From(upto, Direction::Reverse)) {
+                    let (key, value) = row?;
+                    if visit(&key, &value).is_break() {
+                        break;
+                    }
+                }
+            }
+            Store::Ordered(rows) => {
+                self.name(table)?;
+                let rows = rows.read();
+                for (key, value) in rows[usize::from(table.0)].range(from.to_vec()..=upto.to_vec()).rev() {
+                    if visit(key, value).is_break() {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Changes of one chunk, read through as if they were written already.
+pub struct StateBatch<'s> {
+    state: &'s State,
+    /// Per table: the new row, or `None` for a deleted one.
+    changed: Vec<BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
+    bytes: usize,
+}
+
+impl StateBatch<'_> {
+    /// Sets the row at `key`.
+    pub fn put(&mut self, table: Table, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
+        let (key, value) = (key.into(), value.into());
+        self.bytes += key.len() + value.len();
+        self.changed[usize::from(table.0)].insert(key, Some(value));
+    }
+
+    /// Removes the row at `key`; nothing happens when there is none.
+    pub fn delete(&mut self, table: Table, key: impl Into<Vec<u8>>) {
+        let key = key.into();
+        self.bytes += key.len();
+        self.changed[usize::from(table.0)].insert(key, None);
+    }
+
+    /// Bytes put since the batch began, rewritten rows counted each time.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Writes the batch as one: readers and a later flush see all of it or nothing.
+    ///
+    /// # Errors
+    /// [`StateError::Io`] when the store fails; nothing may be acknowledged after it.
+    pub fn write(self) -> Result<(), StateError> {
+        match &self.state.inner.store {
+            Store::Rocks { db, .. } => {
+                let mut batch = WriteBatch::default();
+                for (name, rows) in self.state.inner.tables.iter().zip(&self.changed) {
+                    if rows.is_empty() {
+                        continue;
+                    }
+                    let family = family(db, name)?;
+                    for (key, value) in rows {
+                        match value {
+                            Some(value) => batch.put_cf(family, key, value),
+                            None => batch.delete_cf(family, key),
+                        }
+                    }
+                }
+                let mut options = WriteOptions::default();
+                options.disable_wal(true);
+                db.write_opt(&batch, &options)?;
+            }
+            Store::Ordered(tables) => {
+                let mut tables = tables.write();
+                for (rows, changed) in tables.iter_mut().zip(self.changed) {
+                    for (key, value) in changed {
+                        match value {
+                            Some(value) => rows.insert(key, value),
+                            None => rows.remove(&key),
+                        };
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ReadState for StateBatch<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        match self.changed[usize::from(table.0)].get(key) {
+            Some(changed) => Ok(changed.clone()),
+            None => self.state.get(table, key),
+        }
+    }
+
+    fn scan(&self, table: Table, from: &[u8], until: &[u8], visit: Visit<'_>) -> Result<(), StateError> {
+        if !until.is_empty() && from >= until {
+            return Ok(());
+        }
+        let mut changed = self.changed[usize::from(table.0)]
+            .range(from.to_vec()..)
+            .take_while(|(key, _)| until.is_empty() || key.as_slice() < until)
+            .peekable();
+        let mut stopped = false;
+        self.state.scan(table, from, until, &mut |key, value| {
+            // Changed rows before this one, then this one unless it was changed itself.
+            while let Some((changed_key, row)) = changed.next_if(|(changed_key, _)| changed_key.as_slice() < key) {
+                if let Some(row) = row
+                    && visit(changed_key, row).is_break()
+                {
+                    stopped = true;
+                    return ControlFlow::Break(());
+                }
+            }
+            let flow = match changed.next_if(|(changed_key, _)| changed_key.as_slice() == key) {
+                Some((_, Some(row))) => visit(key, row),
+                Some((_, None)) => ControlFlow::Continue(()),
+                None => visit(key, value),
+            };
+            stopped = flow.is_break();
+            flow
+        })?;
+        for (key, row) in changed {
+            if stopped {
+                break;
+            }
+            if let Some(row) = row {
+                stopped = visit(key, row).is_break();
+            }
+        }
+        Ok(())
+    }
+
+    fn scan_back(&self, table: Table, from: &[u8], upto: &[u8], visit: Visit<'_>) -> Result<(), StateError> {
+        if from > upto {
+            return Ok(());
+        }
+        let mut changed =
+            self.changed[usize::from(table.0)].range(from.to_vec()..=upto.to_vec()).rev().peekable();
+        let mut stopped = false;
+        self.state.scan_back(table, from, upto, &mut |key, value| {
+            while let Some((changed_key, row)) = changed.next_if(|(changed_key, _)| changed_key.as_slice() > key) {
+                if let Some(row) = row
+                    && visit(changed_key, row).is_break()
+                {
+                    stopped = true;
+                    return ControlFlow::Break(());
+                }
+            }
+            let flow = match changed.next_if(|(changed_key, _)| changed_key.as_slice() == key) {
+                Some((_, Some(row))) => visit(key, row),
+                Some((_, None)) => ControlFlow::Continue(()),
+                None => visit(key, value),
+            };
+            stopped = flow.is_break();
+            flow
+        })?;
+        for (key, row) in changed {
+            if stopped {
+                break;
+            }
+            if let Some(row) = row {
+                stopped = visit(key, row).is_break();
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ControlFlow, ReadState, State, StateOptions, Table};
+    use proptest::prelude::{Just, Strategy, any, prop_assert_eq, prop_oneof, proptest};
+    use std::collections::BTreeMap;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Put(u8, u8),
+        Delete(u8),
+        Write,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => (0u8..24, any::<u8>()).prop_map(|(key, value)| Step::Put(key, value)),
+            2 => (0u8..24).prop_map(Step::Delete),
+            1 => Just(Step::Write),
+        ];
+        proptest::collection::vec(step, 0..80)
+    }
+
+    fn rows(state: &impl ReadState, from: u8, until: u8) -> Vec<(u8, u8)> {
+        let mut rows = Vec::new();
+        state
+            .scan(Table(0), &[from], &[until], &mut |key, value| {
+                rows.push((key[0], value[0]));
+                ControlFlow::Continue(())
+            })
+            .expect("scan");
+        rows
+    }
+
+    fn rows_back(state: &impl ReadState, from: u8, upto: u8) -> Vec<(u8, u8)> {
+        let mut rows = Vec::new();
+        state
+            .scan_back(Table(0), &[from], &[upto], &mut |key, value| {
+                rows.push((key[0], value[0]));
+                ControlFlow::Continue(())
+            })
+            .expect("scan back");
+        rows
+    }
+
+    fn check(state: &State, steps: &[Step]) -> Result<(), proptest::test_runner::TestCaseError> {
+        let mut model = BTreeMap::new();
+        let mut batch = state.batch();
+        for step in steps {
+            match step {
+                Step::Put(key, value) => {
+                    model.insert(*key, *value);
+                    batch.put(Table(0), [*key], [*value]);
+                }
+                Step::Delete(key) => {
+                    model.remove(key);
+                    batch.delete(Table(0), [*key]);
+                }
+                Step::Write => {
+                    batch.write().expect("write");
+                    batch = state.batch();
+                    let all: Vec<_> = model.iter().map(|(k, v)| (*k, *v)).collect();
+                    prop_assert_eq!(rows(state, 0, 255), all);
+                }
+            }
+            let part: Vec<_> = model.range(3..20).map(|(k, v)| (*k, *v)).collect();
+            prop_assert_eq!(rows(&batch, 3, 20), part);
+            let back: Vec<_> = model.range(3..=19).rev().map(|(k, v)| (*k, *v)).collect();
+            prop_assert_eq!(rows_back(&batch, 3, 19), back);
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn batch_reads_like_a_map(steps in steps()) {
+            check(&State::ordered(&["rows"]), &steps)?;
+        }
+    }
+
+    #[test]
+    fn rocks_reads_like_a_map_and_keeps_what_was_flushed() {
+        let dir = tempfile::tempdir().expect("folder");
+        let path = dir.path().join("state");
+        let state = State::open(&path, &["rows"], &StateOptions::default()).expect("open");
+        let steps = [Step::Put(4, 1), Step::Put(9, 2), Step::Write, Step::Delete(4), Step::Put(7, 3), Step::Write];
+        check(&state, &steps).expect("same as a map");
+        state.flush().expect("flush");
+        let copy = dir.path().join("copy");
+        state.checkpoint(&copy).expect("checkpoint");
+        drop(state);
+        for path in [path, copy] {
+            let state = State::open(&path, &["rows"], &StateOptions::default()).expect("open again");
+            assert_eq!(rows(&state, 0, 255), vec![(7, 3), (9, 2)]);
+        }
+    }
+}
