@@ -343,7 +343,7 @@ impl StateBatch<'_> {
                 }
                 let mut options = WriteOptions::default();
                 options.disable_wal(true);
-                db.write_opt(&batch, &options)?;
+                db.write_opt(batch, &options)?;
             }
             Store::Ordered(tables) => {
                 let mut tables = tables.write();
