@@ -3,6 +3,7 @@
 //! Generated code lives in the modules below, one per protobuf package. Only the edges name these types;
 //! past them there are names that were parsed once ([`name`]) and plain Rust.
 
+pub mod digest;
 pub mod name;
 
 /// `apache.rocketmq.v2`: the public API that every official client speaks.
