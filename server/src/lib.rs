@@ -1,1 +1,15 @@
-//! See the workspace README.
+//! What every RaftMQ daemon is made of.
+//!
+//! ```text
+//! file, environment, flags ─▶ settings ─▶ typed values, or every mistake at once
+//! any port ─▶ listener ─▶ peek ─▶ PROXY v1/v2 │ TLS │ HTTP/2 │ other: one log line, closed
+//!                                      └─────────┴──────┴─▶ a stream of connections for tonic
+//! ```
+//!
+//! A daemon's `main` is a recipe made of these: [`settings`] → [`logs`] → [`listener`] → run → [`shutdown`].
+
+pub mod listener;
+pub mod logs;
+pub mod properties;
+pub mod settings;
+pub mod shutdown;

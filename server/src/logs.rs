@@ -1,0 +1,202 @@
+//! Logs on standard output: `yyyy-MM-dd HH:mm:ss.SSS LEVEL thread - message field=value`, in UTC.
+//!
+//! ERROR means that a person should look; WARN that something was refused or went on in a worse way; INFO is what an
+//! operator wants to read about a healthy node, a changed leader included.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use tracing::{Event, Subscriber};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields, FormattedFields,
+        format::Writer,
+        time::{FormatTime, SystemTime},
+    },
+    registry::LookupSpan,
+};
+
+/// Starts logging for the whole process, and sends panics there too. `level` is what a `RUST_LOG` that is unset or
+/// wrong means: a level (`info`) or directives (`info,raft_store=debug`).
+///
+/// Does nothing when the process logs already, so that tests may start several daemons in one process.
+pub fn start(level: &str) {
+    let filter = std::env::var("RUST_LOG")
+        .ok()
+        .filter(|directives| !directives.trim().is_empty())
+        .and_then(|directives| EnvFilter::try_new(directives).ok())
+        .or_else(|| EnvFilter::try_new(level).ok())
+        .unwrap_or_else(|| EnvFilter::new("info"));
+    let started = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).event_format(Line).try_init();
+    if started.is_ok() {
+        log_panics();
+    }
+}
+
+/// Variables with Java's options say nothing to us: says so once, and only when they are set.
+pub fn notice_java_options() {
+    let set: Vec<&str> = ["JAVA_OPT", "JAVA_OPT_EXT", "JAVA_OPTS"]
+        .into_iter()
+        .filter(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+        .collect();
+    if !set.is_empty() {
+        tracing::info!("{} ignored: there is no Java machine and no heap to size here", set.join(", "));
+    }
+}
+
+/// Lets one line through per interval, for whatever a stranger can cause as often as they like.
+#[derive(Debug)]
+pub struct Limited {
+    started: Instant,
+    every: Duration,
+    /// Milliseconds after `started` from which the next line may pass.
+    next_ms: AtomicU64,
+    suppressed: AtomicU64,
+}
+
+impl Limited {
+    /// The first line passes at once.
+    pub fn every(every: Duration) -> Self {
+        Self { started: Instant::now(), every, next_ms: AtomicU64::new(0), suppressed: AtomicU64::new(0) }
+    }
+
+    /// Whether a line may be written now; with how many were not since the last one that was.
+    pub fn pass(&self) -> Option<u64> {
+        let elapsed = self.started.elapsed();
+        let now_ms = millis(elapsed);
+        let next_ms = self.next_ms.load(Ordering::Relaxed);
+        let after_ms = millis(elapsed + self.every);
+        let passes = now_ms >= next_ms
+            && self.next_ms.compare_exchange(next_ms, after_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if passes {
+            Some(self.suppressed.swap(0, Ordering::Relaxed))
+        } else {
+            self.suppressed.fetch_add(1, Ordering::Relaxed);
+            None
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn log_panics() {
+    let inherited = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        let payload = info.payload();
+        let text = payload
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_default();
+        tracing::error!(place, "panic: {text}");
+        inherited(info);
+    }));
+}
+
+/// The format of a line, as users of RocketMQ grep it.
+struct Line;
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut time = String::with_capacity(32);
+        SystemTime.format_time(&mut Writer::new(&mut time))?;
+        writer.write_str(&local_style(&time))?;
+        let thread = std::thread::current();
+        write!(writer, " {} {} - ", event.metadata().level(), thread.name().unwrap_or("unnamed"))?;
+        context.field_format().format_fields(writer.by_ref(), event)?;
+        if let Some(scope) = context.event_scope() {
+            for span in scope.from_root() {
+                let extensions = span.extensions();
+                if let Some(fields) = extensions.get::<FormattedFields<N>>()
+                    && !fields.is_empty()
+                {
+                    write!(writer, " {fields}")?;
+                }
+            }
+        }
+        writer.write_char('\n')
+    }
+}
+
+/// `2026-11-23T18:08:07.123456Z` → `2026-11-23 18:08:07.123`.
+fn local_style(rfc3339: &str) -> String {
+    match (rfc3339.get(..10), rfc3339.get(11..23)) {
+        (Some(day), Some(time)) => format!("{day} {time}"),
+        _ => rfc3339.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, Write},
+        sync::{Arc, Mutex},
+        time::Duration,
+    };
+
+    use super::{Limited, Line, local_style};
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("no writer panics").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_is_time_level_thread_message_fields() {
+        let captured = Captured::default();
+        let sink = captured.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_writer(move || sink.clone()).with_ansi(false).event_format(Line).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let span = tracing::info_span!("node", broker_group = "RaftNode00", node = "n0");
+            let _inside = span.enter();
+            tracing::info!(topic = "T", queues = 8, "topic created");
+        });
+        let bytes = captured.0.lock().expect("no writer panics").clone();
+        let line = String::from_utf8(bytes).expect("lines are text");
+        let (time, rest) = line.split_at(23);
+        assert_eq!(time.len(), "2026-11-23 18:08:07.123".len());
+        assert!(time.bytes().all(|byte| byte.is_ascii_digit() || b"- :.".contains(&byte)), "{line}");
+        assert!(rest.starts_with(" INFO "), "{line}");
+        assert!(
+            rest.contains(" - topic created topic=\"T\" queues=8 broker_group=\"RaftNode00\" node=\"n0\"\n"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn a_limited_line_passes_once_per_interval_and_counts_the_rest() {
+        let hourly = Limited::every(Duration::from_secs(3600));
+        assert_eq!(hourly.pass(), Some(0));
+        assert_eq!(hourly.pass(), None);
+        let always = Limited::every(Duration::ZERO);
+        assert_eq!(always.pass(), Some(0));
+        assert_eq!(always.pass(), Some(0));
+    }
+
+    #[test]
+    fn times_are_cut_to_milliseconds() {
+        assert_eq!(local_style("2026-11-23T18:08:07.123456Z"), "2026-11-23 18:08:07.123");
+        assert_eq!(local_style("odd"), "odd");
+    }
+}
