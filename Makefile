@@ -1,0 +1,55 @@
+# Every command of this repository. `make help` lists them; CI runs `make test`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# One folder and one profile for every build, so that RocksDB is compiled once.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/raftmq/target
+CARGO := scripts/cargo.sh
+BIN := $(CARGO_TARGET_DIR)/release
+DATA ?= raftmq-data
+
+.PHONY: help build cluster status kill-leader demo test lint fix bench chaos python-client clean-data
+
+help: ## List the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name what; do printf '  make %-14s %s\n' "$$name" "$$what"; done
+
+build: ## Build every program (mqnamesrv, mqbroker, mqadmin, raftmq-cluster) into $CARGO_TARGET_DIR/release
+	@$(CARGO) build --release --workspace --bins
+
+cluster: build ## Build, then run two name servers and a three-node broker group; data under DATA=raftmq-data; Ctrl-C stops
+	@exec $(BIN)/raftmq-cluster up --data "$(DATA)"
+
+status: ## Show the running cluster: leader, term, lag
+	@$(BIN)/raftmq-cluster status --data "$(DATA)"
+
+kill-leader: ## kill -9 the leader of the running cluster, and show the new one
+	@$(BIN)/raftmq-cluster kill-leader --data "$(DATA)"
+
+demo: build ## Produce and consume on a cluster of its own, kill -9 the leader in the middle, print the timeline
+	@$(BIN)/raftmq-cluster demo
+
+test: lint python-client ## Everything the gate runs: formatting, lints, tests, doc tests, dependency and licence rules
+	@$(CARGO) build --release --workspace --bins --locked
+	@RAFTMQ_PYTHON="$$(scripts/python-client.sh)" $(CARGO) test --release --workspace --locked --no-fail-fast
+
+lint: ## Formatting and lints only
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --release --workspace --all-targets --locked -- -D warnings
+
+fix: ## Rewrite the formatting
+	@$(CARGO) fmt --all
+
+python-client: ## Fetch the official Python client that tests run
+	@scripts/python-client.sh >/dev/null
+
+bench: build ## Run the benchmark and print its table (BENCH='--help' for its options)
+	@$(CARGO) run --release --quiet -p raftmq-tests --bin bench -- $(BENCH)
+
+chaos: build python-client ## The long fault runs: more seeds and longer than in `make test`
+	@RAFTMQ_LONG=1 RAFTMQ_PYTHON="$$(scripts/python-client.sh)" $(CARGO) test --release -p raftmq-tests --no-fail-fast -- --include-ignored --nocapture
+
+clean-data: ## Remove the local cluster's data
+	@rm -rf -- "$(DATA)"
