@@ -1,1 +1,88 @@
-//! See the workspace README.
+//! The name server: a stateless registry that broker nodes keep fed by heartbeats.
+//!
+//! ```text
+//! broker node ── Report, ReportTopics ─▶ grpc ─▶ route_table ◀─ grpc ◀── Route, ListTopics, ListNodes ── brokers, mqadmin
+//!                                                    ▲
+//!                                                 expire
+//! ```
+//!
+//! It knows nothing that a heartbeat did not tell it, writes nothing to disk, and may lose its memory: it is right
+//! again after one report of each node. Clients never talk to it; brokers answer their route queries.
+
+mod config;
+mod expire;
+mod grpc;
+pub mod route_table;
+
+pub use config::{ALIASES, Config};
+
+use grpc::{Service, Shared};
+use raftmq_proto::namesrv::name_server_server::NameServerServer;
+use raftmq_server::listener::{BindError, Listener, ListenerOptions};
+use raftmq_server::shutdown::Shutdown;
+use route_table::RouteTable;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Open requests get this long to end after a stop was asked for.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Why the name server stopped without being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The port cannot be listened on.
+    #[error("cannot accept connections: {0}")]
+    Accept(#[from] std::io::Error),
+    /// The gRPC server failed.
+    #[error("the gRPC server failed: {0}")]
+    Grpc(#[from] tonic::transport::Error),
+}
+
+/// A name server whose port is bound and which does not answer yet.
+pub struct NameServer {
+    listener: Listener,
+    config: Config,
+}
+
+impl NameServer {
+    /// Binds the port.
+    ///
+    /// # Errors
+    /// [`BindError`] names key, address and reason.
+    pub fn bind(config: Config) -> Result<NameServer, BindError> {
+        let address = SocketAddr::new(config.bind, config.listen_port);
+        let listener = Listener::bind(address, ListenerOptions::new("listenPort"))?;
+        Ok(NameServer { listener, config })
+    }
+
+    /// Where it listens, with the port that the system chose when `listenPort` is 0.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.listener.address()
+    }
+
+    /// Serves until a stop is asked for, then lets open requests end.
+    ///
+    /// # Errors
+    /// [`ServeError`] when it cannot go on.
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {
+        let limits = self.config.limits;
+        let shared = Arc::new(Shared::new(RouteTable::new(limits), limits.topics_max));
+        let incoming = self.listener.incoming()?;
+        let server = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .add_service(NameServerServer::new(Service::new(shared.clone())))
+            .serve_with_incoming_shutdown(incoming, shutdown.requested());
+        let late = async {
+            shutdown.requested().await;
+            tokio::time::sleep(DRAIN).await;
+        };
+        tokio::select! {
+            served = server => served?,
+            () = late => {}
+            () = expire::run(&shared, self.config.scan_every) => {}
+        }
+        Ok(())
+    }
+}
