@@ -1,0 +1,393 @@
+//! Lease: messages are chosen here, where nobody can take the same ones, and handed to one client.
+//!
+//! Messages that wait for another delivery come first, then the queues from the consumer group's cursor; while
+//! both wait, each gets a fifth of the batch at least. A message that this receive's filter does not take is put
+//! aside in the retry index when a live member's filter takes it, and skipped otherwise. A look goes through a
+//! bounded number of rows and says when it was cut, so that the receive asks again.
+
+use super::turn::{KnownGroup, KnownTopic, Turn};
+use super::{done, refused};
+use crate::filter::tag::TagSet;
+use crate::store::lease::{self, Item, Part};
+use crate::store::message::{self, Run};
+use crate::store::progress::{self, Row};
+use crate::store::retry::Retry;
+use crate::store::session::{self, Filters};
+use crate::store::subscription::Subscription;
+use crate::store::{ConsumerGroupId, LeaseId, TopicId, key, machine, queue, topic};
+use raft_store::{ReadState, StateError};
+use raftmq_proto::command::{self, Leased, LeasedMessage, Refusal, Reply, reply};
+
+/// Messages and rows that one receive looks at.
+const LOOK_ROWS_MAX: usize = 1_024;
+
+/// The lowest flight is looked up again when the cursor passes a multiple of this.
+const LOW_STEP: u64 = 1_024;
+
+/// What a receive does with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Take,
+    /// Leave or put it into the retry index: a live member's filter takes it.
+    Park,
+    /// No live member's filter takes it.
+    Skip,
+}
+
+/// A receive's look at the messages.
+pub(super) struct Look {
+    pub(super) filter: TagSet,
+    pub(super) filter_digest: u64,
+    /// Filters of the live members, read when first needed.
+    others: Option<Filters>,
+    /// Messages and rows that may still be looked at.
+    pub(super) rows_left: usize,
+    /// The bound ended the look.
+    pub(super) cut: bool,
+    /// What was chosen, one message each.
+    pub(super) parts: Vec<Part>,
+}
+
+impl Look {
+    fn new(filter: TagSet) -> Look {
+        let filter_digest = filter.digest();
+        Look { filter, filter_digest, others: None, rows_left: LOOK_ROWS_MAX, cut: false, parts: Vec::new() }
+    }
+
+    pub(super) fn verdict(
+        &mut self,
+        state: &impl ReadState,
+        topic: &KnownTopic,
+        group: &KnownGroup,
+        tag: u32,
+    ) -> Result<Verdict, StateError> {
+        if self.filter.matches(tag) {
+            return Ok(Verdict::Take);
+        }
+        let others = match &mut self.others {
+            Some(others) => others,
+            none => none.insert(session::filters(state, group.id, &topic.name)?),
+        };
+        Ok(if others.matches(tag) { Verdict::Park } else { Verdict::Skip })
+    }
+}
+
+impl Turn<'_, '_> {
+    pub(super) fn lease(&mut self, command: command::Lease) -> Result<Reply, StateError> {
+        if command.messages_max == 0 || command.client_id.is_empty() {
+            return Ok(refused(Refusal::InvalidArgument, "a receive needs a client id and room for a message"));
+        }
+        let lasting_ms = if command.renewed { command.renew_max_ms } else { command.invisible_ms };
+        if lasting_ms == 0 {
+            return Ok(refused(Refusal::InvalidArgument, "a lease needs an invisible duration"));
+        }
+        let Some(topic) = self.topic(&command.topic)? else {
+            return Ok(refused(Refusal::TopicNotFound, format!("topic {} does not exist", command.topic)));
+        };
+        if topic.row.permission & topic::READABLE == 0 {
+            return Ok(refused(Refusal::NotReadable, format!("topic {} has no readable queue", command.topic)));
+        }
+        let group = match self.group_or_create(&command.consumer_group, command.create_consumer_group)? {
+            Ok(group) => group,
+            Err(refusal) => return Ok(refusal),
+        };
+        if !group.row.consume_enable {
+            let detail = format!("consumer group {} may not consume", command.consumer_group);
+            return Ok(refused(Refusal::ConsumerGroupDisabled, detail));
+        }
+        self.make_secret(command.nonce)?;
+        let receive = receive_digest(topic.id, &command.client_id, &command.attempt_id);
+        if let Some(reply) = self.same_lease(&topic, &group, &command, receive, lasting_ms)? {
+            return Ok(reply);
+        }
+
+        self.close_run(&topic)?;
+        let mut look = Look::new(TagSet::of(command.filter.as_ref()));
+        let before = self.subscription(topic.id, group.id)?;
+        let mut subscription = before.clone();
+        self.choose(&topic, &group, &mut subscription, &mut look, command.messages_max)?;
+        if subscription != before {
+            self.store_subscription(topic.id, group.id, &subscription);
+        }
+        if look.parts.is_empty() {
+            return Ok(done(reply::Kind::Leased(Leased {
+                consumer_group_id: group.id.0,
+                more: look.cut,
+                ..Leased::default()
+            })));
+        }
+        let mut lease = lease::Lease {
+            topic: topic.id,
+            client_id: command.client_id,
+            renewed: command.renewed,
+            ended: false,
+            suspended: false,
+            deadline_ms: self.now_ms.saturating_add(lasting_ms),
+            receive,
+            items: Vec::with_capacity(look.parts.len()),
+            parts: Vec::new(),
+        };
+        look.parts.into_iter().for_each(|part| lease.push(part));
+        let id = self.put_new_lease(&group, &lease)?;
+        self.leased(&group, id, &lease, look.cut)
+    }
+
+    /// Fills the look: retries up to four fifths, then fresh messages, then retries again.
+    fn choose(
+        &mut self,
+        topic: &KnownTopic,
+        group: &KnownGroup,
+        subscription: &mut Subscription,
+        look: &mut Look,
+        messages_max: u32,
+    ) -> Result<(), StateError> {
+        let max = messages_max.min(lease::ITEMS_MAX) as usize;
+        // Of single messages, every fifth receive begins with the queues.
+        let reserved = if max == 1 { usize::from(self.spread(5) == 0) } else { max.div_ceil(5) };
+        // Messages put aside for others must not use up the look.
+        let kept = LOOK_ROWS_MAX / 2;
+        look.rows_left -= kept;
+        self.take_retries(topic, group, subscription, look, max - reserved)?;
+        look.rows_left += kept;
+        self.take_fresh(topic, group, subscription, look, max)?;
+        self.take_retries(topic, group, subscription, look, max)
+    }
+
+    /// Takes messages from the queues until the look holds `upto` items, beginning with any queue.
+    fn take_fresh(
+        &mut self,
+        topic: &KnownTopic,
+        group: &KnownGroup,
+        subscription: &mut Subscription,
+        look: &mut Look,
+        upto: usize,
+    ) -> Result<(), StateError> {
+        let queues = u64::from(topic.row.read_queues);
+        let start = self.spread(queues);
+        for step in 0..queues {
+            if look.parts.len() >= upto {
+                break;
+            }
+            if look.rows_left == 0 {
+                look.cut = true;
+                break;
+            }
+            look.rows_left -= 1;
+            let number = u16::try_from((start + step) % queues.max(1))
+                .expect("a topic has at most 65,535 queues, see machine/topic.rs");
+            self.take_from_queue(topic, group, number, subscription, look, upto)?;
+        }
+        Ok(())
+    }
+
+    fn take_from_queue(
+        &mut self,
+        topic: &KnownTopic,
+        group: &KnownGroup,
+        number: u16,
+        subscription: &mut Subscription,
+        look: &mut Look,
+        upto: usize,
+    ) -> Result<(), StateError> {
+        let queue = queue::queue(&self.rows, topic.id, number)?;
+        if queue.min == queue.next {
+            return Ok(());
+        }
+        let before = progress::row(&self.rows, topic.id, group.id, number)?;
+        let mut row = before.unwrap_or(Row::first(&queue));
+        if row.cursor < queue.min {
+            (row.cursor, row.run) = (queue.min, queue.min);
+        }
+        let start = row.cursor;
+        let held = look.parts.len();
+        while row.cursor < queue.next && look.parts.len() < upto {
+            if look.rows_left == 0 {
+                look.cut = true;
+                break;
+            }
+            let run = self.run_at(topic.id, number, &row)?;
+            row.run = run.first;
+            while let Some(place) = run.place(row.cursor) {
+                if look.parts.len() >= upto || look.rows_left == 0 {
+                    break;
+                }
+                look.rows_left -= 1;
+                row.cursor += 1;
+                match look.verdict(&self.rows, topic, group, place.tag)? {
+                    Verdict::Take => {
+                        look.parts.push(Part { fresh: true, queue: number, first: place, count: 1, attempt: 1 });
+                    }
+                    Verdict::Park => {
+                        let retry = Retry { queue: number, place, attempt: 1 };
+                        self.push_retry(topic.id, group.id, subscription, &retry);
+                    }
+                    Verdict::Skip => {}
+                }
+            }
+            if row.cursor == run.end() {
+                row.run = run.end();
+            }
+        }
+        if row.in_flight == 0 {
+            row.low = look.parts.get(held).map_or(row.cursor, |part| part.first.offset);
+        } else if start / LOW_STEP != row.cursor / LOW_STEP {
+            let lowest = progress::lowest_flight(&self.rows, topic.id, group.id, number, row.low)?;
+            row.low = lowest.map_or(start, |(offset, _)| offset.min(start));
+        }
+        row.in_flight += (look.parts.len() - held) as u64;
+        if before != Some(row) {
+            self.rows.put(key::PROGRESS, &key::progress(topic.id, group.id, number), row.encode());
+        }
+        Ok(())
+    }
+
+    /// The run that holds the cursor.
+    fn run_at(&self, topic: TopicId, number: u16, row: &Row) -> Result<Run, StateError> {
+        let mut run = message::run(&self.rows, topic, number, row.run)?;
+        if run.as_ref().is_none_or(|run| run.place(row.cursor).is_none()) {
+            run = message::run_of(&self.rows, topic, number, row.cursor)?;
+        }
+        run.ok_or_else(|| StateError::Corrupt {
+            table: key::TABLES[usize::from(key::MESSAGE.0)],
+            what: format!("topic {} queue {number} has no message at offset {}", topic.0, row.cursor),
+        })
+    }
+
+    /// The same receive asked again: its lease, for as long as it would last now, and no attempt is counted.
+    fn same_lease(
+        &mut self,
+        topic: &KnownTopic,
+        group: &KnownGroup,
+        command: &command::Lease,
+        receive: u64,
+        lasting_ms: u64,
+    ) -> Result<Option<Reply>, StateError> {
+        if receive == 0 {
+            return Ok(None);
+        }
+        let Some(id) = lease::of_receive(&self.rows, group.id, receive)? else { return Ok(None) };
+        let Some(mut lease) = lease::lease(&self.rows, group.id, id)? else { return Ok(None) };
+        let same = lease.receive == receive && lease.client_id == command.client_id && lease.topic == topic.id;
+        if !same || lease.open() == 0 {
+            return Ok(None);
+        }
+        if !lease.renewed {
+            self.put_deadline(group.id, id, &mut lease, self.now_ms.saturating_add(lasting_ms));
+            self.put_lease(group.id, id, &lease);
+        }
+        self.leased(group, id, &lease, false).map(Some)
+    }
+
+    /// Stores a lease with all rows that find it.
+    pub(super) fn put_new_lease(&mut self, group: &KnownGroup, lease: &lease::Lease) -> Result<LeaseId, StateError> {
+        let id = self.next_lease()?;
+        self.put_lease(group.id, id, lease);
+        self.rows.put(key::DEADLINE, &key::deadline(lease.deadline_ms, group.id, id), Vec::new());
+        self.effects.due(lease.deadline_ms);
+        for part in lease.parts.iter().filter(|part| part.fresh) {
+            let key = key::flight(lease.topic, group.id, part.queue, part.first.offset, id);
+            self.rows.put(key::FLIGHT, &key, Vec::new());
+        }
+        if lease.renewed {
+            self.rows.put(key::SESSION, &key::client_lease(&lease.client_id, group.id, id), Vec::new());
+            // Whoever holds a renewed lease has a session, so that its end is noticed.
+            let session = key::session(&lease.client_id, group.id);
+            if self.rows.get(key::SESSION, &session)?.is_none() {
+                self.rows.put(key::SESSION, &session, Vec::new());
+            }
+        }
+        if lease.receive != 0 {
+            let value = id.0.to_be_bytes().to_vec();
+            self.rows.put(key::RECEIVE, &key::receive(group.id, lease.receive), value);
+        }
+        Ok(id)
+    }
+
+    pub(super) fn put_lease(&mut self, group: ConsumerGroupId, id: LeaseId, lease: &lease::Lease) {
+        self.rows.put(key::LEASE, &key::lease(group, id), lease.encode());
+    }
+
+    /// Moves a lease's deadline. The caller stores the lease.
+    pub(super) fn put_deadline(&mut self, group: ConsumerGroupId, id: LeaseId, lease: &mut lease::Lease, at_ms: u64) {
+        self.drop_deadline(group, id, lease);
+        lease.deadline_ms = at_ms;
+        self.rows.put(key::DEADLINE, &key::deadline(at_ms, group, id), Vec::new());
+        self.effects.due(at_ms);
+    }
+
+    /// Removes a deadline that is far away; a near one stays until Tick passes it (see `store/deadline.rs`).
+    pub(super) fn drop_deadline(&mut self, group: ConsumerGroupId, id: LeaseId, lease: &lease::Lease) {
+        const NEAR_MS: u64 = 60_000;
+        if lease.deadline_ms > self.now_ms.saturating_add(NEAR_MS) {
+            self.rows.delete(key::DEADLINE, &key::deadline(lease.deadline_ms, group, id));
+        }
+    }
+
+    fn leased(
+        &mut self,
+        group: &KnownGroup,
+        id: LeaseId,
+        lease: &lease::Lease,
+        more: bool,
+    ) -> Result<Reply, StateError> {
+        let nonce = self.nonce(group.id, id)?;
+        let mut messages = Vec::with_capacity(lease.items.len());
+        for (base, part) in lease.numbered() {
+            for at in 0..part.count {
+                let item = base + at as usize;
+                if lease.items[item] != Item::Open {
+                    continue;
+                }
+                let place = part.place(at);
+                messages.push(LeasedMessage {
+                    item: item as u32,
+                    queue: u32::from(part.queue),
+                    offset: place.offset,
+                    attempt: part.attempt,
+                    log_index: place.log_index,
+                    slot: place.slot,
+                    store_ms: place.store_ms,
+                });
+            }
+        }
+        Ok(done(reply::Kind::Leased(Leased {
+            consumer_group_id: group.id.0,
+            lease_id: id.0,
+            nonce,
+            messages,
+            more,
+            deadline_ms: if lease.renewed { 0 } else { lease.deadline_ms },
+        })))
+    }
+
+    /// Makes the secret of the nonces from the first random number that comes along.
+    fn make_secret(&mut self, random: u64) -> Result<(), StateError> {
+        if machine::secret(&self.rows)?.is_none() {
+            use md5::Digest;
+            let secret = md5::Md5::new()
+                .chain_update(random.to_be_bytes())
+                .chain_update(self.index.0.to_be_bytes())
+                .chain_update(self.now_ms.to_be_bytes())
+                .finalize();
+            self.rows.put(key::MACHINE, &key::machine(b'k'), secret.to_vec());
+        }
+        Ok(())
+    }
+
+    /// The nonce of a lease; 0, which no handle carries by chance, before there was any lease.
+    pub(super) fn nonce(&self, group: ConsumerGroupId, id: LeaseId) -> Result<u64, StateError> {
+        Ok(machine::secret(&self.rows)?.map_or(0, |secret| machine::nonce(&secret, group, id)))
+    }
+}
+
+/// Names a receive that may be asked again; 0 when it carries no attempt id.
+fn receive_digest(topic: TopicId, client_id: &str, attempt_id: &str) -> u64 {
+    if attempt_id.is_empty() {
+        return 0;
+    }
+    let mut named = topic.0.to_be_bytes().to_vec();
+    named.extend_from_slice(&(client_id.len() as u64).to_be_bytes());
+    named.extend_from_slice(client_id.as_bytes());
+    named.extend_from_slice(attempt_id.as_bytes());
+    xxhash_rust::xxh3::xxh3_64(&named).max(1)
+}

@@ -1,0 +1,151 @@
+//! The rules: what each command does to the rows, what it answers and what follows from it.
+//!
+//! [`Rules::apply`] is a pure function of the rows and the entry. It reads no clock (time comes with the entry),
+//! no randomness (it comes with the command) and no configuration of the node (settings are rows), and no hash
+//! map is iterated into rows, replies or effects. A command that makes no sense is refused, never an error: an
+//! error means that the rows cannot be trusted, and the node stops.
+//!
+//! One verb per file; `turn` holds what they share.
+
+mod ack;
+mod append;
+mod cleanup;
+mod consumer_group;
+mod dead_letter;
+mod effect;
+mod give_back;
+mod invisible;
+mod lease;
+mod repeat;
+mod retry;
+mod rows;
+mod session;
+mod setting;
+mod tick;
+mod topic;
+mod turn;
+
+pub use effect::Effect;
+pub use setting::VERSION;
+
+use crate::command::{Payload, PayloadError};
+use bytes::Bytes;
+use raft_store::{LogIndex, StateBatch, StateError};
+use raftmq_proto::command::{Batch, Command, Entry, Refusal, Reply, command, reply};
+use turn::Turn;
+
+/// Rows that one command may touch beyond those of its own messages: what is due is done in pieces of this size.
+pub const TICK_ROWS_MAX: usize = 1_000;
+
+/// Replies of one batch, for the node that sent it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// Raft id of the node.
+    pub node: u64,
+    /// Boot of that node.
+    pub boot: u64,
+    /// The batch among those of the boot.
+    pub sequence: u64,
+    /// One per command, in order. Empty when the batch was settled before, so that nobody waits.
+    pub replies: Vec<Reply>,
+    /// The batch had been applied before: these are its first replies.
+    pub repeat: bool,
+}
+
+/// What an entry led to beside its rows.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Outcome {
+    /// One per batch, in order.
+    pub answers: Vec<Answer>,
+    /// What happens after the rows are visible, each once.
+    pub effects: Vec<Effect>,
+    /// Why nothing was carried out: the payload is no entry. Every replica sees the same bytes, so all of them
+    /// pass over it alike.
+    pub unreadable: Option<PayloadError>,
+}
+
+/// The deterministic state machine of a broker group.
+#[derive(Debug, Default)]
+pub struct Rules {}
+
+impl Rules {
+    /// Carries out one entry as the log holds it.
+    ///
+    /// # Errors
+    /// When rows cannot be read or make no sense, or the entry has a format that this build does not know: the
+    /// node must stop.
+    pub fn apply_payload(
+        &self,
+        index: LogIndex,
+        payload: Bytes,
+        state: &mut StateBatch<'_>,
+    ) -> Result<Outcome, StateError> {
+        match Payload::parse(payload).and_then(|payload| payload.entry()) {
+            Ok(entry) => self.apply(index, entry, state),
+            Err(error @ PayloadError::Format(_)) => Err(StateError::Corrupt { table: "log", what: error.to_string() }),
+            Err(error) => {
+                let outcome = self.apply(index, Entry::default(), state)?;
+                Ok(Outcome { unreadable: Some(error), ..outcome })
+            }
+        }
+    }
+
+    /// Carries out the decoded head of an entry.
+    ///
+    /// # Errors
+    /// When rows cannot be read or make no sense: the node must stop.
+    pub fn apply(&self, index: LogIndex, entry: Entry, state: &mut StateBatch<'_>) -> Result<Outcome, StateError> {
+        let mut turn = Turn::begin(index, entry.time_ms, state)?;
+        let mut answers = Vec::with_capacity(entry.batches.len());
+        for batch in entry.batches {
+            answers.push(turn.batch(batch)?);
+        }
+        let effects = turn.end()?;
+        Ok(Outcome { answers, effects, unreadable: None })
+    }
+}
+
+impl Turn<'_, '_> {
+    /// Commands of a batch that is neither a repeat nor stale.
+    fn commands(&mut self, batch: Batch) -> Result<Vec<Reply>, StateError> {
+        batch.commands.into_iter().map(|command| self.command(command)).collect()
+    }
+
+    fn command(&mut self, command: Command) -> Result<Reply, StateError> {
+        self.ordinal += 1;
+        let Some(kind) = command.kind else {
+            return Ok(refused(Refusal::InvalidArgument, "the command is empty or unknown"));
+        };
+        // Slots are counted whether or not their command is carried out.
+        let slots = match &kind {
+            command::Kind::Append(append) => self.take_slots(append.messages.len()),
+            _ => None,
+        };
+        if command.deadline_ms != 0 && self.now_ms > command.deadline_ms {
+            return Ok(refused(Refusal::DeadlinePassed, "the request's deadline passed before it was carried out"));
+        }
+        match kind {
+            command::Kind::Append(append) => self.append(append, slots),
+            command::Kind::Lease(lease) => self.lease(lease),
+            command::Kind::Ack(ack) => self.ack(ack),
+            command::Kind::ChangeInvisible(change) => self.change_invisible(change),
+            command::Kind::PutTopic(put) => self.put_topic(put),
+            command::Kind::DeleteTopic(delete) => self.delete_topic(&delete.name),
+            command::Kind::PutConsumerGroup(put) => self.put_consumer_group(put),
+            command::Kind::DeleteConsumerGroup(delete) => self.delete_consumer_group(&delete.name),
+            command::Kind::PutSession(put) => self.put_session(put),
+            command::Kind::EndSession(end) => self.end_session(end.client_id),
+            command::Kind::Tick(_) => self.tick(),
+            command::Kind::Activate(activate) => self.activate(activate.version),
+            command::Kind::PutSetting(put) => self.put_setting(&put.key, &put.value),
+        }
+    }
+}
+
+fn refused(refusal: Refusal, detail: impl Into<String>) -> Reply {
+    Reply { refusal: refusal.into(), detail: detail.into(), kind: None }
+}
+
+fn done(kind: reply::Kind) -> Reply {
+    Reply { refusal: Refusal::Unspecified.into(), detail: String::new(), kind: Some(kind) }
+}

@@ -1,0 +1,80 @@
+//! A batch counts once. Its replies are kept until its node has settled it, and a repeat is answered with them.
+
+use super::turn::Turn;
+use super::{Answer, refused};
+use crate::store::{key, node};
+use prost::Message;
+use raft_store::{ReadState, StateError};
+use raftmq_proto::command::{Batch, Refusal, Replies};
+use std::ops::ControlFlow;
+
+/// Batches settled at once for which rows are deleted blindly; beyond it they are looked up.
+const BLIND_MAX: u64 = 1_024;
+
+impl Turn<'_, '_> {
+    pub(super) fn batch(&mut self, batch: Batch) -> Result<Answer, StateError> {
+        self.next_slot = self.next_batch_slot;
+        self.slots_end = self.next_slot.saturating_add(batch.slots);
+        self.next_batch_slot = self.slots_end;
+
+        let (node, boot, sequence) = (batch.node, batch.boot, batch.sequence);
+        let answer = |replies, repeat| Answer { node, boot, sequence, replies, repeat };
+        let known = node::node(&self.rows, node)?;
+        let mut row = match known {
+            Some(known) if boot < known.boot => {
+                let stale = refused(Refusal::StaleBoot, "a later start of this node has sent commands");
+                return Ok(answer(vec![stale; batch.commands.len()], false));
+            }
+            Some(known) if boot == known.boot => known,
+            Some(known) => {
+                self.drop_replies(node, known.settled.saturating_add(1), u64::MAX)?;
+                node::Node { boot, settled: 0 }
+            }
+            None => node::Node { boot, settled: 0 },
+        };
+        if sequence <= row.settled {
+            return Ok(answer(Vec::new(), true));
+        }
+        let kept = node::replies(&self.rows, node, sequence)?;
+        let repeat = kept.is_some();
+        // A batch that settles itself, or one after it, was never answered: it settles what is before it.
+        let settled = batch.settled.min(sequence - 1);
+        let replies = match kept {
+            Some(replies) => replies,
+            None => {
+                let replies = Replies { replies: self.commands(batch)? };
+                self.rows.put(key::NODE, &key::replies(node, sequence), replies.encode_to_vec());
+                replies.replies
+            }
+        };
+        if settled > row.settled {
+            self.settle(node, row.settled + 1, settled)?;
+            row.settled = settled;
+        }
+        if known != Some(row) {
+            self.rows.put(key::NODE, &key::node(node), row.encode().to_vec());
+        }
+        Ok(answer(replies, repeat))
+    }
+
+    fn settle(&mut self, node: u64, first: u64, last: u64) -> Result<(), StateError> {
+        if last - first >= BLIND_MAX {
+            return self.drop_replies(node, first, last);
+        }
+        for sequence in first..=last {
+            self.rows.delete(key::NODE, &key::replies(node, sequence));
+        }
+        Ok(())
+    }
+
+    fn drop_replies(&mut self, node: u64, first: u64, last: u64) -> Result<(), StateError> {
+        let mut keys = Vec::new();
+        let until = key::after(&key::replies(node, last));
+        self.rows.scan(key::NODE, &key::replies(node, first), &until, &mut |key, _| {
+            keys.push(key.to_vec());
+            ControlFlow::Continue(())
+        })?;
+        keys.iter().for_each(|key| self.rows.delete(key::NODE, key));
+        Ok(())
+    }
+}

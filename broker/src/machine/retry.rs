@@ -1,0 +1,105 @@
+//! The retry index: messages go in when a lease ends, or when they wait for another member; receives take them
+//! out, oldest first.
+
+use super::lease::{Look, Verdict};
+use super::turn::{KnownGroup, KnownTopic, Turn};
+use crate::store::lease::Part;
+use crate::store::retry::{self, Retry};
+use crate::store::subscription::{self, Subscription};
+use crate::store::{ConsumerGroupId, TopicId, key};
+use raft_store::StateError;
+use std::ops::ControlFlow;
+
+impl Turn<'_, '_> {
+    /// The consumer group's share of a topic; its first receive makes the row.
+    pub(super) fn subscription(&mut self, topic: TopicId, group: ConsumerGroupId) -> Result<Subscription, StateError> {
+        if let Some(row) = subscription::subscription(&self.rows, topic, group)? {
+            return Ok(row);
+        }
+        self.rows.put(key::CONSUMER_GROUP, &key::consumed(group, topic), Vec::new());
+        let row = Subscription::default();
+        self.store_subscription(topic, group, &row);
+        Ok(row)
+    }
+
+    pub(super) fn store_subscription(&mut self, topic: TopicId, group: ConsumerGroupId, row: &Subscription) {
+        self.rows.put(key::SUBSCRIPTION, &key::subscription(topic, group), row.encode());
+    }
+
+    /// Adds a message behind all others. The caller stores the subscription.
+    pub(super) fn push_retry(
+        &mut self,
+        topic: TopicId,
+        group: ConsumerGroupId,
+        subscription: &mut Subscription,
+        retry: &Retry,
+    ) {
+        self.rows.put(key::RETRY, &key::retry(topic, group, subscription.retry_next), retry.encode());
+        subscription.retry_next += 1;
+        subscription.retry_waiting += 1;
+    }
+
+    /// Takes messages that the receive's filter wants until it holds `upto` items.
+    pub(super) fn take_retries(
+        &mut self,
+        topic: &KnownTopic,
+        group: &KnownGroup,
+        subscription: &mut Subscription,
+        look: &mut Look,
+        upto: usize,
+    ) -> Result<(), StateError> {
+        if subscription.retry_waiting == 0 || look.parts.len() >= upto {
+            return Ok(());
+        }
+        let from = subscription.retry_from(look.filter_digest);
+        let from_low = from == subscription.retry_low;
+        let mut wanted = upto - look.parts.len();
+        let mut rows = Vec::new();
+        let mut left = look.rows_left;
+        let mut end = true;
+        retry::scan(&self.rows, topic.id, group.id, from, |order, retry| {
+            if wanted == 0 || left == 0 {
+                end = false;
+                return ControlFlow::Break(());
+            }
+            left -= 1;
+            wanted -= usize::from(look.filter.matches(retry.place.tag));
+            rows.push((order, retry));
+            ControlFlow::Continue(())
+        })?;
+        look.rows_left = left;
+        look.cut |= !end && left == 0;
+
+        let mut lowest_kept = None;
+        let mut behind = from;
+        for (order, retry) in rows {
+            behind = order + 1;
+            match look.verdict(&self.rows, topic, group, retry.place.tag)? {
+                Verdict::Park => {
+                    lowest_kept = lowest_kept.or(Some(order));
+                    continue;
+                }
+                Verdict::Skip => {}
+                Verdict::Take => {
+                    let Retry { queue, place, attempt } = retry;
+                    look.parts.push(Part { fresh: false, queue, first: place, count: 1, attempt });
+                    subscription.retry_in_flight += 1;
+                }
+            }
+            self.rows.delete(key::RETRY, &key::retry(topic.id, group.id, order));
+            subscription.retry_waiting -= 1;
+        }
+        if end {
+            behind = subscription.retry_next;
+        }
+        if subscription.retry_waiting == 0 {
+            subscription.retry_low = subscription.retry_next;
+        } else if from_low {
+            subscription.retry_low = lowest_kept.unwrap_or(behind);
+        }
+        if behind > subscription.retry_from(look.filter_digest) {
+            subscription.set_scanned(look.filter_digest, behind);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,105 @@
+//! Topics: create, change, delete.
+
+use super::append::NORMAL;
+use super::turn::{KnownTopic, Turn};
+use super::{Effect, done, refused};
+use crate::store::work::Work;
+use crate::store::{TopicId, key, topic};
+use prost::Message;
+use raft_store::StateError;
+use raftmq_proto::command::{PutTopic, Refusal, Reply, Topic, reply};
+use std::sync::Arc;
+
+/// Bytes of a name; the edges allow less.
+pub(super) const NAME_BYTES_MAX: usize = 255;
+
+const PERMISSIONS: u32 = topic::READABLE | topic::WRITABLE;
+
+impl Turn<'_, '_> {
+    pub(super) fn put_topic(&mut self, put: PutTopic) -> Result<Reply, StateError> {
+        let Some(wanted) = put.topic else { return Ok(refused(Refusal::InvalidArgument, "no topic is given")) };
+        if wanted.name.is_empty() || wanted.name.len() > NAME_BYTES_MAX {
+            return Ok(refused(Refusal::InvalidArgument, "the topic has no name, or one that is too long"));
+        }
+        let queues = 1..=key::QUEUES_MAX;
+        if !queues.contains(&wanted.read_queues) || !queues.contains(&wanted.write_queues) {
+            let detail = format!(
+                "a topic has 1 to {} queues, not {} to read and {} to write",
+                key::QUEUES_MAX,
+                wanted.read_queues,
+                wanted.write_queues
+            );
+            return Ok(refused(Refusal::InvalidArgument, detail));
+        }
+        if wanted.permission & !PERMISSIONS != 0 {
+            let detail = format!("permission {} is not made of 2 (write) and 4 (read)", wanted.permission);
+            return Ok(refused(Refusal::InvalidArgument, detail));
+        }
+        let known = self.topic(&wanted.name)?;
+        let row = match &known {
+            Some(known) if put.create_only => known.row.clone(),
+            Some(known) => Topic {
+                id: known.row.id,
+                version: known.row.version + 1,
+                created_ms: known.row.created_ms,
+                updated_ms: self.now_ms,
+                ..wanted
+            },
+            None => return Ok(done(reply::Kind::Topic(self.create_topic(wanted)?.row.clone()))),
+        };
+        if !put.create_only {
+            // A run that is open was begun under the old settings.
+            if let Some(known) = &known {
+                self.close_run(known)?;
+            }
+            self.store_topic(&row);
+        }
+        Ok(done(reply::Kind::Topic(row)))
+    }
+
+    /// Creates a topic that does not exist.
+    fn create_topic(&mut self, wanted: Topic) -> Result<Arc<KnownTopic>, StateError> {
+        let id = self.next_id()?;
+        let row = Topic { id, version: 1, created_ms: self.now_ms, updated_ms: self.now_ms, ..wanted };
+        self.store_topic(&row);
+        self.rows.put(key::TOPIC, &key::id(id), row.name.clone().into_bytes());
+        Ok(Arc::new(KnownTopic { id: TopicId(id), name: row.name.as_str().into(), row }))
+    }
+
+    fn store_topic(&mut self, row: &Topic) {
+        self.rows.put(key::TOPIC, &key::name(&row.name), row.encode_to_vec());
+        self.forget_names();
+        self.effects.add(Effect::TopicChanged { topic: row.name.as_str().into() });
+    }
+
+    /// The dead letter topic of a consumer group, created when needed.
+    pub(super) fn dead_letter_topic(&mut self, consumer_group: &str) -> Result<Arc<KnownTopic>, StateError> {
+        let name = topic::dead_letter_name(consumer_group);
+        if let Some(known) = self.topic(&name)? {
+            return Ok(known);
+        }
+        self.create_topic(Topic {
+            name,
+            read_queues: 1,
+            write_queues: 1,
+            permission: PERMISSIONS,
+            message_types: vec![NORMAL],
+            ..Topic::default()
+        })
+    }
+
+    /// The topic is gone at once; Tick removes its rows piece by piece. One of the same name that is created
+    /// later has another id, and so none of them.
+    pub(super) fn delete_topic(&mut self, name: &str) -> Result<Reply, StateError> {
+        let Some(known) = self.topic(name)? else {
+            return Ok(refused(Refusal::TopicNotFound, format!("topic {name} does not exist")));
+        };
+        self.close_run(&known)?;
+        self.rows.delete(key::TOPIC, &key::name(name));
+        self.rows.delete(key::TOPIC, &key::id(known.id.0));
+        self.add_work(&Work::DropTopic(known.id), Vec::new());
+        self.forget_names();
+        self.effects.add(Effect::TopicChanged { topic: known.name.clone() });
+        Ok(Reply::default())
+    }
+}

@@ -1,0 +1,161 @@
+//! One entry's turn at the rows: what all verbs share.
+
+use super::append::OpenRun;
+use super::effect::{Effect, Effects};
+use super::rows::Rows;
+use crate::store::{ConsumerGroupId, LeaseId, TopicId, consumer_group, key, machine, topic};
+use raft_store::{LogIndex, StateBatch, StateError};
+use raftmq_proto::command::{ConsumerGroup, Topic};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// A topic as the rules use it.
+#[derive(Debug)]
+pub(super) struct KnownTopic {
+    pub(super) id: TopicId,
+    pub(super) name: Arc<str>,
+    pub(super) row: Topic,
+}
+
+/// A consumer group as the rules use it.
+#[derive(Debug)]
+pub(super) struct KnownGroup {
+    pub(super) id: ConsumerGroupId,
+    pub(super) name: Arc<str>,
+    pub(super) row: ConsumerGroup,
+}
+
+/// Everything that one entry sees and changes.
+pub(super) struct Turn<'b, 's> {
+    pub(super) rows: Rows<'b, 's>,
+    pub(super) index: LogIndex,
+    /// Cluster time of the entry; never before that of an earlier one.
+    pub(super) now_ms: u64,
+    /// Commands of the entry begun so far.
+    pub(super) ordinal: u64,
+    pub(super) effects: Effects,
+    /// Runs of this entry that are not rows yet, by topic. Whoever reads a topic's messages closes them first.
+    pub(super) runs: BTreeMap<TopicId, OpenRun>,
+    /// First slot of the next batch, of the next command, and the end of the batch under way.
+    pub(super) next_batch_slot: u32,
+    pub(super) next_slot: u32,
+    pub(super) slots_end: u32,
+    // Looked up by name or id, never iterated.
+    topics: HashMap<Arc<str>, Arc<KnownTopic>>,
+    groups: HashMap<Arc<str>, Arc<KnownGroup>>,
+    topic_names: HashMap<TopicId, Arc<str>>,
+    group_names: HashMap<ConsumerGroupId, Arc<str>>,
+}
+
+impl<'b, 's> Turn<'b, 's> {
+    pub(super) fn begin(index: LogIndex, time_ms: u64, state: &'b mut StateBatch<'s>) -> Result<Self, StateError> {
+        let applied = machine::applied(state)?;
+        Ok(Turn {
+            rows: Rows::new(state, applied.checksum),
+            index,
+            // Within the range that lease ids have room for: a wild clock must not overflow them.
+            now_ms: time_ms.min(1 << 43).max(applied.time_ms),
+            ordinal: 0,
+            effects: Effects::default(),
+            runs: BTreeMap::new(),
+            next_batch_slot: 0,
+            next_slot: 0,
+            slots_end: 0,
+            topics: HashMap::new(),
+            groups: HashMap::new(),
+            topic_names: HashMap::new(),
+            group_names: HashMap::new(),
+        })
+    }
+
+    /// Writes what is still open, and the row that says how far the machine has come.
+    pub(super) fn end(mut self) -> Result<Vec<Effect>, StateError> {
+        self.close_runs()?;
+        let (checksum, batch) = self.rows.finish();
+        let applied = machine::Applied { index: self.index.0, time_ms: self.now_ms, checksum };
+        batch.put(key::MACHINE, key::machine(b'a'), applied.encode());
+        Ok(self.effects.finish())
+    }
+
+    /// A number below `below` that is spread evenly over commands.
+    pub(super) fn spread(&self, below: u64) -> u64 {
+        let mut seed = [0; 16];
+        seed[..8].copy_from_slice(&self.index.0.to_be_bytes());
+        seed[8..].copy_from_slice(&self.ordinal.to_be_bytes());
+        xxhash_rust::xxh3::xxh3_64(&seed) % below.max(1)
+    }
+
+    pub(super) fn next_id(&mut self) -> Result<u64, StateError> {
+        let id = machine::last_id(&self.rows)? + 1;
+        self.rows.put(key::MACHINE, &key::machine(b'i'), id.to_be_bytes().to_vec());
+        Ok(id)
+    }
+
+    pub(super) fn next_lease(&mut self) -> Result<LeaseId, StateError> {
+        let id = LeaseId::next(machine::last_lease(&self.rows)?, self.now_ms);
+        self.rows.put(key::MACHINE, &key::machine(b'l'), id.0.to_be_bytes().to_vec());
+        Ok(id)
+    }
+
+    pub(super) fn topic(&mut self, name: &str) -> Result<Option<Arc<KnownTopic>>, StateError> {
+        if let Some(known) = self.topics.get(name) {
+            return Ok(Some(known.clone()));
+        }
+        let Some(row) = topic::topic(&self.rows, name)? else { return Ok(None) };
+        let known = Arc::new(KnownTopic { id: TopicId(row.id), name: name.into(), row });
+        self.topics.insert(known.name.clone(), known.clone());
+        Ok(Some(known))
+    }
+
+    pub(super) fn topic_by_id(&mut self, id: TopicId) -> Result<Option<Arc<KnownTopic>>, StateError> {
+        let name = match self.topic_names.get(&id) {
+            Some(name) => name.clone(),
+            None => {
+                let Some(name) = topic::name(&self.rows, id)? else { return Ok(None) };
+                let name: Arc<str> = name.into();
+                self.topic_names.insert(id, name.clone());
+                name
+            }
+        };
+        self.topic(&name)
+    }
+
+    pub(super) fn group(&mut self, name: &str) -> Result<Option<Arc<KnownGroup>>, StateError> {
+        if let Some(known) = self.groups.get(name) {
+            return Ok(Some(known.clone()));
+        }
+        let Some(row) = consumer_group::consumer_group(&self.rows, name)? else { return Ok(None) };
+        let known = Arc::new(KnownGroup { id: ConsumerGroupId(row.id), name: name.into(), row });
+        self.groups.insert(known.name.clone(), known.clone());
+        Ok(Some(known))
+    }
+
+    pub(super) fn group_by_id(&mut self, id: ConsumerGroupId) -> Result<Option<Arc<KnownGroup>>, StateError> {
+        let name = match self.group_names.get(&id) {
+            Some(name) => name.clone(),
+            None => {
+                let Some(name) = consumer_group::name(&self.rows, id)? else { return Ok(None) };
+                let name: Arc<str> = name.into();
+                self.group_names.insert(id, name.clone());
+                name
+            }
+        };
+        self.group(&name)
+    }
+
+    /// Whoever changes topics or consumer groups calls this: they are looked up again.
+    pub(super) fn forget_names(&mut self) {
+        self.topics.clear();
+        self.groups.clear();
+        self.topic_names.clear();
+        self.group_names.clear();
+    }
+
+    /// Slots for an Append of this many messages; `None` when the batch has not that many.
+    pub(super) fn take_slots(&mut self, messages: usize) -> Option<u32> {
+        let first = self.next_slot;
+        let end = u32::try_from(messages).ok().and_then(|messages| first.checked_add(messages));
+        self.next_slot = end.unwrap_or(u32::MAX).min(self.slots_end);
+        end.filter(|end| *end <= self.slots_end).map(|_| first)
+    }
+}

@@ -1,0 +1,305 @@
+//! The table of keys: every row of the machine, its key and what it holds.
+//!
+//! Numbers in keys are big-endian, so that rows of one owner stand together and in order.
+//!
+//! | table | key | value | module |
+//! | --- | --- | --- | --- |
+//! | `machine` | `a` | applied index, cluster time, checksum | [`super::machine`] |
+//! | | `i` | next id of a topic or consumer group | |
+//! | | `l` | last lease id | |
+//! | | `k` | secret of the nonces | |
+//! | | `v` | version that was activated | |
+//! | | `d` | low end of the deadlines | [`super::deadline`] |
+//! | | `s` name | a setting | [`super::machine`] |
+//! | | `w` kind, subject | work that Tick continues | `work` |
+//! | `node` | node | boot, settled and last sequence | [`super::node`] |
+//! | | node, sequence | replies kept for a repeat | |
+//! | `topic` | `n` name | topic | [`super::topic`] |
+//! | | `i` topic | name | |
+//! | `consumer_group` | `n` name | consumer group | [`super::consumer_group`] |
+//! | | `i` group | name | |
+//! | | `t` group, topic | – : it consumed this topic | |
+//! | `queue` | queue | first and next offset, last store time | [`super::queue`] |
+//! | | queue number 65535 | turn of the queues of a topic | |
+//! | `message` | queue, first offset | a run of messages: where they are in the log | [`super::message`] |
+//! | `subscription` | topic, group | what is waiting in its retry index | [`super::subscription`] |
+//! | `progress` | topic, group, queue number | cursor and messages in flight | [`super::progress`] |
+//! | `flight` | topic, group, queue number, offset, lease | – : an unfinished part of a lease | [`super::progress`] |
+//! | `retry` | topic, group, order | a message that is to be delivered again | [`super::retry`] |
+//! | `lease` | group, lease | lease | [`super::lease`] |
+//! | `deadline` | time in ms, group, lease | – | [`super::deadline`] |
+//! | `receive` | group, digest of client and attempt id | lease | [`super::lease`] |
+//! | `session` | `s` client, group | subscriptions | [`super::session`] |
+//! | | `l` client, group, lease | – : a renewed lease | |
+//! | | `f` group, topic name | filters of the live members | |
+//!
+//! A queue is a u64: topic id × 65,536 + queue number.
+
+use super::{ConsumerGroupId, LeaseId, TopicId};
+use raft_store::Table;
+
+/// Tables of the machine, in the order of the constants below.
+pub const TABLES: &[&str] = &[
+    "machine",
+    "node",
+    "topic",
+    "consumer_group",
+    "queue",
+    "message",
+    "subscription",
+    "progress",
+    "flight",
+    "retry",
+    "lease",
+    "deadline",
+    "receive",
+    "session",
+];
+
+/// What concerns the machine as a whole.
+pub const MACHINE: Table = Table(0);
+/// Nodes and the replies kept for them.
+pub const NODE: Table = Table(1);
+/// Topics by name, and names by id.
+pub const TOPIC: Table = Table(2);
+/// Consumer groups by name, and names by id.
+pub const CONSUMER_GROUP: Table = Table(3);
+/// Queues.
+pub const QUEUE: Table = Table(4);
+/// The index of messages.
+pub const MESSAGE: Table = Table(5);
+/// A consumer group's share of a topic.
+pub const SUBSCRIPTION: Table = Table(6);
+/// A consumer group's progress in a queue.
+pub const PROGRESS: Table = Table(7);
+/// Unfinished parts of leases, by queue and offset.
+pub const FLIGHT: Table = Table(8);
+/// Messages to be delivered again.
+pub const RETRY: Table = Table(9);
+/// Leases.
+pub const LEASE: Table = Table(10);
+/// Leases by the time they end.
+pub const DEADLINE: Table = Table(11);
+/// Leases by the receive that asked for them.
+pub const RECEIVE: Table = Table(12);
+/// Sessions, their leases, their filters.
+pub const SESSION: Table = Table(13);
+
+/// Bits of the queue number in a queue's id.
+const NUMBER_BITS: u32 = 16;
+/// Queues of a topic are numbered below this.
+pub const QUEUES_MAX: u32 = 0xffff;
+/// Largest topic id that leaves room for the queue number.
+pub const TOPIC_ID_MAX: u64 = u64::MAX >> NUMBER_BITS;
+
+fn join<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
+    let mut key = [0; N];
+    let mut at = 0;
+    for part in parts {
+        key[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    }
+    debug_assert_eq!(at, N, "every key function states its length");
+    key
+}
+
+fn concat(parts: &[&[u8]]) -> Vec<u8> {
+    parts.concat()
+}
+
+/// A client id within a key: its length first, so that no id is the beginning of another.
+fn client(id: &str) -> Vec<u8> {
+    let mut bytes = (id.len() as u64).to_be_bytes()[4..].to_vec();
+    bytes.extend_from_slice(id.as_bytes());
+    bytes
+}
+
+/// The smallest key above all keys that begin with `prefix`; empty (the end of the table) when there is none.
+#[must_use]
+pub fn after(prefix: &[u8]) -> Vec<u8> {
+    let mut key = prefix.to_vec();
+    while let Some(last) = key.pop() {
+        if last < 0xff {
+            key.push(last + 1);
+            break;
+        }
+    }
+    key
+}
+
+/// `machine` row of one letter.
+#[must_use]
+pub fn machine(letter: u8) -> [u8; 1] {
+    [letter]
+}
+
+/// `machine`: a setting.
+#[must_use]
+pub fn setting(name: &str) -> Vec<u8> {
+    concat(&[b"s", name.as_bytes()])
+}
+
+/// `machine`: work that Tick continues.
+#[must_use]
+pub fn work(kind: u8, subject: &[u8]) -> Vec<u8> {
+    concat(&[b"w", &[kind], subject])
+}
+
+/// `node`: a node.
+#[must_use]
+pub fn node(node: u64) -> [u8; 8] {
+    node.to_be_bytes()
+}
+
+/// `node`: replies of a batch.
+#[must_use]
+pub fn replies(node: u64, sequence: u64) -> [u8; 16] {
+    join(&[&node.to_be_bytes(), &sequence.to_be_bytes()])
+}
+
+/// `topic` and `consumer_group`: by name.
+#[must_use]
+pub fn name(name: &str) -> Vec<u8> {
+    concat(&[b"n", name.as_bytes()])
+}
+
+/// `topic` and `consumer_group`: the name of an id.
+#[must_use]
+pub fn id(id: u64) -> [u8; 9] {
+    join(&[b"i", &id.to_be_bytes()])
+}
+
+/// `consumer_group`: a topic that the consumer group has rows for.
+#[must_use]
+pub fn consumed(group: ConsumerGroupId, topic: TopicId) -> [u8; 17] {
+    join(&[b"t", &group.0.to_be_bytes(), &topic.0.to_be_bytes()])
+}
+
+/// `queue`: a queue.
+#[must_use]
+pub fn queue(topic: TopicId, number: u16) -> [u8; 8] {
+    ((topic.0 << NUMBER_BITS) | u64::from(number)).to_be_bytes()
+}
+
+/// `queue`: whose turn it is among the queues of a topic.
+#[must_use]
+pub fn turn(topic: TopicId) -> [u8; 8] {
+    queue(topic, u16::MAX)
+}
+
+/// Prefix of all `queue` and `message` rows of a topic.
+#[must_use]
+pub fn queues(topic: TopicId) -> [u8; 6] {
+    let mut prefix = [0; 6];
+    prefix.copy_from_slice(&queue(topic, 0)[..6]);
+    prefix
+}
+
+/// `message`: the run that begins at `first`.
+#[must_use]
+pub fn message(topic: TopicId, number: u16, first: u64) -> [u8; 16] {
+    join(&[&queue(topic, number), &first.to_be_bytes()])
+}
+
+/// `subscription`: a consumer group's share of a topic. Prefix of its `progress`, `flight` and `retry` rows.
+#[must_use]
+pub fn subscription(topic: TopicId, group: ConsumerGroupId) -> [u8; 16] {
+    join(&[&topic.0.to_be_bytes(), &group.0.to_be_bytes()])
+}
+
+/// `progress`: progress in a queue. Prefix of its `flight` rows.
+#[must_use]
+pub fn progress(topic: TopicId, group: ConsumerGroupId, number: u16) -> [u8; 18] {
+    join(&[&topic.0.to_be_bytes(), &group.0.to_be_bytes(), &number.to_be_bytes()])
+}
+
+/// `flight`: an unfinished part of a lease.
+#[must_use]
+pub fn flight(topic: TopicId, group: ConsumerGroupId, number: u16, offset: u64, lease: LeaseId) -> [u8; 34] {
+    join(&[&progress(topic, group, number), &offset.to_be_bytes(), &lease.0.to_be_bytes()])
+}
+
+/// `retry`: a message to be delivered again.
+#[must_use]
+pub fn retry(topic: TopicId, group: ConsumerGroupId, order: u64) -> [u8; 24] {
+    join(&[&subscription(topic, group), &order.to_be_bytes()])
+}
+
+/// `lease`: a lease.
+#[must_use]
+pub fn lease(group: ConsumerGroupId, lease: LeaseId) -> [u8; 16] {
+    join(&[&group.0.to_be_bytes(), &lease.0.to_be_bytes()])
+}
+
+/// `deadline`: the end of a lease.
+#[must_use]
+pub fn deadline(at_ms: u64, group: ConsumerGroupId, id: LeaseId) -> [u8; 24] {
+    join(&[&at_ms.to_be_bytes(), &lease(group, id)])
+}
+
+/// `receive`: what a receive with an attempt id was answered.
+#[must_use]
+pub fn receive(group: ConsumerGroupId, digest: u64) -> [u8; 16] {
+    join(&[&group.0.to_be_bytes(), &digest.to_be_bytes()])
+}
+
+/// `session`: all sessions.
+pub const SESSIONS: &[u8] = b"s";
+
+/// `session`: prefix of a client's sessions.
+#[must_use]
+pub fn sessions(client_id: &str) -> Vec<u8> {
+    concat(&[SESSIONS, &client(client_id)])
+}
+
+/// `session`: a client's session in a consumer group.
+#[must_use]
+pub fn session(client_id: &str, group: ConsumerGroupId) -> Vec<u8> {
+    concat(&[SESSIONS, &client(client_id), &group.0.to_be_bytes()])
+}
+
+/// `session`: prefix of a client's renewed leases.
+#[must_use]
+pub fn client_leases(client_id: &str) -> Vec<u8> {
+    concat(&[b"l", &client(client_id)])
+}
+
+/// `session`: a client's renewed lease.
+#[must_use]
+pub fn client_lease(client_id: &str, group: ConsumerGroupId, id: LeaseId) -> Vec<u8> {
+    concat(&[b"l", &client(client_id), &lease(group, id)])
+}
+
+/// `session`: prefix of a consumer group's filters.
+#[must_use]
+pub fn group_filters(group: ConsumerGroupId) -> [u8; 9] {
+    join(&[b"f", &group.0.to_be_bytes()])
+}
+
+/// `session`: filters of a consumer group's live members for a topic.
+#[must_use]
+pub fn filters(group: ConsumerGroupId, topic: &str) -> Vec<u8> {
+    concat(&[&group_filters(group), topic.as_bytes()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ConsumerGroupId, LeaseId, TopicId, after, flight, progress, queue, queues, session, sessions, turn};
+
+    #[test]
+    fn keys_of_one_owner_stand_together() {
+        let (topic, group) = (TopicId(3), ConsumerGroupId(9));
+        assert!(queue(topic, 0) < queue(topic, 7) && queue(topic, 7) < turn(topic));
+        assert!(turn(topic) < queue(TopicId(4), 0));
+        assert!(turn(topic).starts_with(&queues(topic)) && !queue(TopicId(4), 0).starts_with(&queues(topic)));
+        assert!(flight(topic, group, 2, 5, LeaseId(1)).starts_with(&progress(topic, group, 2)));
+        assert!(!session("ab", group).starts_with(&sessions("a")));
+    }
+
+    #[test]
+    fn after_a_prefix() {
+        assert_eq!(after(&[1, 2]), [1, 3]);
+        assert_eq!(after(&[1, 0xff]), [2]);
+        assert!(after(&[0xff, 0xff]).is_empty());
+    }
+}

@@ -1,0 +1,134 @@
+//! How far a consumer group has come in a queue.
+//!
+//! ```text
+//! min ≤ progress ≤ cursor ≤ next        (of a queue, see super::queue)
+//! ```
+//!
+//! `cursor` is the next offset to hand out; `progress` is the lowest offset that is not finished: acknowledged,
+//! skipped, or moved to the retry index. Lease moves the cursor, Ack and Tick move the progress. Progress is
+//! not stored: it is the lowest open message of the `flight` rows, which name the unfinished parts of leases,
+//! and equals the cursor where nothing is in flight.
+
+use super::codec::{Reader, key_u64, put_varint};
+use super::queue::Queue;
+use super::{ConsumerGroupId, LeaseId, StateError, TopicId, key, lease};
+use raft_store::ReadState;
+use std::ops::ControlFlow;
+
+const TABLE: &str = key::TABLES[key::PROGRESS.0 as usize];
+const FLIGHT: &str = key::TABLES[key::FLIGHT.0 as usize];
+
+/// The stored part of a progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Row {
+    /// Next offset to hand out.
+    pub(crate) cursor: u64,
+    /// First offset of the run that holds the cursor, as far as known: saves a search.
+    pub(crate) run: u64,
+    /// Messages of this queue that are leased now and came from it, not from the retry index.
+    pub(crate) in_flight: u64,
+    /// No `flight` row stands below this offset.
+    pub(crate) low: u64,
+}
+
+impl Row {
+    /// Where a consumer group starts that never received from the queue: at the oldest message that is kept, so
+    /// that what was sent before its first receive is not lost to it.
+    pub(crate) fn first(queue: &Queue) -> Row {
+        Row { cursor: queue.min, run: queue.min, in_flight: 0, low: queue.min }
+    }
+
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(16);
+        put_varint(&mut out, self.cursor);
+        put_varint(&mut out, self.run);
+        put_varint(&mut out, self.in_flight);
+        put_varint(&mut out, self.low);
+        out
+    }
+
+    fn decode(value: &[u8]) -> Result<Row, StateError> {
+        let mut reader = Reader::new(TABLE, value);
+        let row =
+            Row { cursor: reader.varint()?, run: reader.varint()?, in_flight: reader.varint()?, low: reader.varint()? };
+        reader.end()?;
+        Ok(row)
+    }
+}
+
+pub(crate) fn row(
+    state: &impl ReadState,
+    topic: TopicId,
+    group: ConsumerGroupId,
+    number: u16,
+) -> Result<Option<Row>, StateError> {
+    let value = state.get(key::PROGRESS, &key::progress(topic, group, number))?;
+    value.map(|value| Row::decode(&value)).transpose()
+}
+
+/// The lowest unfinished part at or above `low`: its first offset and its lease.
+pub(crate) fn lowest_flight(
+    state: &impl ReadState,
+    topic: TopicId,
+    group: ConsumerGroupId,
+    number: u16,
+    low: u64,
+) -> Result<Option<(u64, LeaseId)>, StateError> {
+    let mut found = None;
+    let from = key::flight(topic, group, number, low, LeaseId(0));
+    state.scan(key::FLIGHT, &from, &key::after(&key::progress(topic, group, number)), &mut |key, _| {
+        let part = key_u64(FLIGHT, key, 18).and_then(|offset| Ok((offset, LeaseId(key_u64(FLIGHT, key, 26)?))));
+        found = Some(part);
+        ControlFlow::Break(())
+    })?;
+    found.transpose()
+}
+
+/// How far a consumer group has come in a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Next offset to hand out.
+    pub cursor: u64,
+    /// Lowest offset that is not finished.
+    pub progress: u64,
+    /// Messages of this queue that are leased now, without those from the retry index.
+    pub in_flight: u64,
+}
+
+/// How far a consumer group has come in a queue; before its first receive it is at the oldest message.
+///
+/// # Errors
+/// When a row cannot be read.
+pub fn progress(
+    state: &impl ReadState,
+    topic: TopicId,
+    group: ConsumerGroupId,
+    number: u16,
+) -> Result<Progress, StateError> {
+    let queue = super::queue::queue(state, topic, number)?;
+    let row = row(state, topic, group, number)?.unwrap_or(Row::first(&queue));
+    let cursor = row.cursor.max(queue.min);
+    let mut progress = cursor;
+    if row.in_flight > 0
+        && let Some((first, id)) = lowest_flight(state, topic, group, number, row.low)?
+    {
+        let open = match lease::lease(state, group, id)? {
+            Some(lease) => lease.first_open(number, first),
+            None => None,
+        };
+        progress = open.unwrap_or(first).min(cursor);
+    }
+    Ok(Progress { cursor, progress, in_flight: row.in_flight })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Row;
+
+    #[test]
+    fn rows_come_back() {
+        let row = Row { cursor: 1 << 40, run: 5, in_flight: 0, low: 7 };
+        assert_eq!(Row::decode(&row.encode()).expect("comes back"), row);
+        assert!(Row::decode(&row.encode()[..6]).is_err());
+    }
+}
