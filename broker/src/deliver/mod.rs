@@ -1,0 +1,5 @@
+//! Reading on behalf of clients: long polls that wait for messages, handles of what was handed out, bodies.
+
+pub mod handle;
+pub mod read;
+pub mod wait;

@@ -1,0 +1,139 @@
+//! AckMessage: one command for all entries that carry a handle of ours.
+
+use super::Front;
+use super::caller::Caller;
+use super::convert;
+use super::status::{self, ApiError};
+use crate::deliver::handle::{HandleError, Handles};
+use raftmq_proto::command::command::Kind;
+use raftmq_proto::command::{Ack, Handle, Refusal, reply};
+use raftmq_proto::rocketmq as v2;
+use tonic::Request;
+
+pub(super) async fn handle(front: &Front, request: Request<v2::AckMessageRequest>) -> v2::AckMessageResponse {
+    let (caller, request) = Caller::split(request);
+    let (entries, handles) = parse(request.entries, front.handles);
+    let acked = ack(front, &caller, request.topic, request.group, handles).await;
+    match acked.and_then(|acked| answer(&entries, &acked)) {
+        Ok(statuses) => respond(entries, statuses),
+        Err(error) => {
+            let statuses = vec![front.log("AckMessage", error); entries.len().max(1)];
+            respond(entries, statuses)
+        }
+    }
+}
+
+/// Carries out the handles of ours; one refusal each.
+async fn ack(
+    front: &Front,
+    caller: &Caller,
+    topic: Option<v2::Resource>,
+    consumer_group: Option<v2::Resource>,
+    handles: Vec<Handle>,
+) -> Result<Vec<i32>, ApiError> {
+    front.admit(caller)?;
+    let topic = convert::topic(topic)?.into_string();
+    let consumer_group = convert::consumer_group(consumer_group)?.into_string();
+    if handles.is_empty() {
+        return Ok(Vec::new());
+    }
+    let command = Kind::Ack(Ack { consumer_group, topic, handles });
+    match front.submit(command, Vec::new(), caller.answer_by()).await? {
+        reply::Kind::Acked(acked) => Ok(acked.refusals),
+        other => Err(ApiError::Internal(format!("an ack was answered with {other:?}"))),
+    }
+}
+
+/// An entry of the call, and why its handle is not one of ours.
+type Entry = (v2::AckMessageEntry, Option<HandleError>);
+
+fn parse(requested: Vec<v2::AckMessageEntry>, ours: Handles) -> (Vec<Entry>, Vec<Handle>) {
+    let mut handles: Vec<Handle> = Vec::with_capacity(requested.len());
+    let mut entries = Vec::with_capacity(requested.len());
+    for entry in requested {
+        match ours.parse(&entry.receipt_handle) {
+            Ok(handle) => {
+                handles.push(handle);
+                entries.push((entry, None));
+            }
+            Err(error) => entries.push((entry, Some(error))),
+        }
+    }
+    (entries, handles)
+}
+
+/// The status of each entry, from the refusals of those that had a handle of ours.
+fn answer(entries: &[Entry], refusals: &[i32]) -> Result<Vec<v2::Status>, ApiError> {
+    let mut refusals = refusals.iter();
+    let status = |(_, fault): &Entry| match fault {
+        Some(error) => Ok(ApiError::from(*error).status()),
+        None => match refusals.next() {
+            Some(refusal) => Ok(entry_status(*refusal)),
+            None => Err(ApiError::Internal("an ack got too few replies".to_owned())),
+        },
+    };
+    entries.iter().map(status).collect()
+}
+
+fn entry_status(refusal: i32) -> v2::Status {
+    match Refusal::try_from(refusal) {
+        Ok(Refusal::Unspecified) => status::ok(),
+        // Whatever is wrong with a handle is wrong for good: another code makes clients repeat it for ever.
+        Ok(_) | Err(_) => {
+            ApiError::refused(Refusal::InvalidHandle, "the receipt handle holds no message".to_owned()).status()
+        }
+    }
+}
+
+fn respond(entries: Vec<Entry>, statuses: Vec<v2::Status>) -> v2::AckMessageResponse {
+    let status = status::common(statuses.iter());
+    let result = |((entry, _), status): (Entry, v2::Status)| v2::AckMessageResultEntry {
+        message_id: entry.message_id,
+        receipt_handle: entry.receipt_handle,
+        status: Some(status),
+    };
+    v2::AckMessageResponse { status: Some(status), entries: entries.into_iter().zip(statuses).map(result).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{answer, parse, respond};
+    use crate::deliver::handle::Handles;
+    use crate::grpc::status::code_name;
+    use raftmq_proto::command::{Handle, Refusal};
+    use raftmq_proto::rocketmq as v2;
+
+    /// What the entries and the call answer when the handles of ours are answered with `refusals`.
+    fn check(handles: &[&str], refusals: &[Refusal], expected: &[&str], whole: &str) {
+        let entry = |handle: &&str| v2::AckMessageEntry { receipt_handle: (*handle).to_owned(), ..Default::default() };
+        let (entries, ours) = parse(handles.iter().map(entry).collect(), Handles::of("RaftNode00"));
+        assert_eq!(ours.len(), refusals.len());
+        let refusals: Vec<_> = refusals.iter().map(|refusal| i32::from(*refusal)).collect();
+        let statuses = answer(&entries, &refusals).expect("as many replies as handles");
+        let response = respond(entries, statuses);
+        let status = |status: &Option<v2::Status>| code_name(status.as_ref().expect("always there"));
+        let shown: Vec<_> = response.entries.iter().map(|entry| status(&entry.status)).collect();
+        assert_eq!((shown.as_slice(), status(&response.status)), (expected, whole), "{handles:?}");
+        let echoed: Vec<_> = response.entries.iter().map(|entry| entry.receipt_handle.as_str()).collect();
+        assert_eq!(echoed, handles);
+    }
+
+    #[test]
+    fn entries_answer_one_by_one() {
+        let text = |group: &str| Handles::of(group).text(&Handle { lease_id: 7, ..Handle::default() });
+        let (good, foreign) = (text("RaftNode00"), text("RaftNode01"));
+        const INVALID: &str = "INVALID_RECEIPT_HANDLE";
+        check(&[&good], &[Refusal::Unspecified], &["OK"], "OK");
+        check(&[&good, &good], &[Refusal::Unspecified; 2], &["OK", "OK"], "OK");
+        check(&[&good], &[Refusal::InvalidHandle], &[INVALID], INVALID);
+        check(&["forged"], &[], &[INVALID], INVALID);
+        check(&[&foreign], &[], &[INVALID], INVALID);
+        check(&["", &good, &foreign], &[Refusal::Unspecified], &[INVALID, "OK", INVALID], "MULTIPLE_RESULTS");
+        check(&[], &[], &[], "BAD_REQUEST");
+    }
+
+    #[test]
+    fn too_few_replies_are_an_error_of_ours() {
+        assert!(answer(&[(v2::AckMessageEntry::default(), None)], &[]).is_err());
+    }
+}

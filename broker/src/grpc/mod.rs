@@ -1,0 +1,314 @@
+//! The public API: `apache.rocketmq.v2`, one line per RPC.
+//!
+//! A handler checks its request and turns it into a command or an answer, both pure; what acts is `propose`.
+//! Business errors travel as a status in the reply's own type, with gRPC's status OK: clients take anything else
+//! for a broken transport.
+
+mod ack;
+mod admin;
+mod caller;
+mod client;
+pub(crate) mod convert;
+mod invisible;
+mod receive;
+mod route;
+mod send;
+mod session;
+pub(crate) mod status;
+mod telemetry;
+
+use crate::broker::Node;
+use crate::client::settings::KnownSettings;
+use crate::deliver::handle::Handles;
+use bytes::Bytes;
+use caller::Caller;
+use raft_store::State;
+use raftmq_proto::command::command::Kind;
+use raftmq_proto::command::{PutTopic, Refusal, Reply, Topic, reply};
+use raftmq_proto::name::TopicName;
+use raftmq_proto::rocketmq as v2;
+use raftmq_proto::rocketmq::admin_server::AdminServer;
+use raftmq_proto::rocketmq::messaging_service_server::{MessagingService, MessagingServiceServer};
+use status::ApiError;
+use std::sync::Arc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status, Streaming};
+
+/// The services of the public port.
+#[must_use]
+pub fn routes(node: Arc<Node>) -> Routes {
+    let inbound_bytes_max = node.config.grpc.max_inbound_bytes;
+    let front = Api(Arc::new(Front::new(node)));
+    let messaging = MessagingServiceServer::new(front)
+        .max_decoding_message_size(inbound_bytes_max)
+        .max_encoding_message_size(usize::MAX);
+    Routes::new(messaging).add_service(AdminServer::new(admin::Admin))
+}
+
+/// What the handlers share.
+pub(crate) struct Front {
+    node: Arc<Node>,
+    handles: Handles,
+    settings: KnownSettings,
+    /// What messages say about where they were stored.
+    store_host: String,
+    /// Polls, telemetry streams, and what looks after them.
+    calls: TaskTracker,
+    /// The public port takes no new work: polls and telemetry streams end.
+    closing: CancellationToken,
+}
+
+impl Front {
+    fn new(node: Arc<Node>) -> Front {
+        let addresses = &node.config.addresses;
+        Front {
+            handles: Handles::of(&node.config.broker_group),
+            settings: KnownSettings::default(),
+            store_host: format!("{}:{}", addresses.host, addresses.grpc_port),
+            calls: node.calls.clone(),
+            closing: node.closing.clone(),
+            node,
+        }
+    }
+
+    /// Notes that a client called; every call must name its client.
+    fn admit<'c>(&self, caller: &'c Caller) -> Result<&'c str, ApiError> {
+        let client_id = caller.client_id()?;
+        self.node.registry.seen(client_id, caller.language());
+        Ok(client_id)
+    }
+
+    /// Logs an error where it leaves the broker, and makes a status of it.
+    fn log(&self, rpc: &'static str, error: ApiError) -> v2::Status {
+        let status = error.status();
+        let code = status::code_name(&status);
+        if error.is_internal() {
+            tracing::error!(rpc, code, %error, "a call failed");
+        } else {
+            tracing::debug!(rpc, code, %error, "a call is refused");
+        }
+        status
+    }
+
+    fn answer<A: StatusOnly>(&self, rpc: &'static str, outcome: Result<A, ApiError>) -> Response<A> {
+        Response::new(outcome.unwrap_or_else(|error| A::status_only(self.log(rpc, error))))
+    }
+
+    /// Has a command carried out; what it answers has been applied on this node.
+    async fn submit(&self, kind: Kind, blobs: Vec<Bytes>, deadline: Option<Instant>) -> Result<reply::Kind, ApiError> {
+        Front::carried_out(self.node.proposer.submit(kind, blobs, deadline).await?)
+    }
+
+    /// Has a command carried out whose answer says nothing but that.
+    async fn submit_any(&self, kind: Kind, deadline: Option<Instant>) -> Result<(), ApiError> {
+        let reply = self.node.proposer.submit(kind, Vec::new(), deadline).await?;
+        Front::refused(&reply).map_or(Ok(()), Err)
+    }
+
+    fn refused(reply: &Reply) -> Option<ApiError> {
+        match reply.refusal() {
+            Refusal::Unspecified => None,
+            refusal => Some(ApiError::refused(refusal, reply.detail.clone())),
+        }
+    }
+
+    /// What a command was answered, unless it was refused.
+    fn carried_out(reply: Reply) -> Result<reply::Kind, ApiError> {
+        if let Some(error) = Front::refused(&reply) {
+            return Err(error);
+        }
+        reply.kind.ok_or_else(|| ApiError::Internal("a command was carried out without an answer".to_owned()))
+    }
+
+    fn state(&self) -> State {
+        self.node.group.state()
+    }
+
+    /// The topic's row. A node that lags may not have it yet: before it says no, it catches up.
+    async fn topic(&self, name: &TopicName) -> Result<Option<Topic>, ApiError> {
+        if let Some(row) = crate::store::topic::topic(&self.state(), name.as_str())? {
+            return Ok(Some(row));
+        }
+        // Without a leader the answer is as good as this node knows.
+        if tokio::time::timeout(CATCH_UP, self.node.group.read_barrier()).await.is_err() {
+            tracing::debug!(topic = %name, "cannot tell whether a topic exists: nobody leads");
+        }
+        Ok(crate::store::topic::topic(&self.state(), name.as_str())?)
+    }
+
+    /// Creates a topic on first use, if that is allowed; it takes messages of every type.
+    async fn create_topic(&self, name: &TopicName, deadline: Option<Instant>) -> Result<bool, ApiError> {
+        let config = &self.node.config.grpc;
+        if !config.auto_create_topic || !name.may_be_auto_created() {
+            return Ok(false);
+        }
+        let topic = Topic {
+            name: name.to_string(),
+            read_queues: config.default_topic_queues,
+            write_queues: config.default_topic_queues,
+            permission: crate::store::topic::READABLE | crate::store::topic::WRITABLE,
+            message_types: route::EVERY_TYPE.iter().map(|kind| i32::from(*kind)).collect(),
+            ..Topic::default()
+        };
+        self.submit_any(Kind::PutTopic(PutTopic { topic: Some(topic), create_only: true }), deadline).await?;
+        tracing::info!(topic = %name, "created a topic on its first use");
+        Ok(true)
+    }
+}
+
+/// How long a node that does not know a name tries to catch up with its leader.
+const CATCH_UP: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Replies that can say nothing but a status.
+trait StatusOnly {
+    fn status_only(status: v2::Status) -> Self;
+}
+
+macro_rules! status_only {
+    ($($reply:ident),* $(,)?) => {$(
+        impl StatusOnly for v2::$reply {
+            #[allow(clippy::needless_update, reason = "some of the replies are nothing but a status")]
+            fn status_only(status: v2::Status) -> Self {
+                v2::$reply { status: Some(status), ..Default::default() }
+            }
+        }
+    )*};
+}
+status_only!(
+    QueryRouteResponse,
+    HeartbeatResponse,
+    QueryAssignmentResponse,
+    ForwardMessageToDeadLetterQueueResponse,
+    UpdateOffsetResponse,
+    GetOffsetResponse,
+    QueryOffsetResponse,
+    EndTransactionResponse,
+    NotifyClientTerminationResponse,
+    RecallMessageResponse,
+    SyncLiteSubscriptionResponse,
+);
+
+impl StatusOnly for v2::PullMessageResponse {
+    fn status_only(status: v2::Status) -> Self {
+        v2::PullMessageResponse { content: Some(v2::pull_message_response::Content::Status(status)) }
+    }
+}
+
+/// The service as tonic wants it.
+struct Api(Arc<Front>);
+
+impl Api {
+    fn not_yet<Q, A: StatusOnly>(&self, rpc: &'static str, request: Request<Q>) -> Response<A> {
+        let (caller, _) = Caller::split(request);
+        let outcome = self.0.admit(&caller).and(Err(ApiError::NotImplemented(rpc)));
+        self.0.answer(rpc, outcome)
+    }
+}
+
+type Answer<A> = Result<Response<A>, Status>;
+
+#[tonic::async_trait]
+impl MessagingService for Api {
+    type ReceiveMessageStream = receive::Delivered;
+    type PullMessageStream = tokio_stream::Once<Result<v2::PullMessageResponse, Status>>;
+    type TelemetryStream = telemetry::Outbound;
+
+    async fn query_route(&self, request: Request<v2::QueryRouteRequest>) -> Answer<v2::QueryRouteResponse> {
+        Ok(self.0.answer("QueryRoute", route::query(&self.0, request).await))
+    }
+
+    async fn heartbeat(&self, request: Request<v2::HeartbeatRequest>) -> Answer<v2::HeartbeatResponse> {
+        Ok(self.0.answer("Heartbeat", client::heartbeat(&self.0, request).await))
+    }
+
+    async fn send_message(&self, request: Request<v2::SendMessageRequest>) -> Answer<v2::SendMessageResponse> {
+        Ok(Response::new(send::handle(&self.0, request).await))
+    }
+
+    async fn query_assignment(
+        &self,
+        request: Request<v2::QueryAssignmentRequest>,
+    ) -> Answer<v2::QueryAssignmentResponse> {
+        Ok(self.0.answer("QueryAssignment", route::assignment(&self.0, request).await))
+    }
+
+    async fn receive_message(&self, request: Request<v2::ReceiveMessageRequest>) -> Answer<Self::ReceiveMessageStream> {
+        Ok(Response::new(receive::handle(&self.0, request)))
+    }
+
+    async fn ack_message(&self, request: Request<v2::AckMessageRequest>) -> Answer<v2::AckMessageResponse> {
+        Ok(Response::new(ack::handle(&self.0, request).await))
+    }
+
+    async fn forward_message_to_dead_letter_queue(
+        &self,
+        request: Request<v2::ForwardMessageToDeadLetterQueueRequest>,
+    ) -> Answer<v2::ForwardMessageToDeadLetterQueueResponse> {
+        Ok(self.not_yet("ForwardMessageToDeadLetterQueue", request))
+    }
+
+    async fn pull_message(&self, request: Request<v2::PullMessageRequest>) -> Answer<Self::PullMessageStream> {
+        let answer = self.not_yet("PullMessage", request).into_inner();
+        Ok(Response::new(tokio_stream::once(Ok(answer))))
+    }
+
+    async fn update_offset(&self, request: Request<v2::UpdateOffsetRequest>) -> Answer<v2::UpdateOffsetResponse> {
+        Ok(self.not_yet("UpdateOffset", request))
+    }
+
+    async fn get_offset(&self, request: Request<v2::GetOffsetRequest>) -> Answer<v2::GetOffsetResponse> {
+        Ok(self.not_yet("GetOffset", request))
+    }
+
+    async fn query_offset(&self, request: Request<v2::QueryOffsetRequest>) -> Answer<v2::QueryOffsetResponse> {
+        Ok(self.not_yet("QueryOffset", request))
+    }
+
+    async fn end_transaction(&self, request: Request<v2::EndTransactionRequest>) -> Answer<v2::EndTransactionResponse> {
+        Ok(self.not_yet("EndTransaction", request))
+    }
+
+    async fn telemetry(&self, request: Request<Streaming<v2::TelemetryCommand>>) -> Answer<Self::TelemetryStream> {
+        Ok(Response::new(telemetry::open(&self.0, request)))
+    }
+
+    async fn notify_client_termination(
+        &self,
+        request: Request<v2::NotifyClientTerminationRequest>,
+    ) -> Answer<v2::NotifyClientTerminationResponse> {
+        Ok(self.0.answer("NotifyClientTermination", client::terminated(&self.0, request).await))
+    }
+
+    async fn change_invisible_duration(
+        &self,
+        request: Request<v2::ChangeInvisibleDurationRequest>,
+    ) -> Answer<v2::ChangeInvisibleDurationResponse> {
+        Ok(Response::new(invisible::handle(&self.0, request).await))
+    }
+
+    async fn recall_message(&self, request: Request<v2::RecallMessageRequest>) -> Answer<v2::RecallMessageResponse> {
+        Ok(self.not_yet("RecallMessage", request))
+    }
+
+    async fn sync_lite_subscription(
+        &self,
+        request: Request<v2::SyncLiteSubscriptionRequest>,
+    ) -> Answer<v2::SyncLiteSubscriptionResponse> {
+        Ok(self.not_yet("SyncLiteSubscription", request))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use crate::config::{ALIASES, BrokerConfig, GrpcConfig};
+    use raftmq_server::settings::Settings;
+
+    /// The limits of a broker that is told nothing.
+    pub(crate) fn limits() -> GrpcConfig {
+        let settings = Settings::with_environment(ALIASES, |_| None);
+        BrokerConfig::read(settings).expect("defaults are good").0.grpc
+    }
+}

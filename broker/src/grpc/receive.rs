@@ -1,0 +1,604 @@
+//! ReceiveMessage: a long poll that ends in a lease, and the stream that carries its messages.
+//!
+//! ```text
+//! ask ─► look ─┬─ something there ─► Lease ─► bodies ─► stream ─► read to its end by the client: delivered
+//!        ▲     └─ nothing ─► wait        │                    └─ dropped before that: given back
+//!        └──────────── woken ◄───────────┘ granted nothing
+//! ```
+//!
+//! A task of its own carries each poll, because a lease that was asked for must be looked after when the client has
+//! gone away meanwhile: whatever it grants then is made visible again at once, and counts as no attempt.
+
+use super::Front;
+use super::caller::{Caller, DEADLINE_MARGIN};
+use super::convert::{self, Delivery};
+use super::status::{self, ApiError};
+use crate::client::settings::REQUEST_TIMEOUT;
+use crate::config::GrpcConfig;
+use crate::deliver::read::Reader;
+use crate::filter::tag::{TagFilter, TagSet};
+use crate::propose::SubmitError;
+use crate::store::available;
+use futures::future::{BoxFuture, FutureExt as _, join_all};
+use prost::Message as _;
+use raftmq_proto::command::command::Kind;
+use raftmq_proto::command::{Ack, ChangeInvisible, Handle, Lease, Leased, LeasedMessage, Reply, reply};
+use raftmq_proto::name::{ConsumerGroup, TopicName};
+use raftmq_proto::rocketmq as v2;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::runtime;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_stream::Stream;
+use tonic::{Request, Status};
+use v2::receive_message_response::Content;
+
+/// A poll ends this long before its time is over.
+const POLL_MARGIN: Duration = Duration::from_millis(50);
+/// However short a poll is to be, there is time to be granted a lease.
+const POLL_SHORTEST: Duration = Duration::from_millis(250);
+/// Versions from here on know the code for an illegal polling time; the comparison is one of texts.
+const KNOWS_POLLING_CODE: &str = "5.0.3";
+/// Clients take no larger response message unless they lift their library's limit, and fail the whole receive on one.
+const RESPONSE_BYTES_MAX: usize = 4 << 20;
+/// Clients that do lift it.
+const TAKES_ANY_SIZE: [&str; 4] = ["JAVA", "GO", "CPP", "PYTHON"];
+/// Bodies up to this size fit whatever stands beside them.
+const BODY_BYTES_SAFE: usize = 3 << 20;
+/// A message that its client cannot take comes back after this, to another one or, in the end, as a dead letter.
+const PASSED_OVER_MS: u64 = 10_000;
+
+/// What a client asks for, checked.
+#[derive(Debug)]
+struct Ask {
+    consumer_group: ConsumerGroup,
+    topic: TopicName,
+    /// The topic as the client writes it.
+    resource: v2::Resource,
+    filter: TagFilter,
+    set: TagSet,
+    messages_max: u32,
+    /// Invisible duration in ms; `None` when the server renews the lease.
+    invisible_ms: Option<u64>,
+    attempt_id: String,
+    client_id: String,
+    /// The client takes response messages of any size.
+    takes_any_size: bool,
+    /// When the poll ends without messages.
+    end: Instant,
+}
+
+/// What the checks need to know of the caller.
+struct Asker<'c> {
+    client_id: &'c str,
+    language: &'c str,
+    version: &'c str,
+    arrived: Instant,
+    deadline: Option<Instant>,
+    /// From its settings, or the default of all clients.
+    request_timeout: Duration,
+}
+
+pub(super) fn handle(front: &Arc<Front>, request: Request<v2::ReceiveMessageRequest>) -> Delivered {
+    let (caller, request) = Caller::split(request);
+    match prepare(front, &caller, request) {
+        Ok(ask) => {
+            let (answer, waiting) = oneshot::channel();
+            front.calls.spawn(poll(front.clone(), ask, answer));
+            Delivered { state: State::Waiting(waiting) }
+        }
+        Err(error) => Delivered { state: State::sending(refusal(front, error), None) },
+    }
+}
+
+fn prepare(front: &Front, caller: &Caller, request: v2::ReceiveMessageRequest) -> Result<Ask, ApiError> {
+    let client_id = front.admit(caller)?;
+    let known = front.settings.get(client_id);
+    let asker = Asker {
+        client_id,
+        language: caller.language(),
+        version: caller.client_version(),
+        arrived: caller.arrived(),
+        deadline: caller.deadline(),
+        request_timeout: known.map_or(REQUEST_TIMEOUT, |known| known.request_timeout),
+    };
+    ask(request, &asker, &front.node.config.grpc)
+}
+
+fn ask(request: v2::ReceiveMessageRequest, asker: &Asker<'_>, limits: &GrpcConfig) -> Result<Ask, ApiError> {
+    let wanted_ms = request.long_polling_timeout.as_ref().map(convert::duration_ms);
+    let polling = polling_time(wanted_ms, asker, limits)?;
+    let resource = request.message_queue.and_then(|queue| queue.topic).unwrap_or_default();
+    let topic = convert::topic(Some(resource.clone()))?;
+    let consumer_group = convert::consumer_group(request.group)?;
+    let invisible_ms = match request.auto_renew {
+        true => None,
+        false => Some(invisible_ms(request.invisible_duration.as_ref(), limits)?),
+    };
+    let filter = convert::filter(request.filter_expression.as_ref())?;
+    let batch = u32::try_from(request.batch_size).unwrap_or_default();
+    let end = (asker.arrived + polling).checked_sub(POLL_MARGIN).unwrap_or(asker.arrived);
+    Ok(Ask {
+        set: filter.set(),
+        filter,
+        consumer_group,
+        topic,
+        resource,
+        messages_max: batch.clamp(1, limits.receive_batch_max),
+        invisible_ms,
+        attempt_id: request.attempt_id.unwrap_or_default(),
+        client_id: asker.client_id.to_owned(),
+        takes_any_size: TAKES_ANY_SIZE.iter().any(|name| asker.language.eq_ignore_ascii_case(name)),
+        end: asker.deadline.map_or(end, |deadline| end.min(deadline - DEADLINE_MARGIN.min(polling / 2))),
+    })
+}
+
+/// How long the poll may last, from the arrival of the call.
+fn polling_time(wanted_ms: Option<i64>, asker: &Asker<'_>, limits: &GrpcConfig) -> Result<Duration, ApiError> {
+    let (min, max) =
+        (Duration::from_millis(limits.long_polling_ms_min), Duration::from_millis(limits.long_polling_ms_max));
+    let max = max.max(min);
+    let left = asker.deadline.map(|deadline| deadline.saturating_duration_since(asker.arrived));
+    let wanted = match wanted_ms {
+        Some(ms) => Duration::from_millis(u64::try_from(ms).unwrap_or_default()),
+        None => left.map_or(max, |left| left.saturating_sub(asker.request_timeout / 2)),
+    };
+    let polling = wanted.clamp(min, max);
+    match left {
+        Some(left) if polling > left && left < min => Err(ApiError::PollingTime {
+            left_ms: left.as_millis(),
+            min_ms: limits.long_polling_ms_min,
+            code_known: !asker.version.is_empty() && asker.version >= KNOWS_POLLING_CODE,
+        }),
+        Some(left) => Ok(polling.max(POLL_SHORTEST).min(left)),
+        None => Ok(polling.max(POLL_SHORTEST)),
+    }
+}
+
+fn invisible_ms(duration: Option<&prost_types::Duration>, limits: &GrpcConfig) -> Result<u64, ApiError> {
+    let value_ms = duration.map_or(0, convert::duration_ms);
+    let (min_ms, max_ms) = (limits.invisible_ms_min, limits.invisible_ms_max);
+    u64::try_from(value_ms).ok().filter(|ms| (min_ms..=max_ms).contains(ms)).ok_or(ApiError::InvisibleTime {
+        value_ms,
+        min_ms,
+        max_ms,
+        keys: "minInvisibleTimeMillisForRecv, maxInvisibleTimeMillis",
+    })
+}
+
+/// Messages that are leased and ready to go, or the reason why there are none.
+struct Answer {
+    responses: Vec<v2::ReceiveMessageResponse>,
+    given_back: Option<GiveBack>,
+}
+
+/// A lease that was asked for. It is waited for to its end in any case: what it grants must not be lost.
+type Asked = BoxFuture<'static, Result<Reply, SubmitError>>;
+
+enum Outcome {
+    /// The client gets an answer.
+    Answer(Answer),
+    /// The poll is over, but a lease may still be granted.
+    Late(Asked),
+}
+
+async fn poll(front: Arc<Front>, ask: Ask, mut answer: oneshot::Sender<Answer>) {
+    match serve(&front, &ask, &mut answer).await {
+        Ok(Outcome::Answer(found)) => {
+            // A client that has gone away drops the messages, which gives them back.
+            drop(answer.send(found));
+        }
+        Ok(Outcome::Late(asked)) => {
+            drop(answer.send(empty(&front, ApiError::NothingNew)));
+            if let Ok(Reply { kind: Some(reply::Kind::Leased(leased)), .. }) = asked.await {
+                GiveBack::new(&front, &ask, &leased).now().await;
+            }
+        }
+        Err(error) => drop(answer.send(empty(&front, error))),
+    }
+}
+
+async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answer>) -> Result<Outcome, ApiError> {
+    let mut waiter = front.node.waiters.enter(ask.topic.as_str(), ask.consumer_group.as_str(), &ask.filter)?;
+    loop {
+        waiter.look();
+        let mut again = false;
+        if worth_asking(front, ask)? {
+            subscribe(front, ask).await?;
+            let (proposer, command) = (front.node.proposer.clone(), lease(front, ask));
+            let asked = async move { proposer.submit(command, Vec::new(), None).await }.boxed();
+            let leased = match granted(asked, ask).await {
+                Ok(leased) => leased?,
+                Err(late) => return Ok(Outcome::Late(late)),
+            };
+            if leased.messages.len() >= ask.messages_max as usize || leased.more {
+                waiter.pass_on();
+            }
+            again = leased.more;
+            if !leased.messages.is_empty() {
+                if ask.invisible_ms.is_none() && !front.has_session(&ask.client_id, ask.consumer_group.as_str())? {
+                    // The client ended meanwhile: nothing would end a lease that lives as long as it does.
+                    GiveBack::new(front, ask, &leased).now().await;
+                    return Err(ApiError::NothingNew);
+                }
+                let found = read(front, ask, &leased).await;
+                if let Some(found) = found {
+                    return Ok(Outcome::Answer(found));
+                }
+                again = true;
+            }
+        }
+        if again && Instant::now() < ask.end {
+            continue;
+        }
+        tokio::select! {
+            () = waiter.wait() => {}
+            () = tokio::time::sleep_until(ask.end) => return Err(ApiError::NothingNew),
+            () = front.closing.cancelled() => return Err(ApiError::NothingNew),
+            () = client.closed() => return Err(ApiError::NothingNew),
+        }
+    }
+}
+
+/// Sees to it that the replicated rules know this client's filter and, for a lease that is renewed for as long as the
+/// client lives, the client.
+async fn subscribe(front: &Front, ask: &Ask) -> Result<(), ApiError> {
+    if front.is_subscribed(&ask.client_id, ask.consumer_group.as_str(), ask.topic.as_str(), &ask.set)? {
+        return Ok(());
+    }
+    let consumer = front.settings.received(&ask.client_id, &ask.consumer_group, &ask.topic, &ask.filter);
+    match front.put_session(&ask.client_id, &consumer, Some(ask.end)).await {
+        // Nobody leads, or not fast enough: there is nothing to lease either.
+        Err(error) if error.is_deadline() => Err(ApiError::NothingNew),
+        outcome => outcome,
+    }
+}
+
+/// Whether this node sees anything to lease. Where it knows too little, the replicated rules answer.
+fn worth_asking(front: &Front, ask: &Ask) -> Result<bool, ApiError> {
+    let state = front.node.group.state();
+    let group = crate::store::consumer_group::consumer_group(&state, ask.consumer_group.as_str())?;
+    if group.is_none_or(|group| !group.consume_enable) {
+        return Ok(true);
+    }
+    let topic = crate::store::topic::topic(&state, ask.topic.as_str())?;
+    if topic.is_none_or(|topic| topic.permission & crate::store::topic::READABLE == 0) {
+        return Ok(true);
+    }
+    Ok(available(&state, ask.consumer_group.as_str(), ask.topic.as_str(), &ask.set)?)
+}
+
+fn lease(front: &Front, ask: &Ask) -> Kind {
+    let limits = &front.node.config.grpc;
+    Kind::Lease(Lease {
+        consumer_group: ask.consumer_group.as_str().to_owned(),
+        topic: ask.topic.as_str().to_owned(),
+        client_id: ask.client_id.clone(),
+        filter: Some(ask.filter.to_command()),
+        messages_max: ask.messages_max,
+        invisible_ms: ask.invisible_ms.unwrap_or_default(),
+        renewed: ask.invisible_ms.is_none(),
+        renew_max_ms: limits.renew_ms_max,
+        nonce: rand::random(),
+        attempt_id: ask.attempt_id.clone(),
+        create_consumer_group: limits.auto_create_subscription_group,
+    })
+}
+
+/// Waits for the lease until the poll ends; after that it comes too late.
+async fn granted(mut asked: Asked, ask: &Ask) -> Result<Result<Leased, ApiError>, Asked> {
+    let Ok(reply) = tokio::time::timeout_at(ask.end, &mut asked).await else { return Err(asked) };
+    Ok(reply.map_err(ApiError::from).and_then(|reply| match Front::carried_out(reply)? {
+        reply::Kind::Leased(leased) => Ok(leased),
+        other => Err(ApiError::Internal(format!("a lease was answered with {other:?}"))),
+    }))
+}
+
+/// Reads the bodies of a lease and makes the answer of it; `None` when no message of it can go to this client.
+async fn read(front: &Arc<Front>, ask: &Ask, leased: &Leased) -> Option<Answer> {
+    let given_back = GiveBack::new(front, ask, leased);
+    let mut responses = Vec::with_capacity(leased.messages.len() + 2);
+    responses.push(response(Content::Status(status::ok())));
+    let (mut collisions, mut too_large) = (Vec::new(), Vec::new());
+    {
+        let mut reader = Reader::new(&front.node.group);
+        for message in &leased.messages {
+            let handle = handle_of(leased, message);
+            let stored = match reader.read(message) {
+                Ok(stored) => stored,
+                Err(error) => {
+                    // It stays leased: a replica that has it delivers it next time.
+                    tracing::error!(topic = %ask.topic, queue = message.queue, offset = message.offset, %error,
+                        "a message cannot be read");
+                    continue;
+                }
+            };
+            if !ask.filter.matches(stored.tag.as_deref()) {
+                collisions.push(handle);
+                continue;
+            }
+            let body_bytes = stored.body.len();
+            let receipt_handle = front.handles.text(&handle);
+            let delivery = Delivery { topic: &ask.resource, leased: message, receipt_handle };
+            let response = response(Content::Message(convert::delivered(stored, delivery)));
+            if !ask.takes_any_size && body_bytes > BODY_BYTES_SAFE && response.encoded_len() > RESPONSE_BYTES_MAX {
+                tracing::warn!(topic = %ask.topic, queue = message.queue, offset = message.offset, client = ask.client_id,
+                    "a message is larger than this client takes ({RESPONSE_BYTES_MAX} bytes with its properties)");
+                too_large.push(handle);
+                continue;
+            }
+            responses.push(response);
+        }
+    }
+    front.settle(ask, collisions, too_large).await;
+    if responses.len() == 1 {
+        given_back.forget();
+        return None;
+    }
+    responses.push(ends_at(front));
+    Some(Answer { responses, given_back: Some(given_back) })
+}
+
+fn handle_of(leased: &Leased, message: &LeasedMessage) -> Handle {
+    Handle {
+        consumer_group_id: leased.consumer_group_id,
+        lease_id: leased.lease_id,
+        item: message.item,
+        nonce: leased.nonce,
+    }
+}
+
+impl Front {
+    /// Acknowledges messages that only share the hash of a wanted tag, and passes over those that are too large.
+    async fn settle(&self, ask: &Ask, collisions: Vec<Handle>, too_large: Vec<Handle>) {
+        let (consumer_group, topic) = (ask.consumer_group.to_string(), ask.topic.to_string());
+        let mut commands = Vec::new();
+        for handle in too_large {
+            commands.push(Kind::ChangeInvisible(ChangeInvisible {
+                consumer_group: consumer_group.clone(),
+                topic: topic.clone(),
+                handle: Some(handle),
+                invisible_ms: PASSED_OVER_MS,
+                suspend: false,
+            }));
+        }
+        if !collisions.is_empty() {
+            commands.push(Kind::Ack(Ack { consumer_group, topic, handles: collisions }));
+        }
+        for outcome in join_all(commands.into_iter().map(|command| self.submit_any(command, None))).await {
+            if let Err(error) = outcome {
+                tracing::debug!(%error, "messages that a receive left out could not be settled");
+            }
+        }
+    }
+}
+
+/// The messages of a lease, made visible again unless the client got them.
+struct GiveBack {
+    front: Arc<Front>,
+    runtime: runtime::Handle,
+    consumer_group: String,
+    topic: String,
+    handles: Vec<Handle>,
+}
+
+impl GiveBack {
+    fn new(front: &Arc<Front>, ask: &Ask, leased: &Leased) -> GiveBack {
+        GiveBack {
+            front: front.clone(),
+            runtime: runtime::Handle::current(),
+            consumer_group: ask.consumer_group.to_string(),
+            topic: ask.topic.to_string(),
+            handles: leased.messages.iter().map(|message| handle_of(leased, message)).collect(),
+        }
+    }
+
+    /// The client got them, or they were settled otherwise.
+    fn forget(mut self) {
+        self.handles.clear();
+    }
+
+    async fn now(mut self) {
+        let handles = std::mem::take(&mut self.handles);
+        let (front, consumer_group, topic) = (self.front.clone(), self.consumer_group.clone(), self.topic.clone());
+        give_back(front, consumer_group, topic, handles).await;
+    }
+}
+
+impl Drop for GiveBack {
+    fn drop(&mut self) {
+        if self.handles.is_empty() {
+            return;
+        }
+        let handles = std::mem::take(&mut self.handles);
+        let (consumer_group, topic) = (std::mem::take(&mut self.consumer_group), std::mem::take(&mut self.topic));
+        let given_back = give_back(self.front.clone(), consumer_group, topic, handles);
+        self.front.calls.spawn_on(given_back, &self.runtime);
+    }
+}
+
+async fn give_back(front: Arc<Front>, consumer_group: String, topic: String, handles: Vec<Handle>) {
+    tracing::debug!(topic, consumer_group, messages = handles.len(), "a receive was not read to its end");
+    let commands = handles.into_iter().map(|handle| {
+        Kind::ChangeInvisible(ChangeInvisible {
+            consumer_group: consumer_group.clone(),
+            topic: topic.clone(),
+            handle: Some(handle),
+            invisible_ms: 0,
+            suspend: true,
+        })
+    });
+    for outcome in join_all(commands.map(|command| front.submit_any(command, None))).await {
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "a message could not be given back; it comes back when its lease ends");
+        }
+    }
+}
+
+fn response(content: Content) -> v2::ReceiveMessageResponse {
+    v2::ReceiveMessageResponse { content: Some(content) }
+}
+
+/// The last response of every stream.
+fn ends_at(front: &Front) -> v2::ReceiveMessageResponse {
+    let wall = i64::try_from(front.node.clock.wall()).unwrap_or(i64::MAX);
+    response(Content::DeliveryTimestamp(convert::timestamp(wall)))
+}
+
+fn refusal(front: &Front, error: ApiError) -> Vec<v2::ReceiveMessageResponse> {
+    vec![response(Content::Status(front.log("ReceiveMessage", error))), ends_at(front)]
+}
+
+fn empty(front: &Front, error: ApiError) -> Answer {
+    Answer { responses: refusal(front, error), given_back: None }
+}
+
+/// The stream of one receive: a status, the messages, the time.
+pub(super) struct Delivered {
+    state: State,
+}
+
+enum State {
+    Waiting(oneshot::Receiver<Answer>),
+    Sending { responses: std::vec::IntoIter<v2::ReceiveMessageResponse>, given_back: Option<GiveBack> },
+}
+
+impl State {
+    fn sending(responses: Vec<v2::ReceiveMessageResponse>, given_back: Option<GiveBack>) -> State {
+        State::Sending { responses: responses.into_iter(), given_back }
+    }
+}
+
+impl Stream for Delivered {
+    type Item = Result<v2::ReceiveMessageResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let State::Waiting(answer) = &mut self.state {
+            let Poll::Ready(answer) = Pin::new(answer).poll(cx) else { return Poll::Pending };
+            let Ok(Answer { responses, given_back }) = answer else {
+                self.state = State::sending(Vec::new(), None);
+                return Poll::Ready(Some(Err(Status::unavailable("this node is shutting down"))));
+            };
+            self.state = State::sending(responses, given_back);
+        }
+        let State::Sending { responses, given_back } = &mut self.state else { return Poll::Ready(None) };
+        match responses.next() {
+            Some(response) => Poll::Ready(Some(Ok(response))),
+            None => {
+                // All of it has been taken.
+                if let Some(delivered) = given_back.take() {
+                    delivered.forget();
+                }
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Asker, ask};
+    use crate::grpc::status::code_name;
+    use crate::grpc::tests::limits;
+    use raftmq_proto::rocketmq as v2;
+    use std::time::Duration;
+    use tokio::time::Instant;
+
+    fn resource(name: &str) -> Option<v2::Resource> {
+        Some(v2::Resource { name: name.to_owned(), ..v2::Resource::default() })
+    }
+
+    fn request() -> v2::ReceiveMessageRequest {
+        v2::ReceiveMessageRequest {
+            group: resource("billing"),
+            message_queue: Some(v2::MessageQueue { topic: resource("orders"), ..v2::MessageQueue::default() }),
+            batch_size: 16,
+            invisible_duration: Some(crate::grpc::convert::duration(30_000)),
+            ..v2::ReceiveMessageRequest::default()
+        }
+    }
+
+    fn asker(deadline_ms: Option<u64>, version: &str) -> Asker<'_> {
+        let arrived = Instant::now();
+        Asker {
+            client_id: "c",
+            language: "JAVA",
+            version,
+            arrived,
+            deadline: deadline_ms.map(|ms| arrived + Duration::from_millis(ms)),
+            request_timeout: Duration::from_secs(3),
+        }
+    }
+
+    /// After how many ms the poll ends, or the code of the refusal.
+    fn check_polling(wanted_ms: Option<u64>, deadline_ms: Option<u64>, version: &str, expected: &str) {
+        let asker = asker(deadline_ms, version);
+        let request = v2::ReceiveMessageRequest {
+            long_polling_timeout: wanted_ms.map(crate::grpc::convert::duration),
+            ..request()
+        };
+        let shown = match ask(request, &asker, &limits()) {
+            Ok(ask) => (ask.end - asker.arrived).as_millis().to_string(),
+            Err(error) => code_name(&error.status()).to_owned(),
+        };
+        assert_eq!(shown, expected, "wanted {wanted_ms:?}, deadline {deadline_ms:?}, version {version:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn polls_end_before_the_deadline_and_within_the_limits() {
+        check_polling(Some(20_000), Some(23_000), "5.2.0", "19950");
+        check_polling(Some(30_000), Some(33_000), "5.2.0", "19950");
+        check_polling(Some(1_000), Some(10_000), "5.2.0", "4950");
+        check_polling(Some(20_000), Some(20_000), "5.2.0", "19900");
+        check_polling(Some(40_000), Some(40_000), "5.2.0", "19950");
+        check_polling(Some(20_000), Some(6_000), "5.2.0", "5900");
+        check_polling(Some(20_000), None, "5.2.0", "19950");
+        // Without a wish: what is left of the deadline less half of the request timeout.
+        check_polling(None, Some(13_000), "5.2.0", "11450");
+        check_polling(None, Some(5_500), "5.2.0", "4950");
+        check_polling(None, None, "5.2.0", "19950");
+        check_polling(Some(1_000), Some(4_000), "5.2.0", "ILLEGAL_POLLING_TIME");
+        check_polling(Some(1_000), Some(4_000), "5.0.3", "ILLEGAL_POLLING_TIME");
+        check_polling(Some(1_000), Some(4_000), "5.0.2", "BAD_REQUEST");
+        check_polling(Some(1_000), Some(4_000), "", "BAD_REQUEST");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn checks_and_codes() {
+        let check = |expected: &str, change: &dyn Fn(&mut v2::ReceiveMessageRequest)| {
+            let mut request = request();
+            change(&mut request);
+            let shown = match ask(request, &asker(Some(23_000), "5.2.0"), &limits()) {
+                Ok(ask) => format!("{} {:?} {:?}", ask.messages_max, ask.invisible_ms, ask.filter.to_command().tags),
+                Err(error) => code_name(&error.status()).to_owned(),
+            };
+            assert_eq!(shown, expected);
+        };
+        let duration = |ms: u64| Some(crate::grpc::convert::duration(ms));
+        let expression = |kind: v2::FilterType, text: &str| {
+            Some(v2::FilterExpression { r#type: kind.into(), expression: text.to_owned() })
+        };
+        check("16 Some(30000) []", &|_| ());
+        check("32 Some(30000) []", &|request| request.batch_size = 1_000);
+        check("1 Some(30000) []", &|request| request.batch_size = 0);
+        check("1 Some(30000) []", &|request| request.batch_size = -1);
+        check("ILLEGAL_TOPIC", &|request| request.message_queue = None);
+        check("ILLEGAL_CONSUMER_GROUP", &|request| request.group = None);
+        check("16 Some(10000) []", &|request| request.invisible_duration = duration(10_000));
+        check("ILLEGAL_INVISIBLE_TIME", &|request| request.invisible_duration = duration(9_999));
+        check("ILLEGAL_INVISIBLE_TIME", &|request| request.invisible_duration = duration(43_200_001));
+        check("ILLEGAL_INVISIBLE_TIME", &|request| request.invisible_duration = None);
+        check("16 None []", &|request| {
+            request.auto_renew = true;
+            request.invisible_duration = None;
+        });
+        check("16 Some(30000) [\"a\"]", &|request| request.filter_expression = expression(v2::FilterType::Tag, "a"));
+        check("ILLEGAL_FILTER_EXPRESSION", &|request| {
+            request.filter_expression = expression(v2::FilterType::Tag, "||");
+        });
+        check("NOT_IMPLEMENTED", &|request| request.filter_expression = expression(v2::FilterType::Sql, "a = 1"));
+    }
+}
