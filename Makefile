@@ -33,7 +33,7 @@ demo: build ## Produce and consume on a cluster of its own, kill -9 the leader i
 
 test: lint python-client ## Everything the gate runs: formatting, lints, tests, doc tests, dependency and licence rules
 	@$(CARGO) build --release --workspace --bins --locked
-	@RAFTMQ_PYTHON="$$(scripts/python-client.sh)" $(CARGO) test --release --workspace --locked --no-fail-fast
+	@RAFTMQ_BIN_DIR="$(BIN)" RAFTMQ_PYTHON="$$(scripts/python-client.sh)" $(CARGO) test --release --workspace --locked --no-fail-fast
 
 lint: ## Formatting and lints only
 	@$(CARGO) fmt --all --check
@@ -49,7 +49,7 @@ bench: build ## Run the benchmark and print its table (BENCH='--help' for its op
 	@$(CARGO) run --release --quiet -p raftmq-tests --bin bench -- $(BENCH)
 
 chaos: build python-client ## The long fault runs: more seeds and longer than in `make test`
-	@RAFTMQ_LONG=1 RAFTMQ_PYTHON="$$(scripts/python-client.sh)" $(CARGO) test --release -p raftmq-tests --no-fail-fast -- --include-ignored --nocapture
+	@RAFTMQ_LONG=1 RAFTMQ_BIN_DIR="$(BIN)" RAFTMQ_PYTHON="$$(scripts/python-client.sh)" $(CARGO) test --release -p raftmq-tests --no-fail-fast -- --include-ignored --nocapture
 
 clean-data: ## Remove the local cluster's data
 	@rm -rf -- "$(DATA)"

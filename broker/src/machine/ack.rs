@@ -52,6 +52,7 @@ impl Turn<'_, '_> {
     pub(super) fn is_issued(&self, group: &KnownGroup, handle: &Handle) -> Result<bool, StateError> {
         let id = LeaseId(handle.lease_id);
         Ok(handle.consumer_group_id == group.id.0
+            && handle.item < lease::ITEMS_MAX
             && id <= machine::last_lease(&self.rows)?
             && machine::secret(&self.rows)?.is_some()
             && handle.nonce == self.nonce(group.id, id)?)

@@ -96,7 +96,7 @@ impl Turn<'_, '_> {
             return Ok(refused(Refusal::ConsumerGroupDisabled, detail));
         }
         self.make_secret(command.nonce)?;
-        let receive = receive_digest(topic.id, &command.client_id, &command.attempt_id);
+        let receive = receive_digest(topic.id, &command);
         if let Some(reply) = self.same_lease(&topic, &group, &command, receive, lasting_ms)? {
             return Ok(reply);
         }
@@ -231,7 +231,7 @@ impl Turn<'_, '_> {
         if row.in_flight == 0 {
             row.low = look.parts.get(held).map_or(row.cursor, |part| part.first.offset);
         } else if start / LOW_STEP != row.cursor / LOW_STEP {
-            let lowest = progress::lowest_flight(&self.rows, topic.id, group.id, number, row.low)?;
+            let lowest = progress::lowest_flight(&self.rows, topic.id, group.id, number, (row.low, LeaseId(0)))?;
             row.low = lowest.map_or(start, |(offset, _)| offset.min(start));
         }
         row.in_flight += (look.parts.len() - held) as u64;
@@ -381,13 +381,14 @@ impl Turn<'_, '_> {
 }
 
 /// Names a receive that may be asked again; 0 when it carries no attempt id.
-fn receive_digest(topic: TopicId, client_id: &str, attempt_id: &str) -> u64 {
-    if attempt_id.is_empty() {
+fn receive_digest(topic: TopicId, command: &command::Lease) -> u64 {
+    if command.attempt_id.is_empty() {
         return 0;
     }
     let mut named = topic.0.to_be_bytes().to_vec();
-    named.extend_from_slice(&(client_id.len() as u64).to_be_bytes());
-    named.extend_from_slice(client_id.as_bytes());
-    named.extend_from_slice(attempt_id.as_bytes());
+    named.push(u8::from(command.renewed));
+    named.extend_from_slice(&(command.client_id.len() as u64).to_be_bytes());
+    named.extend_from_slice(command.client_id.as_bytes());
+    named.extend_from_slice(command.attempt_id.as_bytes());
     xxhash_rust::xxh3::xxh3_64(&named).max(1)
 }

@@ -25,6 +25,9 @@ mod tick;
 mod topic;
 mod turn;
 
+#[cfg(test)]
+mod tests;
+
 pub use effect::Effect;
 pub use setting::VERSION;
 

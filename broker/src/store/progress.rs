@@ -66,16 +66,16 @@ pub(crate) fn row(
     value.map(|value| Row::decode(&value)).transpose()
 }
 
-/// The lowest unfinished part at or above `low`: its first offset and its lease.
+/// The lowest unfinished part at or above `from`: its first offset and its lease.
 pub(crate) fn lowest_flight(
     state: &impl ReadState,
     topic: TopicId,
     group: ConsumerGroupId,
     number: u16,
-    low: u64,
+    from: (u64, LeaseId),
 ) -> Result<Option<(u64, LeaseId)>, StateError> {
     let mut found = None;
-    let from = key::flight(topic, group, number, low, LeaseId(0));
+    let from = key::flight(topic, group, number, from.0, from.1);
     state.scan(key::FLIGHT, &from, &key::after(&key::progress(topic, group, number)), &mut |key, _| {
         let part = key_u64(FLIGHT, key, 18).and_then(|offset| Ok((offset, LeaseId(key_u64(FLIGHT, key, 26)?))));
         found = Some(part);
@@ -109,14 +109,19 @@ pub fn progress(
     let row = row(state, topic, group, number)?.unwrap_or(Row::first(&queue));
     let cursor = row.cursor.max(queue.min);
     let mut progress = cursor;
-    if row.in_flight > 0
-        && let Some((first, id)) = lowest_flight(state, topic, group, number, row.low)?
+    // Usually one step. A message whose invisible duration was changed has a part of its own within the range
+    // of the part it came from, so that the lowest part need not hold the lowest open message.
+    let mut from = (row.low, LeaseId(0));
+    while row.in_flight > 0
+        && let Some((first, id)) = lowest_flight(state, topic, group, number, from)?
+        && first < progress
     {
-        let open = match lease::lease(state, group, id)? {
-            Some(lease) => lease.first_open(number, first),
-            None => None,
-        };
-        progress = open.unwrap_or(first).min(cursor);
+        if let Some(lease) = lease::lease(state, group, id)?
+            && let Some(open) = lease.first_open(number, first)
+        {
+            progress = progress.min(open);
+        }
+        from = (first, LeaseId(id.0.saturating_add(1)));
     }
     Ok(Progress { cursor, progress, in_flight: row.in_flight })
 }

@@ -1,0 +1,117 @@
+//! The machine driven by its front door, without a runtime or a cluster: entries in, replies and rows out.
+
+#![allow(clippy::panic)]
+
+mod random;
+mod repeats;
+mod timeline;
+
+use super::{Answer, Effect, Outcome, Rules};
+use crate::command::{EncodedBatch, encode_entry};
+use crate::store::TABLES;
+use bytes::Bytes;
+use prost::Message;
+use raft_store::{LogIndex, ReadState, State, Table};
+use raftmq_proto::command::{Batch, Command, Reply, command};
+use std::ops::ControlFlow;
+
+/// Rows of all tables.
+type Dump = Vec<(&'static str, Vec<u8>, Vec<u8>)>;
+
+fn dump(state: &impl ReadState) -> Dump {
+    let mut rows = Vec::new();
+    for (number, table) in TABLES.iter().enumerate() {
+        state
+            .scan(Table(number as u8), &[], &[], &mut |key, value| {
+                rows.push((*table, key.to_vec(), value.to_vec()));
+                ControlFlow::Continue(())
+            })
+            .expect("rows are read");
+    }
+    rows
+}
+
+/// Rows without those that every entry changes: how far the machine came, and what nodes sent.
+fn lasting(state: &impl ReadState) -> Dump {
+    let mut rows = dump(state);
+    rows.retain(|(table, key, _)| *table != "node" && !(*table == "machine" && key == b"a"));
+    rows
+}
+
+/// One machine with its log.
+struct Harness {
+    state: State,
+    log: Vec<Bytes>,
+    sequence: u64,
+    now_ms: u64,
+    effects: Vec<Effect>,
+}
+
+/// Where the clock of a test begins.
+const START_MS: u64 = 1_700_000_000_000;
+
+fn apply(state: &State, log: &[Bytes], first: u64) -> Vec<Outcome> {
+    let mut batch = state.batch();
+    let outcomes = log
+        .iter()
+        .zip(first..)
+        .map(|(payload, index)| {
+            Rules::default().apply_payload(LogIndex(index), payload.clone(), &mut batch).expect("rows are sound")
+        })
+        .collect();
+    batch.write().expect("memory takes it");
+    outcomes
+}
+
+impl Harness {
+    fn new() -> Harness {
+        Harness { state: State::ordered(TABLES), log: Vec::new(), sequence: 0, now_ms: START_MS, effects: Vec::new() }
+    }
+
+    fn apply_batches(&mut self, batches: &[Batch]) -> Vec<Answer> {
+        let encoded: Vec<_> = batches
+            .iter()
+            .map(|batch| EncodedBatch {
+                batch: batch.encode_to_vec().into(),
+                blobs: vec![Bytes::new(); batch.slots as usize],
+            })
+            .collect();
+        self.log.push(encode_entry(self.now_ms, &encoded).expect("small"));
+        let index = self.log.len() as u64;
+        let outcome = apply(&self.state, &self.log[self.log.len() - 1..], index).remove(0);
+        assert_eq!(outcome.unreadable, None);
+        self.effects = outcome.effects;
+        outcome.answers
+    }
+
+    fn batch(&mut self, kinds: Vec<command::Kind>) -> Batch {
+        self.sequence += 1;
+        let slots = kinds.iter().map(|kind| match kind {
+            command::Kind::Append(append) => append.messages.len() as u32,
+            _ => 0,
+        });
+        Batch {
+            node: 1,
+            boot: 1,
+            sequence: self.sequence,
+            settled: self.sequence - 1,
+            slots: slots.sum(),
+            commands: kinds.into_iter().map(|kind| Command { deadline_ms: 0, kind: Some(kind) }).collect(),
+        }
+    }
+
+    /// One command in an entry of its own.
+    fn run(&mut self, kind: command::Kind) -> Reply {
+        let batch = self.batch(vec![kind]);
+        self.apply_batches(&[batch]).remove(0).replies.remove(0)
+    }
+
+    /// The same log, applied in chunks of `chunk` entries, gives the same rows.
+    fn assert_replays(&self, chunk: usize) {
+        let state = State::ordered(TABLES);
+        for (number, entries) in self.log.chunks(chunk).enumerate() {
+            apply(&state, entries, 1 + (number * chunk) as u64);
+        }
+        assert_eq!(dump(&state), dump(&self.state), "chunks of {chunk}");
+    }
+}
