@@ -3,6 +3,8 @@
 //! A command that was proposed and committed is on disk on a majority, is applied once on every member, in the
 //! same order, and its rows are visible to readers before its effects are.
 
+pub mod disk;
+pub mod log;
 mod machine;
 mod state;
 mod types;

@@ -1,0 +1,31 @@
+//! Switches that break a promise on purpose, so that a test can show that it would notice.
+//!
+//! `RAFTMQ_TEST_BREAK` holds names separated by commas. Compiled in only with the feature `test-faults`.
+
+use std::sync::OnceLock;
+
+/// Environment variable that names what to break.
+pub const BREAK_VARIABLE: &str = "RAFTMQ_TEST_BREAK";
+
+fn broken(name: &str) -> bool {
+    static BROKEN: OnceLock<Vec<String>> = OnceLock::new();
+    let broken = BROKEN.get_or_init(|| {
+        let value = std::env::var(BREAK_VARIABLE).unwrap_or_default();
+        let names: Vec<String> = value.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        if !names.is_empty() {
+            tracing::warn!(variable = BREAK_VARIABLE, broken = value, "TEST MODE: promises are broken on purpose");
+        }
+        names
+    });
+    broken.iter().any(|known| known == name)
+}
+
+/// `sync_noop`: in power-loss mode a sync succeeds and writes nothing.
+pub fn sync_does_nothing() -> bool {
+    broken("sync_noop")
+}
+
+/// `vote_unsynced`: a vote is reported durable before it is.
+pub fn vote_before_sync() -> bool {
+    broken("vote_unsynced")
+}
