@@ -2,13 +2,39 @@
 //!
 //! A command that was proposed and committed is on disk on a majority, is applied once on every member, in the
 //! same order, and its rows are visible to readers before its effects are.
+//!
+//! ```text
+//! propose → Raft → log, here and on the followers → committed → apply: rows, in batches → Machine::applied
+//! ```
+//! Only this crate names the consensus library's types; none of them reaches disk or wire.
 
+mod bootstrap;
+mod config;
 pub mod disk;
+mod error;
+mod flush;
+mod group;
+mod halt;
+mod identity;
+mod lease_watch;
 pub mod log;
+mod log_store;
 mod machine;
+mod network;
+mod raft_types;
+mod replica;
+mod service;
+mod snapshot;
 mod state;
+mod status;
 mod types;
 
+pub use config::{FlushMode, Peer, RaftConfig, RuntimeMode};
+pub use error::{ProposeError, ReadError, StartError, TransferError};
+pub use group::RaftGroup;
 pub use machine::{Committed, Machine};
+pub use network::{PeerChannel, PeerIdentity};
+pub use service::{CallingNode, PeerGuard, PeerServices, RaftService, peer_server};
 pub use state::{ReadState, State, StateBatch, StateError, StateOptions, Table, Visit};
-pub use types::{LogId, LogIndex, NodeId, Term, Vote};
+pub use status::{GroupStatus, Leadership, Member, Role};
+pub use types::{DiskId, LogId, LogIndex, NodeAddresses, NodeId, Term, Vote};

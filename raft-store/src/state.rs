@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Index of a table in [`crate::Machine::tables`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,6 +20,9 @@ pub struct Table(pub u8);
 
 /// Name of the table that holds the store's own rows (applied index, membership). No machine table may use it.
 pub(crate) const META: &str = "raft";
+
+const IMMUTABLE_BUFFERS: &str = "rocksdb.num-immutable-mem-table";
+const BACKGROUND_ERRORS: &str = "rocksdb.background-errors";
 
 /// Why rows could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -73,16 +77,35 @@ enum Store {
     Ordered(RwLock<Vec<Rows>>),
 }
 
-struct Inner {
-    /// Machine tables in their order, then [`META`].
-    tables: Vec<&'static str>,
+struct Kept {
     store: Store,
+    /// Replaced by a snapshot: the folder goes when the last reader does.
+    retired: AtomicBool,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if !self.retired.load(Ordering::Relaxed) {
+            return;
+        }
+        let emptied = std::mem::replace(&mut self.store, Store::Ordered(RwLock::default()));
+        if let Store::Rocks { db, path } = emptied {
+            drop(db);
+            if let Err(error) = std::fs::remove_dir_all(&path) {
+                tracing::warn!(path = %path.display(), %error, "a replaced state folder stays until the next start");
+            }
+        }
+    }
 }
 
 /// A handle to the rows; cheap to clone. Every read sees the state after some whole chunk.
+///
+/// An installed snapshot replaces the store behind every handle at once; a scan under way ends on the old one.
 #[derive(Clone)]
 pub struct State {
-    inner: Arc<Inner>,
+    /// Machine tables in their order, then [`META`].
+    tables: Arc<[&'static str]>,
+    current: Arc<RwLock<Arc<Kept>>>,
 }
 
 /// Sizes of the RocksDB store. Its write buffers stand above our own flush trigger, so that RocksDB never
@@ -113,7 +136,7 @@ impl State {
     pub fn ordered(tables: &[&'static str]) -> State {
         let tables = all_tables(tables);
         let rows = tables.iter().map(|_| Rows::new()).collect();
-        State { inner: Arc::new(Inner { tables, store: Store::Ordered(RwLock::new(rows)) }) }
+        State::from_store(tables, Store::Ordered(RwLock::new(rows)))
     }
 
     /// Opens or creates the RocksDB store at `path`.
@@ -122,50 +145,54 @@ impl State {
     /// [`StateError::Io`] when RocksDB refuses; its text says why.
     pub fn open(path: &Path, tables: &[&'static str], options: &StateOptions) -> Result<State, StateError> {
         let tables = all_tables(tables);
-        let mut base = Options::default();
-        base.create_if_missing(true);
-        base.create_missing_column_families(true);
-        base.set_atomic_flush(true);
-        base.set_max_background_jobs(2);
-        base.set_keep_log_file_num(2);
-        base.set_max_open_files(256);
-        base.set_db_write_buffer_size(0);
-        let cache = rocksdb::Cache::new_lru_cache(options.block_cache_bytes);
-        let families: Vec<_> = tables
-            .iter()
-            .map(|name| {
-                let mut family = Options::default();
-                let mut blocks = rocksdb::BlockBasedOptions::default();
-                blocks.set_block_cache(&cache);
-                blocks.set_bloom_filter(10.0, false);
-                blocks.set_cache_index_and_filter_blocks(true);
-                family.set_block_based_table_factory(&blocks);
-                family.set_write_buffer_size(options.write_buffer_bytes);
-                family.set_arena_block_size(256 << 10);
-                family.set_max_write_buffer_number(4);
-                family.set_compaction_style(DBCompactionStyle::Universal);
-                family.set_compression_type(DBCompressionType::Lz4);
-                ColumnFamilyDescriptor::new(*name, family)
-            })
-            .collect();
+        let (base, families) = rocks_options(&tables, options);
         let db = DB::open_cf_descriptors(&base, path, families)?;
-        Ok(State { inner: Arc::new(Inner { tables, store: Store::Rocks { db, path: path.to_path_buf() } }) })
+        Ok(State::from_store(tables, Store::Rocks { db, path: path.to_path_buf() }))
+    }
+
+    /// Opens a checkpoint to look into it, without changing a file of it.
+    ///
+    /// # Errors
+    /// [`StateError::Io`] when there is no store of these tables at `path`.
+    pub fn open_read_only(path: &Path, tables: &[&'static str]) -> Result<State, StateError> {
+        let tables = all_tables(tables);
+        let (mut base, families) = rocks_options(&tables, &StateOptions::default());
+        base.create_if_missing(false);
+        let db = DB::open_cf_descriptors_read_only(&base, path, families, false)?;
+        Ok(State::from_store(tables, Store::Rocks { db, path: path.to_path_buf() }))
+    }
+
+    fn from_store(tables: Vec<&'static str>, store: Store) -> State {
+        let kept = Kept { store, retired: AtomicBool::new(false) };
+        State { tables: tables.into(), current: Arc::new(RwLock::new(Arc::new(kept))) }
+    }
+
+    /// Puts the store of `other` behind every handle of this one. The folder of the old store is deleted when
+    /// its last reader is done.
+    pub(crate) fn replace(&self, other: &State) {
+        let kept = other.kept();
+        let old = std::mem::replace(&mut *self.current.write(), kept);
+        old.retired.store(true, Ordering::Relaxed);
+    }
+
+    fn kept(&self) -> Arc<Kept> {
+        self.current.read().clone()
     }
 
     pub(crate) fn meta(&self) -> Table {
-        Table(u8::try_from(self.inner.tables.len() - 1).expect("a machine has fewer than 255 tables"))
+        Table(u8::try_from(self.tables.len() - 1).expect("a machine has fewer than 255 tables"))
     }
 
     /// Names of all tables in order, the store's own last.
     #[must_use]
     pub fn tables(&self) -> &[&'static str] {
-        &self.inner.tables
+        &self.tables
     }
 
     /// Starts a batch on top of the present rows. One batch is under way at a time: the apply path owns it.
     #[must_use]
     pub fn batch(&self) -> StateBatch<'_> {
-        StateBatch { state: self, changed: self.inner.tables.iter().map(|_| BTreeMap::new()).collect(), bytes: 0 }
+        StateBatch { state: self, changed: self.tables.iter().map(|_| BTreeMap::new()).collect(), bytes: 0 }
     }
 
     /// Writes every table to disk as one, and returns when it is durable. Rule I1: the caller has synced the
@@ -174,13 +201,38 @@ impl State {
     /// # Errors
     /// [`StateError::Io`] when the store fails; nothing may be acknowledged after it.
     pub fn flush(&self) -> Result<(), StateError> {
-        if let Store::Rocks { db, .. } = &self.inner.store {
+        self.flush_rows(true)
+    }
+
+    /// Sets the rows aside that are to be written, all tables as one, and returns; [`State::flushing`] tells
+    /// when they are durable. Later batches go to fresh buffers.
+    pub(crate) fn start_flush(&self) -> Result<(), StateError> {
+        self.flush_rows(false)
+    }
+
+    fn flush_rows(&self, wait: bool) -> Result<(), StateError> {
+        if let Store::Rocks { db, .. } = &self.kept().store {
             let families = self.families(db)?;
             let mut options = FlushOptions::default();
-            options.set_wait(true);
+            options.set_wait(wait);
             db.flush_cfs_opt(&families, &options)?;
         }
         Ok(())
+    }
+
+    /// Whether rows that were set aside are still to be written.
+    pub(crate) fn flushing(&self) -> Result<bool, StateError> {
+        if let Store::Rocks { db, .. } = &self.kept().store {
+            if db.property_int_value(BACKGROUND_ERRORS)?.unwrap_or(0) > 0 {
+                return Err(StateError::Io("a flush in the background failed; RocksDB's LOG file says why".to_owned()));
+            }
+            for family in self.families(db)? {
+                if db.property_int_value_cf(family, IMMUTABLE_BUFFERS)?.unwrap_or(0) > 0 {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// Writes a copy of the durable rows to `path`, by hard links. The caller flushes first.
@@ -188,32 +240,61 @@ impl State {
     /// # Errors
     /// [`StateError::Io`] when the store fails, or is the one in memory.
     pub fn checkpoint(&self, path: &Path) -> Result<(), StateError> {
-        match &self.inner.store {
+        match &self.kept().store {
             Store::Rocks { db, .. } => Ok(rocksdb::checkpoint::Checkpoint::new(db)?.create_checkpoint(path)?),
             Store::Ordered(_) => Err(StateError::Io("a store in memory has no checkpoint".to_owned())),
         }
     }
 
-    /// Folder of the RocksDB store.
+    /// Folder of the RocksDB store; `None` for the one in memory.
     #[must_use]
-    pub fn path(&self) -> Option<&Path> {
-        match &self.inner.store {
-            Store::Rocks { path, .. } => Some(path),
+    pub fn path(&self) -> Option<PathBuf> {
+        match &self.kept().store {
+            Store::Rocks { path, .. } => Some(path.clone()),
             Store::Ordered(_) => None,
         }
     }
 
     fn families<'d>(&self, db: &'d DB) -> Result<Vec<&'d ColumnFamily>, StateError> {
-        self.inner.tables.iter().map(|name| family(db, name)).collect()
+        self.tables.iter().map(|name| family(db, name)).collect()
     }
 
     fn name(&self, table: Table) -> Result<&'static str, StateError> {
-        self.inner
-            .tables
+        self.tables
             .get(usize::from(table.0))
             .copied()
             .ok_or_else(|| StateError::Io(format!("table {} does not exist", table.0)))
     }
+}
+
+fn rocks_options(tables: &[&'static str], options: &StateOptions) -> (Options, Vec<ColumnFamilyDescriptor>) {
+    let mut base = Options::default();
+    base.create_if_missing(true);
+    base.create_missing_column_families(true);
+    base.set_atomic_flush(true);
+    base.set_max_background_jobs(2);
+    base.set_keep_log_file_num(2);
+    base.set_max_open_files(256);
+    base.set_db_write_buffer_size(0);
+    let cache = rocksdb::Cache::new_lru_cache(options.block_cache_bytes);
+    let families: Vec<_> = tables
+        .iter()
+        .map(|name| {
+            let mut family = Options::default();
+            let mut blocks = rocksdb::BlockBasedOptions::default();
+            blocks.set_block_cache(&cache);
+            blocks.set_bloom_filter(10.0, false);
+            blocks.set_cache_index_and_filter_blocks(true);
+            family.set_block_based_table_factory(&blocks);
+            family.set_write_buffer_size(options.write_buffer_bytes);
+            family.set_arena_block_size(256 << 10);
+            family.set_max_write_buffer_number(4);
+            family.set_compaction_style(DBCompactionStyle::Universal);
+            family.set_compression_type(DBCompressionType::Lz4);
+            ColumnFamilyDescriptor::new(*name, family)
+        })
+        .collect();
+    (base, families)
 }
 
 fn family<'d>(db: &'d DB, name: &str) -> Result<&'d ColumnFamily, StateError> {
@@ -222,7 +303,7 @@ fn family<'d>(db: &'d DB, name: &str) -> Result<&'d ColumnFamily, StateError> {
 
 impl ReadState for State {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
-        match &self.inner.store {
+        match &self.kept().store {
             Store::Rocks { db, .. } => Ok(db.get_cf(family(db, self.name(table)?)?, key)?),
             Store::Ordered(rows) => {
                 self.name(table)?;
@@ -235,7 +316,7 @@ impl ReadState for State {
         if !until.is_empty() && from >= until {
             return Ok(());
         }
-        match &self.inner.store {
+        match &self.kept().store {
             Store::Rocks { db, .. } => {
                 let mut options = ReadOptions::default();
                 if !until.is_empty() {
@@ -266,7 +347,7 @@ impl ReadState for State {
         if from > upto {
             return Ok(());
         }
-        match &self.inner.store {
+        match &self.kept().store {
             Store::Rocks { db, .. } => {
                 let mut options = ReadOptions::default();
                 options.set_iterate_lower_bound(from.to_vec());
@@ -326,10 +407,10 @@ impl StateBatch<'_> {
     /// # Errors
     /// [`StateError::Io`] when the store fails; nothing may be acknowledged after it.
     pub fn write(self) -> Result<(), StateError> {
-        match &self.state.inner.store {
+        match &self.state.kept().store {
             Store::Rocks { db, .. } => {
                 let mut batch = WriteBatch::default();
-                for (name, rows) in self.state.inner.tables.iter().zip(&self.changed) {
+                for (name, rows) in self.state.tables.iter().zip(&self.changed) {
                     if rows.is_empty() {
                         continue;
                     }
@@ -411,8 +492,7 @@ impl ReadState for StateBatch<'_> {
         if from > upto {
             return Ok(());
         }
-        let mut changed =
-            self.changed[usize::from(table.0)].range(from.to_vec()..=upto.to_vec()).rev().peekable();
+        let mut changed = self.changed[usize::from(table.0)].range(from.to_vec()..=upto.to_vec()).rev().peekable();
         let mut stopped = false;
         self.state.scan_back(table, from, upto, &mut |key, value| {
             while let Some((changed_key, row)) = changed.next_if(|(changed_key, _)| changed_key.as_slice() > key) {

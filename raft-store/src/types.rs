@@ -1,4 +1,4 @@
-//! Numbers with a meaning of their own, so that swapping two does not compile.
+//! Numbers with a meaning of their own, so that swapping two does not compile; and what a member is.
 
 use std::fmt;
 
@@ -53,4 +53,47 @@ pub struct Vote {
     pub node: NodeId,
     /// A majority granted it: the candidate leads.
     pub committed: bool,
+}
+
+/// Names one folder on one disk: random, made when the folder was first used, never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct DiskId(pub u128);
+
+impl fmt::Display for DiskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl DiskId {
+    /// The id in 16 bytes, as messages carry it. Anything but 16 bytes names no disk.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<DiskId> {
+        Some(DiskId(u128::from_be_bytes(bytes.try_into().ok()?)))
+    }
+
+    pub(crate) fn to_bytes(self) -> bytes::Bytes {
+        bytes::Bytes::copy_from_slice(&self.0.to_be_bytes())
+    }
+}
+
+/// Where a member answers. Strings that this crate does not look into, but for `peer`, which it dials.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct NodeAddresses {
+    /// `host:port` of Raft and forwarding, between the members.
+    pub peer: String,
+    /// `host:port` of the administration API.
+    pub admin: String,
+    /// `host:port` of the public API.
+    pub grpc: String,
+}
+
+/// A member of a group, as the replicated membership records it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct NodeInfo {
+    /// Name in the configuration: `n0`.
+    pub label: String,
+    /// The one disk that may speak for this member.
+    pub disk: DiskId,
+    /// Where it answers.
+    pub addresses: NodeAddresses,
 }

@@ -20,8 +20,14 @@ const UNSYNCED: &str = ".unsynced-";
 #[derive(Debug, Clone)]
 enum NameChange {
     /// The file that is at the physical path gets this name.
-    Bind { physical: PathBuf, path: PathBuf },
-    Rename { from: PathBuf, to: PathBuf },
+    Bind {
+        physical: PathBuf,
+        path: PathBuf,
+    },
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+    },
     Remove(PathBuf),
 }
 

@@ -11,9 +11,9 @@
 //!
 //! [`frame`] and [`segment`] draw the bytes, [`recovery`] opens a log after any end of the process.
 
-mod figures;
 #[cfg(feature = "test-faults")]
 pub mod faults;
+mod figures;
 pub mod frame;
 mod read;
 mod recovery;
@@ -400,9 +400,7 @@ impl Log {
             let keeper = Arc::clone(&handle.shared);
             let threads = handle.threads.get_mut();
             threads.push(std::thread::Builder::new().name("log-writer".into()).spawn(move || writer.run())?);
-            threads.push(
-                std::thread::Builder::new().name("log-reserve".into()).spawn(move || reserve::keep(&keeper))?,
-            );
+            threads.push(std::thread::Builder::new().name("log-reserve".into()).spawn(move || reserve::keep(&keeper))?);
         }
         Ok((Log { handle: Arc::new(handle) }, recovery))
     }
@@ -615,7 +613,10 @@ impl Log {
             last: core.known.last,
             committed: core.known.committed,
             durable: core.durable_end.checked_sub(1),
-            first_readable: core.catalog.first().or_else(|| core.tail.get(core.tail.first()).map(|first| first.id.index)),
+            first_readable: core
+                .catalog
+                .first()
+                .or_else(|| core.tail.get(core.tail.first()).map(|first| first.id.index)),
             segments: core.catalog.segments.len(),
             bytes: core.catalog.segments.iter().map(|segment| segment.bytes).sum(),
             tail_bytes: core.tail.bytes(),
@@ -827,10 +828,6 @@ impl Core {
     }
 
     fn space(&self, options: &LogOptions) -> Space {
-        Space {
-            reserve_segments: self.reserves.len(),
-            reserve_wanted: options.reserve_segments,
-            full: self.full,
-        }
+        Space { reserve_segments: self.reserves.len(), reserve_wanted: options.reserve_segments, full: self.full }
     }
 }

@@ -70,6 +70,12 @@ impl Log {
         }
     }
 
+    /// Whether the entry at `index` is in memory, so that reading it does not touch the disk.
+    #[must_use]
+    pub fn is_in_memory(&self, index: u64) -> bool {
+        self.shared().core.lock().tail.get(index).is_some()
+    }
+
     /// The payload of an entry, also of one below the purge point that was not trimmed yet.
     ///
     /// # Errors

@@ -230,7 +230,11 @@ fn survey(disk: &dyn Disk, dir: &Path, owner: &LogOwner) -> Result<Survey, OpenE
     for (number, file) in &others {
         let found = later_frames(file.as_ref(), seed(owner.disk_id, *number), 0)?;
         if let Some(offset) = found.proof {
-            return Err(corrupt(*number, 0, format!("the header is gone; the frame at {offset} proves that it was synced")));
+            return Err(corrupt(
+                *number,
+                0,
+                format!("the header is gone; the frame at {offset} proves that it was synced"),
+            ));
         }
         if *number > newest {
             discarded_bytes += found.bytes;
@@ -384,7 +388,11 @@ impl Replay {
             if segment.first <= next {
                 next = next.max(segment.end());
             } else if segment.end() > next {
-                return Err(corrupt(segment.number, 0, format!("entries from {next} to {} are missing", segment.first)));
+                return Err(corrupt(
+                    segment.number,
+                    0,
+                    format!("entries from {next} to {} are missing", segment.first),
+                ));
             }
         }
         if next > last.index {
@@ -491,8 +499,7 @@ fn load_newest(
     if let Some((footer, at, time_ms)) = end.footer {
         // Closed in good order. Later bytes would be no part of the log, and there is no proof of any.
         log.apply_footer(&footer, at, end.at, time_ms);
-        let previous =
-            Previous { number, valid_bytes: end.at, footer_at: Some(at), closing_crc: footer.closing_crc };
+        let previous = Previous { number, valid_bytes: end.at, footer_at: Some(at), closing_crc: footer.closing_crc };
         return Ok((previous, 0));
     }
     log.catalog.apply(Change::Written { bytes: end.at, last_ms: log.last_ms });

@@ -63,9 +63,8 @@ pub fn keep(shared: &Shared) {
 pub fn add(shared: &Shared, core: &mut MutexGuard<'_, Core>) -> bool {
     let number = core.next_number;
     core.next_number += 1;
-    let created = MutexGuard::unlocked(core, || {
-        create(shared.disk.as_ref(), &shared.dir, number, shared.options.segment_bytes)
-    });
+    let created =
+        MutexGuard::unlocked(core, || create(shared.disk.as_ref(), &shared.dir, number, shared.options.segment_bytes));
     match created {
         Ok(reserve) => {
             if core.full {

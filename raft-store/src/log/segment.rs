@@ -173,11 +173,7 @@ impl Header {
             first: read_u64(bytes, 40),
             previous,
             known: Known {
-                vote: has(1).then(|| Vote {
-                    term: read_u64(bytes, 80),
-                    node: read_u64(bytes, 88),
-                    committed: has(2),
-                }),
+                vote: has(1).then(|| Vote { term: read_u64(bytes, 80), node: read_u64(bytes, 88), committed: has(2) }),
                 purged: has(4).then(|| get_id(bytes, 96)),
                 last: has(8).then(|| get_id(bytes, 120)),
                 committed: has(16).then(|| get_id(bytes, 144)),

@@ -209,8 +209,7 @@ impl Writer {
             if let Some(closing) = core.closing {
                 return Next::Closed(closing);
             }
-            let timed_out =
-                self.shared.work.wait_for(&mut core, self.shared.options.idle_hint).timed_out();
+            let timed_out = self.shared.work.wait_for(&mut core, self.shared.options.idle_hint).timed_out();
             if timed_out && core.queue.is_empty() {
                 if self.wants_hint(core.known.committed) {
                     return Next::Idle;
@@ -446,8 +445,7 @@ impl Writer {
             }
         };
         let closing_crc = self.active.closing_crc;
-        let footer =
-            Footer { first, entries: offsets.len() as u32, leaders: self.active.leaders.clone(), closing_crc };
+        let footer = Footer { first, entries: offsets.len() as u32, leaders: self.active.leaders.clone(), closing_crc };
         let payload = Bytes::from(footer.encode(&offsets));
         let crc = crc32c::crc32c(&payload);
         let footer_at = self.put(Kind::SegmentFooter, 0, LogId::default(), Some((&payload, crc)));
@@ -459,7 +457,12 @@ impl Writer {
         for change in self.changes.drain(..) {
             core.catalog.apply(change);
         }
-        Ok(Previous { number: self.active.number, valid_bytes: self.active.at, footer_at: Some(footer_at), closing_crc })
+        Ok(Previous {
+            number: self.active.number,
+            valid_bytes: self.active.at,
+            footer_at: Some(footer_at),
+            closing_crc,
+        })
     }
 
     /// Hands what is encoded to the operating system.

@@ -1,0 +1,750 @@
+//! The handle of one group: start it, propose to it, ask who leads, stop it.
+
+use crate::bootstrap;
+use crate::config::{FlushMode, Peer, RaftConfig, RuntimeMode};
+use crate::disk::Disk;
+use crate::error::{ProposeError, ReadError, StartError, TransferError};
+use crate::flush::Flusher;
+use crate::halt::Halt;
+use crate::identity::{Home, Identity};
+use crate::lease_watch;
+use crate::log::{Log, LogOptions, LogOwner, OpenError, Recovery, SyncMode};
+use crate::log_store::LogStore;
+use crate::machine::Machine;
+use crate::network::{Dialer, Network, PeerChannel};
+use crate::raft_types::{Command, Outcome, RaftVote, Types, from_raft_log_id, from_raft_vote};
+use crate::replica::{Replica, read_applied};
+use crate::service::PeerServices;
+use crate::snapshot::Snapshots;
+use crate::state::State;
+use crate::status::{GroupStatus, Leadership, Member, Role};
+use crate::types::{DiskId, LogId, LogIndex, NodeId, NodeInfo, Term};
+use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{Fatal, LinearizableReadError, RaftError};
+use openraft::impls::leader_id_adv::LeaderId;
+use openraft::{Instant as _, RaftMetrics, ReadPolicy, ServerState};
+use parking_lot::Mutex;
+use raftmq_proto::raft as wire;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long a clean stop waits for a follower to be level before it hands leadership over.
+const LEVEL_WAIT: Duration = Duration::from_millis(100);
+
+/// How often is looked at what openraft does not announce.
+const LOOK: Duration = Duration::from_millis(100);
+
+type Raft = openraft::Raft<Types, Replica>;
+
+/// What the tasks and services of one group share. It does not own the runtime they run on.
+pub(crate) struct Shared {
+    config: RaftConfig,
+    home: Arc<Home>,
+    info: NodeInfo,
+    peers: Vec<Peer>,
+    boot: u64,
+    raft: Raft,
+    log: Log,
+    state: State,
+    flusher: Arc<Flusher>,
+    network: Arc<Network>,
+    halt: Halt,
+    leadership: watch::Sender<Leadership>,
+    waiting: Mutex<Option<String>>,
+    /// The leader that was last heard of, and when.
+    heard: Mutex<Option<(NodeId, Instant)>>,
+    losses: mpsc::Sender<NodeId>,
+    proposals: Arc<Semaphore>,
+    closing: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    pub(crate) fn network(&self) -> &Network {
+        &self.network
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        self.home.identity()
+    }
+
+    pub(crate) fn info(&self) -> &NodeInfo {
+        &self.info
+    }
+
+    /// The list of peers, in the order that every node agrees on.
+    pub(crate) fn peers(&self) -> &[Peer] {
+        &self.peers
+    }
+
+    pub(crate) fn wire_peers(&self) -> Vec<wire::Peer> {
+        let to_wire = |peer: &Peer| wire::Peer { label: peer.label.clone(), address: peer.address.clone() };
+        self.peers.iter().map(to_wire).collect()
+    }
+
+    pub(crate) fn election_min(&self) -> Duration {
+        self.config.election_min()
+    }
+
+    pub(crate) fn election_max(&self) -> Duration {
+        self.config.election_max()
+    }
+
+    /// Says why the node is in no group; true when it is another reason than before.
+    pub(crate) fn set_waiting(&self, why: Option<String>) -> bool {
+        let mut waiting = self.waiting.lock();
+        let changed = *waiting != why;
+        *waiting = why;
+        changed
+    }
+
+    fn metrics(&self) -> RaftMetrics<Types> {
+        // Cloned at once: holding the borrow could block the consensus task.
+        self.raft.metrics().borrow_watched().clone()
+    }
+
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        self.raft.server_metrics().borrow_watched().current_leader
+    }
+
+    pub(crate) fn member(&self, id: NodeId) -> Option<NodeInfo> {
+        let members = self.raft.server_metrics().borrow_watched().membership_config.clone();
+        members.get_node(&id).cloned()
+    }
+
+    pub(crate) fn member_disk(&self, id: NodeId) -> Option<DiskId> {
+        self.member(id).map(|info| info.disk)
+    }
+
+    /// The member that stands for `label`.
+    pub(crate) fn holder(&self, label: &str) -> Option<(NodeId, NodeInfo)> {
+        let members = self.raft.server_metrics().borrow_watched().membership_config.clone();
+        members.nodes().find(|(_, info)| info.label == label).map(|(id, info)| (*id, info.clone()))
+    }
+
+    /// This node's place among the voters without `lost`.
+    pub(crate) fn rank_without(&self, lost: NodeId) -> u32 {
+        let members = self.raft.server_metrics().borrow_watched().membership_config.clone();
+        let mut voters: Vec<NodeId> = members.voter_ids().filter(|id| *id != lost).collect();
+        voters.sort_unstable();
+        let rank = voters.iter().position(|id| *id == self.identity().node).unwrap_or(voters.len());
+        u32::try_from(rank).unwrap_or(u32::MAX)
+    }
+
+    /// A leader gave a sign of life.
+    pub(crate) fn heard(&self, from: NodeId, vote: &RaftVote) {
+        if vote.committed && vote.leader_id.node_id == from {
+            *self.heard.lock() = Some((from, Instant::now()));
+        }
+    }
+
+    pub(crate) fn last_heard(&self, leader: NodeId) -> Option<Instant> {
+        self.heard.lock().filter(|(from, _)| *from == leader).map(|(_, at)| at)
+    }
+
+    /// The stream of entries from this node broke.
+    pub(crate) fn lost(&self, from: NodeId) {
+        // When the channel is full, an earlier loss is being looked into.
+        let _ = self.losses.try_send(from);
+    }
+
+    fn closed(&self) -> bool {
+        self.closing.load(Ordering::Relaxed) || self.halt.reason().is_some()
+    }
+
+    /// Keeps `leadership` at what openraft says.
+    async fn watch_leadership(&self) {
+        let mut server = self.raft.server_metrics();
+        let mut data = self.raft.data_metrics();
+        loop {
+            let now = server.borrow_and_update().clone();
+            let committed = data.borrow_and_update().local_committed;
+            let is_leader = now.state == ServerState::Leader;
+            let leads = is_leader && committed.is_some_and(|id| id.leader_id == now.vote.leader_id);
+            self.leadership.send_if_modified(|known| {
+                let seen = Leadership {
+                    term: Term(now.vote.leader_id.term),
+                    leader: now.current_leader,
+                    leads,
+                    refusals: known.refusals,
+                };
+                let changed = *known != seen;
+                *known = seen;
+                changed
+            });
+            let changed = if is_leader && !leads {
+                tokio::select! {
+                    changed = server.changed() => changed.is_ok(),
+                    changed = data.changed() => changed.is_ok(),
+                }
+            } else {
+                server.changed().await.is_ok()
+            };
+            if !changed {
+                return;
+            }
+        }
+    }
+
+    /// Stops the node when openraft has stopped by itself.
+    async fn watch_fatal(&self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if let Err(fatal) = &self.metrics().running_state {
+                if !self.closing.load(Ordering::Relaxed) {
+                    self.halt.stop(format!("raft stopped: {fatal}"));
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// The runtime of a group; ends without waiting when the last handle goes.
+struct OwnRuntime(Option<Runtime>);
+
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+struct Owner {
+    shared: Arc<Shared>,
+    handle: Handle,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    /// Last, so that the tasks are told before their runtime ends.
+    runtime: OwnRuntime,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if self.runtime.0.is_none() && !self.shared.closing.load(Ordering::Relaxed) {
+            // The runtime is not ours and goes on; Raft's tasks must not.
+            let raft = self.shared.raft.clone();
+            self.handle.spawn(async move { raft.shutdown().await });
+        }
+    }
+}
+
+/// A node of a group; cheap to clone. The last clone that is dropped ends the node as a crash would; use
+/// [`RaftGroup::stop`] to end it well.
+#[derive(Clone)]
+pub struct RaftGroup {
+    owner: Arc<Owner>,
+}
+
+impl RaftGroup {
+    /// Opens the node's folder, replays what was committed, and takes part in the group.
+    ///
+    /// Returns before the group has formed or a leader is known: the services must stand on the peer listener
+    /// (on [`RaftGroup::runtime`]) for the nodes to find one another. [`GroupStatus::waiting`] says what a node
+    /// outside of a group waits for.
+    ///
+    /// # Errors
+    /// [`StartError`], whose text says what to do.
+    pub async fn start(
+        config: RaftConfig,
+        disk: Arc<dyn Disk>,
+        machine: impl Machine,
+    ) -> Result<(RaftGroup, PeerServices), StartError> {
+        config.check()?;
+        let (handle, runtime) = match config.runtime {
+            RuntimeMode::Own { threads } => {
+                let runtime = tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(threads)
+                    .thread_name("raft")
+                    .enable_all()
+                    .build()
+                    .map_err(|error| StartError::Raft(format!("no runtime: {error}")))?;
+                (runtime.handle().clone(), OwnRuntime(Some(runtime)))
+            }
+            RuntimeMode::Current => (Handle::current(), OwnRuntime(None)),
+        };
+        let tasks = TaskTracker::new();
+        let stop = CancellationToken::new();
+        let opening = {
+            let (handle, tasks, stop) = (handle.clone(), tasks.clone(), stop.clone());
+            handle.clone().spawn(async move {
+                let opened = handle
+                    .spawn_blocking(move || Opened::open(config, disk, Box::new(machine)))
+                    .await
+                    .map_err(|error| StartError::Raft(error.to_string()))??;
+                opened.assemble(&tasks, &stop).await
+            })
+        };
+        let shared = opening.await.map_err(|error| StartError::Raft(error.to_string()))??;
+        let services = PeerServices::new(shared.clone());
+        Ok((RaftGroup { owner: Arc::new(Owner { shared, handle, tasks, stop, runtime }) }, services))
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.owner.shared
+    }
+
+    /// Proposes an entry. Returns once Raft has taken it; what becomes of it is seen when it is applied, or in
+    /// [`Leadership::refusals`] and changes of leadership.
+    ///
+    /// # Errors
+    /// [`ProposeError`]: nothing was proposed.
+    pub async fn propose(&self, payload: Bytes) -> Result<(), ProposeError> {
+        let shared = self.shared();
+        if shared.closed() {
+            return Err(ProposeError::Closed);
+        }
+        let known = *shared.leadership.borrow();
+        let node = shared.identity().node;
+        if !known.leads {
+            return Err(ProposeError::NotLeader { leader: known.leader.filter(|leader| *leader != node) });
+        }
+        let limit_bytes = shared.config.propose_bytes_max;
+        let wanted = u32::try_from(payload.len().min(limit_bytes)).unwrap_or(u32::MAX);
+        let permit = shared
+            .proposals
+            .clone()
+            .try_acquire_many_owned(wanted)
+            .map_err(|_| ProposeError::Overloaded { limit_bytes })?;
+        let leadership = shared.leadership.clone();
+        let outcome = Outcome::new(move |carried_out| {
+            drop(permit);
+            if !carried_out {
+                leadership.send_modify(|known| known.refusals += 1);
+            }
+        });
+        shared
+            .raft
+            .write(Command::new(payload))
+            .responder(outcome)
+            .with_leader(LeaderId { term: known.term.0, node_id: node })
+            .await
+            .map_err(|_| ProposeError::Closed)
+    }
+
+    /// Who leads, as this node knows it.
+    #[must_use]
+    pub fn leadership(&self) -> Leadership {
+        *self.shared().leadership.borrow()
+    }
+
+    /// Waits until leadership is not `seen`, and gives what it is then.
+    pub async fn leadership_changed(&self, seen: Leadership) -> Leadership {
+        let mut watched = self.shared().leadership.subscribe();
+        match watched.wait_for(|now| *now != seen).await {
+            Ok(now) => *now,
+            // The sender lives as long as this handle.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// This node's Raft id.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.shared().identity().node
+    }
+
+    /// Increases with every start of this node.
+    #[must_use]
+    pub fn boot(&self) -> u64 {
+        self.shared().boot
+    }
+
+    /// The rows. A handle to them keeps their folder in use: drop it before the node is started again in the
+    /// same process.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.shared().state.clone()
+    }
+
+    /// Payload of the entry at `index`; `None` when it is not in the log, or not any more.
+    ///
+    /// Blocks for as long as a read from disk takes when the entry is not in memory.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn payload(&self, index: LogIndex) -> io::Result<Option<Bytes>> {
+        self.shared().log.payload(index)
+    }
+
+    /// The runtime on which the peer listener is to be served, so that load elsewhere cannot delay a heartbeat.
+    #[must_use]
+    pub fn runtime(&self) -> Handle {
+        self.owner.handle.clone()
+    }
+
+    /// The members, by label.
+    #[must_use]
+    pub fn members(&self) -> Vec<Member> {
+        members(&self.shared().metrics())
+    }
+
+    /// Everything an operator wants to know of this node.
+    #[must_use]
+    pub fn status(&self) -> GroupStatus {
+        let shared = self.shared();
+        let metrics = shared.metrics();
+        let log = shared.log.state();
+        let identity = shared.identity();
+        GroupStatus {
+            cluster: identity.cluster.clone(),
+            group: identity.group.clone(),
+            node: identity.node,
+            label: identity.label.clone(),
+            boot: shared.boot,
+            role: match (&metrics.running_state, metrics.state) {
+                (Err(_), _) | (_, ServerState::Shutdown) => Role::Stopped,
+                (_, ServerState::Learner) => Role::Learner,
+                (_, ServerState::Follower) => Role::Follower,
+                (_, ServerState::Candidate) => Role::Candidate,
+                (_, ServerState::Leader) => Role::Leader,
+            },
+            term: Term(metrics.current_term),
+            leader: metrics.current_leader,
+            vote: from_raft_vote(&metrics.vote),
+            last: log.last.map(|id| LogIndex(id.index)),
+            durable: log.durable.map(LogIndex),
+            committed: metrics.local_committed.as_ref().map(from_raft_log_id),
+            applied: metrics.last_applied.as_ref().map(from_raft_log_id),
+            purged: log.purged,
+            members: members(&metrics),
+            quorum_ack: metrics.last_quorum_acked.map(|at| at.elapsed()),
+            fsync_p50: log.fsync.p50,
+            fsync_p99: log.fsync.p99,
+            fsync_max: log.fsync.max,
+            oldest_unsynced: log.oldest_waiting,
+            log_segments: log.segments,
+            log_bytes: log.bytes,
+            log_full: log.space.full,
+            waiting: shared.waiting.lock().clone(),
+            halted: shared.halt.reason(),
+        }
+    }
+
+    /// Returns once this node has applied everything that was acknowledged before the call. Leader only.
+    ///
+    /// # Errors
+    /// [`ReadError`]: nothing is promised.
+    pub async fn read_barrier(&self) -> Result<LogIndex, ReadError> {
+        let shared = self.shared();
+        let limit = 2 * shared.election_max();
+        match tokio::time::timeout(limit, shared.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
+            Ok(Ok(read)) => Ok(LogIndex(read.index())),
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => {
+                Err(ReadError::NotLeader { leader: to.leader_id })
+            }
+            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(error)))) => {
+                Err(ReadError::NoMajority(error.to_string()))
+            }
+            Ok(Err(RaftError::Fatal(_))) => Err(ReadError::Closed),
+            Err(_) => Err(ReadError::NoMajority(format!("not within {limit:?}"))),
+        }
+    }
+
+    /// Hands leadership to `to`, or to the voter that is most level with this node.
+    ///
+    /// Nothing is handed over before that voter has all that this node has, which is waited for up to 100 ms:
+    /// an attempt that fails cannot be called off and stops proposals until it times out.
+    ///
+    /// # Errors
+    /// [`TransferError`]: this node may still lead.
+    pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
+        let shared = self.shared();
+        let node = shared.identity().node;
+        let deadline = Instant::now() + LEVEL_WAIT;
+        let target = loop {
+            let metrics = shared.metrics();
+            if metrics.running_state.is_err() {
+                return Err(TransferError::Closed);
+            }
+            if metrics.state != ServerState::Leader {
+                let leader = metrics.current_leader.filter(|leader| *leader != node);
+                return Err(TransferError::NotLeader { leader });
+            }
+            let members = members(&metrics);
+            let wanted = |member: &&Member| to.is_none_or(|to| to == member.id);
+            let mut voters = members.iter().filter(|member| member.voter && member.id != node).filter(wanted);
+            let Some(first) = voters.next() else {
+                return Err(to.map_or(TransferError::NobodyLevel, TransferError::NotVoter));
+            };
+            // The most level one, and of those the one heard of last.
+            let freshness = |member: &Member| std::cmp::Reverse(member.last_ack.unwrap_or(Duration::MAX));
+            let best = voters.fold(first, |best, other| {
+                if (other.matched, freshness(other)) > (best.matched, freshness(best)) { other } else { best }
+            });
+            if best.matched.is_some() && best.matched.map(|index| index.0) >= metrics.last_log_index {
+                break best.id;
+            }
+            if Instant::now() >= deadline {
+                return Err(TransferError::NobodyLevel);
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        };
+        shared.raft.trigger().transfer_leader(target).await.map_err(|_| TransferError::Closed)?;
+        let mut watched = shared.leadership.subscribe();
+        let taken_over = watched.wait_for(|now| now.leader.is_some_and(|leader| leader != node));
+        match tokio::time::timeout(2 * shared.election_max(), taken_over).await {
+            Ok(Ok(now)) => Ok(now.leader.unwrap_or(target)),
+            Ok(Err(_)) => Err(TransferError::Closed),
+            Err(_) => Err(TransferError::TimedOut(target)),
+        }
+    }
+
+    /// A connection to a member for services other than Raft; it is made at the first call, and tells the other
+    /// side who calls, for its [`crate::PeerGuard`]. `None` for a node that is no member, or has no address.
+    ///
+    /// Call it on the runtime that is to drive the connection.
+    #[must_use]
+    pub fn peer_channel(&self, node: NodeId) -> Option<PeerChannel> {
+        let info = self.shared().member(node)?;
+        self.shared().network.channel(node, &info)
+    }
+
+    /// Resolves once storage has failed, with the reason. Nothing is acknowledged after it: the process must end.
+    pub async fn halted(&self) -> Arc<str> {
+        self.shared().halt.stopped().await
+    }
+
+    /// Ends the node well: takes no more proposals, hands leadership over when it leads, writes the rows and
+    /// syncs the log. Does nothing the second time.
+    pub async fn stop(&self) {
+        let shared = self.shared().clone();
+        if shared.closing.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if shared.leadership.borrow().leads {
+            match self.transfer_leadership(None).await {
+                Ok(to) => tracing::info!(to = format_args!("{to:x}"), "handed leadership over"),
+                // A group of one has nobody to take over; otherwise the others hold an election.
+                Err(error) => tracing::info!(%error, "stopping without handing leadership over"),
+            }
+        }
+        self.owner.stop.cancel();
+        let stopping = self.owner.handle.spawn(async move {
+            if let Err(error) = shared.raft.shutdown().await {
+                tracing::warn!(%error, "raft did not end well");
+            }
+            if shared.halt.reason().is_none()
+                && let Err(error) = shared.flusher.flush().await
+            {
+                tracing::error!(%error, "the rows were not flushed; the next start replays more of the log");
+            }
+            let log = shared.log.clone();
+            match tokio::task::spawn_blocking(move || log.close()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "the log was not closed well"),
+                Err(error) => tracing::error!(%error, "the log was not closed well"),
+            }
+        });
+        if let Err(error) = stopping.await {
+            tracing::error!(%error, "the group did not end well");
+        }
+        self.owner.tasks.close();
+        self.owner.tasks.wait().await;
+    }
+}
+
+fn members(metrics: &RaftMetrics<Types>) -> Vec<Member> {
+    let membership = metrics.membership_config.membership();
+    let mut members: Vec<Member> = membership
+        .nodes()
+        .map(|(id, info)| {
+            let matched = if *id == metrics.id {
+                // A leader's own log is level with itself.
+                metrics.replication.as_ref().and(metrics.last_log_index)
+            } else {
+                metrics.replication.as_ref().and_then(|known| known.get(id)?.as_ref().map(|matched| matched.index))
+            };
+            let lag = metrics.replication.as_ref().map(|_| {
+                let next = metrics.last_log_index.map_or(0, |index| index + 1);
+                next.saturating_sub(matched.map_or(0, |index| index + 1))
+            });
+            let last_ack = metrics.heartbeat.as_ref().and_then(|known| Some((*known.get(id)?)?.elapsed()));
+            Member {
+                id: *id,
+                label: info.label.clone(),
+                addresses: info.addresses.clone(),
+                voter: membership.voter_ids().any(|voter| voter == *id),
+                matched: matched.map(LogIndex),
+                lag,
+                last_ack,
+            }
+        })
+        .collect();
+    members.sort_by(|one, other| (&one.label, one.id).cmp(&(&other.label, other.id)));
+    members
+}
+
+/// What was found on disk.
+struct Opened {
+    config: RaftConfig,
+    home: Arc<Home>,
+    log: Log,
+    recovery: Recovery,
+    state: State,
+    machine: Box<dyn Machine>,
+}
+
+impl Opened {
+    fn open(config: RaftConfig, disk: Arc<dyn Disk>, machine: Box<dyn Machine>) -> Result<Opened, StartError> {
+        let log_dir = config.log_dir.as_ref().unwrap_or(&config.data_dir);
+        let home = Home::open(disk.clone(), &config.data_dir, log_dir, &config.cluster, &config.group, &config.label)?;
+        let sync = match config.flush {
+            FlushMode::Sync => SyncMode::Every,
+            FlushMode::Async => SyncMode::Votes,
+        };
+        let options = LogOptions {
+            segment_bytes: config.segment_bytes,
+            sync,
+            tail_cache_bytes: config.tail_cache_bytes,
+            ..LogOptions::default()
+        };
+        let owner = LogOwner { group: config.group.clone(), disk_id: home.identity().disk.0 };
+        let path = home.log_path();
+        let (log, recovery) = Log::open(disk, &path, owner, options).map_err(|error| log_error(path, error))?;
+        let path = home.state_path(home.state_number());
+        let state = State::open(&path, machine.tables(), &config.state)?;
+        check_state(&state, &log, home.installed()).map_err(|what| StartError::Corrupt { path, what })?;
+        Ok(Opened { config, home: Arc::new(home), log, recovery, state, machine })
+    }
+
+    async fn assemble(self, tasks: &TaskTracker, stop: &CancellationToken) -> Result<Arc<Shared>, StartError> {
+        let Opened { config, home, log, recovery, state, machine } = self;
+        let identity = home.identity().clone();
+        let addresses = config.addresses();
+        let info = NodeInfo { label: config.label.clone(), disk: identity.disk, addresses };
+        let halt = Halt::new();
+        let flusher = Arc::new(Flusher::new(
+            state.clone(),
+            log.clone(),
+            config.flush == FlushMode::Sync,
+            config.state_flush_bytes,
+            Duration::from_millis(config.state_flush_ms),
+        ));
+        let snapshots = Arc::new(Snapshots::new(
+            state.clone(),
+            machine.tables(),
+            config.state.clone(),
+            flusher.clone(),
+            home.clone(),
+        ));
+        let replica = Replica::new(state.clone(), machine, log.clone(), flusher.clone(), snapshots, halt.clone())?;
+        let store = LogStore::new(log.clone(), halt.clone());
+        let network =
+            Arc::new(Network::new(&config.cluster, &config.group, identity.node, identity.disk, config.election_min()));
+        let raft_config = Arc::new(config.raft()?);
+        let dialer = Dialer { network: network.clone() };
+        let raft =
+            Raft::build(identity.node, raft_config, dialer, store, replica).await.map_err(|fatal| match fatal {
+                Fatal::StorageError(error) => StartError::Raft(error.to_string()),
+                other => StartError::Raft(other.to_string()),
+            })?;
+        raft.run();
+        let (losses, lost) = mpsc::channel(4);
+        let shared = Arc::new(Shared {
+            peers: config.sorted_peers(),
+            boot: recovery.first_segment_number,
+            raft,
+            log,
+            state,
+            flusher,
+            network,
+            halt,
+            leadership: watch::Sender::new(Leadership::default()),
+            waiting: Mutex::new(None),
+            heard: Mutex::new(None),
+            losses,
+            proposals: Arc::new(Semaphore::new(config.propose_bytes_max)),
+            closing: AtomicBool::new(false),
+            home,
+            info,
+            config,
+        });
+        tracing::info!(
+            node = format_args!("{:x}", identity.node),
+            disk = %identity.disk,
+            label = identity.label,
+            boot = shared.boot,
+            last = recovery.last.map(tracing::field::display),
+            cut_bytes = recovery.cut_bytes,
+            "raft store is open"
+        );
+        shared.spawn_tasks(tasks, stop, lost);
+        Ok(shared)
+    }
+}
+
+impl Shared {
+    fn spawn_tasks(self: &Arc<Self>, tasks: &TaskTracker, stop: &CancellationToken, lost: mpsc::Receiver<NodeId>) {
+        let shared = self.clone();
+        tasks.spawn(stop.clone().run_until_cancelled_owned(async move { bootstrap::run(&shared).await }));
+        let shared = self.clone();
+        tasks.spawn(stop.clone().run_until_cancelled_owned(async move { shared.watch_fatal().await }));
+        let shared = self.clone();
+        tasks.spawn(stop.clone().run_until_cancelled_owned(async move { lease_watch::run(&shared, lost).await }));
+        let shared = self.clone();
+        tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
+            let error = shared.flusher.run().await;
+            shared.halt.stop(format!("the rows could not be flushed: {error}"));
+        }));
+        // Ends with Raft: it must still tell who took over when the others have been told to stop.
+        let shared = self.clone();
+        tasks.spawn(async move { shared.watch_leadership().await });
+    }
+}
+
+fn log_error(path: PathBuf, error: OpenError) -> StartError {
+    match error {
+        OpenError::Io(source) => StartError::Io { what: "open the log", path, source },
+        OpenError::Foreign { .. } => StartError::Foreign {
+            path,
+            what: error.to_string(),
+            todo: "give the node the log folder that belongs to its data folder".to_owned(),
+        },
+        OpenError::Corrupt { .. } => StartError::Corrupt { path, what: error.to_string() },
+    }
+}
+
+/// Whether the rows are those of a prefix of the log: never ahead of it, never behind what was purged from it,
+/// never of another branch. Says what is wrong.
+fn check_state(state: &State, log: &Log, installed: Option<LogId>) -> Result<(), String> {
+    let applied = read_applied(state).map_err(|error| error.to_string())?.id;
+    let ends = log.state();
+    let Some(applied) = applied else {
+        return match ends.purged {
+            Some(purged) => Err(format!("the rows are gone, and entries up to {purged} are no longer in the log")),
+            None => Ok(()),
+        };
+    };
+    if ends.purged.is_some_and(|purged| applied.index < purged.index) {
+        return Err(format!("the rows end at {applied}, and later entries are no longer in the log"));
+    }
+    let last = ends.last.or(ends.purged);
+    if last.is_none_or(|last| applied.index > last.index) {
+        // The purge that follows the installation of a snapshot had not reached the disk.
+        return if installed == Some(applied) {
+            Ok(())
+        } else {
+            Err(format!("the rows end at {applied}, the log ends before it: entries were lost that had been synced"))
+        };
+    }
+    match log.log_id(applied.index) {
+        Some(id) if id == applied => Ok(()),
+        Some(id) => Err(format!("the rows end at {applied}, where the log has {id}")),
+        None => Err(format!("the rows end at {applied}, which the log does not have")),
+    }
+}

@@ -1,0 +1,502 @@
+//! Calling the other members.
+//!
+//! Each peer has two connections: one for entries, one for heartbeats and votes, so that a full pipe of entries
+//! delays no heartbeat. Connections are made when something is sent, never before, and again after they broke.
+//! Every call says who calls whom; the other side refuses what is not meant for it.
+
+use crate::raft_types::{
+    RaftLogId, Types, entry_to_wire, raft_log_id_from_wire, raft_log_id_to_wire, vote_from_wire, vote_to_wire,
+};
+use crate::snapshot::Checkpoint;
+use crate::types::{DiskId, NodeId, NodeInfo};
+use futures::{Stream, StreamExt};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, RPCOption, RaftNetworkFactory};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::type_config::alias::{SnapshotOf, VoteOf};
+use openraft::{OptionalSend, RaftNetworkV2};
+use parking_lot::Mutex;
+use raftmq_proto::raft as wire;
+use raftmq_proto::raft::raft_client::RaftClient;
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::metadata::{Binary, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+
+/// Metadata key of the encoded `Caller`.
+pub(crate) const CALLER_KEY: &str = "raftmq-peer-bin";
+
+/// Largest message that is taken from a peer; one entry may be far larger than what is read at once.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 96 << 20;
+
+/// Flow-control window of one stream, so that a round trip never waits for credit.
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+
+/// Flow-control window of one connection.
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// Requests to one follower that wait for their answers. openraft's follower side holds at most 64.
+const INFLIGHT_REQUESTS_MAX: usize = 64;
+
+/// Bytes of entries to one follower that wait for their answers; one request may exceed it.
+const INFLIGHT_BYTES_MAX: usize = 32 << 20;
+
+/// After this long a silent connection is asked for a sign of life.
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_millis(500);
+
+/// A connection that gives none within this time is closed.
+pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Waits between attempts to reach a peer: each twice the one before, up to the last.
+const BACKOFF_MS: [u64; 5] = [20, 40, 80, 160, 250];
+
+/// Says in every call who calls whom.
+#[derive(Debug, Clone)]
+pub struct PeerIdentity {
+    caller: MetadataValue<Binary>,
+}
+
+impl Interceptor for PeerIdentity {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert_bin(CALLER_KEY, self.caller.clone());
+        Ok(request)
+    }
+}
+
+/// A connection to a member that says who calls whom.
+pub type PeerChannel = InterceptedService<Channel, PeerIdentity>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Lane {
+    /// Log entries.
+    Entries,
+    /// Heartbeats and votes.
+    Pulse,
+    /// Whatever is not Raft.
+    Other,
+}
+
+type Connections = HashMap<(NodeId, Lane), (NodeInfo, PeerChannel)>;
+
+/// Connections of this node to its peers.
+pub(crate) struct Network {
+    cluster: String,
+    group: String,
+    node: NodeId,
+    disk: DiskId,
+    /// For a connection to be made, and for an answer that an election waits for.
+    connect_timeout: Duration,
+    connections: Mutex<Connections>,
+    /// What each peer last refused, so that it is logged once.
+    refusals: Mutex<HashMap<NodeId, String>>,
+}
+
+impl Network {
+    pub(crate) fn new(cluster: &str, group: &str, node: NodeId, disk: DiskId, election_min: Duration) -> Network {
+        Network {
+            cluster: cluster.to_owned(),
+            group: group.to_owned(),
+            node,
+            disk,
+            connect_timeout: election_min * 3 / 4,
+            connections: Mutex::default(),
+            refusals: Mutex::default(),
+        }
+    }
+
+    /// A connection that is shared by every user of this peer but Raft itself.
+    pub(crate) fn channel(&self, target: NodeId, info: &NodeInfo) -> Option<PeerChannel> {
+        self.connection(target, info, Lane::Other)
+    }
+
+    fn connection(&self, target: NodeId, info: &NodeInfo, lane: Lane) -> Option<PeerChannel> {
+        let mut connections = self.connections.lock();
+        if let Some((known, channel)) = connections.get(&(target, lane))
+            && known == info
+        {
+            return Some(channel.clone());
+        }
+        let channel = match self.endpoint(&info.addresses.peer) {
+            Ok(endpoint) => endpoint.connect_lazy(),
+            Err(error) => {
+                tracing::warn!(peer = %info.label, address = %info.addresses.peer, %error, "peer has no usable address");
+                return None;
+            }
+        };
+        let channel = InterceptedService::new(channel, self.identity(target, info.disk));
+        connections.insert((target, lane), (info.clone(), channel.clone()));
+        Some(channel)
+    }
+
+    /// A connection of its own to whoever answers at `address`, to ask who that is.
+    pub(crate) fn stranger(&self, address: &str) -> Result<RaftClient<Channel>, tonic::transport::Error> {
+        Ok(RaftClient::new(self.endpoint(address)?.connect_lazy()))
+    }
+
+    fn endpoint(&self, address: &str) -> Result<Endpoint, tonic::transport::Error> {
+        Ok(Endpoint::from_shared(format!("http://{address}"))?
+            .connect_timeout(self.connect_timeout)
+            .tcp_nodelay(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true))
+    }
+
+    fn identity(&self, to: NodeId, to_disk: DiskId) -> PeerIdentity {
+        let caller = wire::Caller {
+            cluster: self.cluster.clone(),
+            group: self.group.clone(),
+            from: self.node,
+            from_disk: self.disk.to_bytes(),
+            to,
+            to_disk: to_disk.to_bytes(),
+        };
+        PeerIdentity { caller: MetadataValue::from_bytes(&prost::Message::encode_to_vec(&caller)) }
+    }
+
+    /// A refusal means that somebody must look: it is logged whenever its text changes.
+    fn note_refusal(&self, target: NodeId, status: &Status) {
+        let mut refusals = self.refusals.lock();
+        let text = refusals.entry(target).or_default();
+        if text != status.message() {
+            status.message().clone_into(text);
+            tracing::warn!(peer = format_args!("{target:x}"), reason = status.message(), "a peer refuses our calls");
+        }
+    }
+}
+
+/// openraft's way to a client per peer.
+pub(crate) struct Dialer {
+    pub(crate) network: Arc<Network>,
+}
+
+impl RaftNetworkFactory<Types> for Dialer {
+    type Network = PeerClient;
+
+    async fn new_client(&mut self, target: NodeId, node: &NodeInfo) -> PeerClient {
+        PeerClient::new(self.network.clone(), target, node, false)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: NodeId, node: &NodeInfo) -> PeerClient {
+        PeerClient::new(self.network.clone(), target, node, true)
+    }
+}
+
+type Client = RaftClient<PeerChannel>;
+
+/// Sends Raft's messages to one peer.
+pub(crate) struct PeerClient {
+    network: Arc<Network>,
+    target: NodeId,
+    heartbeats: bool,
+    /// `None` when the peer's address is unusable.
+    entries: Option<Client>,
+    pulse: Option<Client>,
+}
+
+impl PeerClient {
+    fn new(network: Arc<Network>, target: NodeId, node: &NodeInfo, heartbeats: bool) -> PeerClient {
+        let client = |lane| {
+            network
+                .connection(target, node, lane)
+                .map(|channel| Client::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        };
+        let (entries, pulse) = (client(Lane::Entries), client(Lane::Pulse));
+        PeerClient { network, target, heartbeats, entries, pulse }
+    }
+
+    fn pulse(&self) -> Result<Client, RPCError<Types>> {
+        self.pulse.clone().ok_or_else(no_address)
+    }
+
+    fn failed(&self, status: &Status) -> RPCError<Types> {
+        failed(&self.network, self.target, status)
+    }
+
+    async fn ask<T>(
+        &self,
+        limit: Duration,
+        answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> Result<T, RPCError<Types>> {
+        match tokio::time::timeout(limit, answer).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(self.failed(&status)),
+            Err(_) => Err(RPCError::Network(NetworkError::from_string(format!("no answer within {limit:?}")))),
+        }
+    }
+}
+
+fn no_address() -> RPCError<Types> {
+    RPCError::Unreachable(Unreachable::from_string("the peer has no usable address"))
+}
+
+fn failed(network: &Network, target: NodeId, status: &Status) -> RPCError<Types> {
+    match status.code() {
+        Code::FailedPrecondition => {
+            network.note_refusal(target, status);
+            RPCError::Unreachable(Unreachable::from_string(status.message()))
+        }
+        Code::DeadlineExceeded | Code::Cancelled => RPCError::Network(NetworkError::from_string(describe(status))),
+        _ => RPCError::Unreachable(Unreachable::from_string(describe(status))),
+    }
+}
+
+/// The status with what lies beneath it, which names the address and the system's error.
+fn describe(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+fn bad_answer(what: &str) -> RPCError<Types> {
+    RPCError::Unreachable(Unreachable::from_string(format!("the peer's answer makes no sense: {what}")))
+}
+
+fn append_to_wire(request: AppendEntriesRequest<Types>) -> wire::AppendRequest {
+    wire::AppendRequest {
+        vote: Some(vote_to_wire(&request.vote)),
+        previous: request.prev_log_id.as_ref().map(raft_log_id_to_wire),
+        committed: request.leader_commit.as_ref().map(raft_log_id_to_wire),
+        entries: request.entries.into_iter().map(entry_to_wire).collect(),
+    }
+}
+
+fn append_reply(reply: wire::AppendReply) -> Result<StreamAppendResult<Types>, RPCError<Types>> {
+    use wire::append_reply::Result as Reply;
+    match reply.result {
+        Some(Reply::Matched(matched)) => Ok(Ok(matched.upto.map(raft_log_id_from_wire))),
+        Some(Reply::Conflict(id)) => Ok(Err(StreamAppendError::Conflict(raft_log_id_from_wire(id)))),
+        Some(Reply::HigherVote(vote)) => Ok(Err(StreamAppendError::HigherVote(vote_from_wire(vote)))),
+        None => Err(bad_answer("it says nothing of the entries")),
+    }
+}
+
+fn vote_request(request: &VoteRequest<Types>) -> wire::VoteRequest {
+    wire::VoteRequest {
+        vote: Some(vote_to_wire(&request.vote)),
+        last: request.last_log_id.as_ref().map(raft_log_id_to_wire),
+        transfer: request.leadership_transfer,
+    }
+}
+
+fn vote_reply(reply: wire::VoteReply) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    let vote = vote_from_wire(reply.vote.ok_or_else(|| bad_answer("it names no vote"))?);
+    Ok(VoteResponse::new(vote, reply.last.map(raft_log_id_from_wire), reply.granted))
+}
+
+impl RaftNetworkV2<Types> for PeerClient {
+    type SnapshotData = Checkpoint;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        let mut client = self.pulse()?;
+        let reply = self.ask(option.hard_ttl(), client.heartbeat(append_to_wire(request))).await?;
+        append_reply(reply).map(AppendEntriesResponse::from)
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>, RPCError<Types>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            if self.heartbeats {
+                let client = self.pulse()?;
+                let this = &*self;
+                let limit = option.hard_ttl();
+                let replies = input.then(move |request| {
+                    let mut client = client.clone();
+                    async move { append_reply(this.ask(limit, client.heartbeat(append_to_wire(request))).await?) }
+                });
+                return Ok(Box::pin(replies) as BoxStream<'s, _>);
+            }
+            let mut client = self.entries.clone().ok_or_else(no_address)?;
+            let (outbound, requests) = mpsc::unbounded_channel();
+            let opening = client.append(UnboundedReceiverStream::new(requests));
+            let replies = self.ask(self.network.connect_timeout * 4 / 3, opening).await?;
+            let pipeline = Pipeline {
+                network: self.network.clone(),
+                target: self.target,
+                input: Some(input),
+                outbound: Some(outbound),
+                replies,
+                waiting: VecDeque::new(),
+                waiting_bytes: 0,
+                ended: false,
+            };
+            Ok(Box::pin(pipeline) as BoxStream<'s, _>)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        let mut client = self.pulse()?;
+        vote_reply(self.ask(option.soft_ttl(), client.vote(vote_request(&request))).await?)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        let mut client = self.pulse()?;
+        vote_reply(self.ask(option.soft_ttl(), client.pre_vote(vote_request(&request))).await?)
+    }
+
+    /// Snapshots are built and installed on one node only so far; since nothing is purged, the log brings every
+    /// follower level and this is not reached.
+    async fn full_snapshot(
+        &mut self,
+        _vote: VoteOf<Types>,
+        _snapshot: SnapshotOf<Types, Checkpoint>,
+        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        Err(StreamingError::Unreachable(Unreachable::from_string(format!(
+            "node {:x} needs entries that were purged, and this version does not ship snapshots",
+            self.target
+        ))))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        use wire::transfer_leader_reply::Result as Reply;
+        let mut client = self.pulse()?;
+        let message = wire::TransferLeaderRequest {
+            from: Some(vote_to_wire(request.from_leader())),
+            to: *request.to_node_id(),
+            last: request.last_log_id().map(raft_log_id_to_wire),
+        };
+        let reply = self.ask(option.soft_ttl(), client.transfer_leader(message)).await?;
+        let id = |id: Option<wire::LogId>| -> Option<RaftLogId> { id.map(raft_log_id_from_wire) };
+        match reply.result {
+            Some(Reply::Accepted(_)) => Ok(Ok(())),
+            Some(Reply::VoteChanged(votes)) => {
+                let (Some(expected), Some(actual)) = (votes.expected, votes.actual) else {
+                    return Err(bad_answer("it names no votes"));
+                };
+                let (expected, actual) = (vote_from_wire(expected), vote_from_wire(actual));
+                Ok(Err(TransferLeaderError::VoteChanged { expected, actual }))
+            }
+            Some(Reply::NotFlushed(ids)) => {
+                Ok(Err(TransferLeaderError::LogNotFlushed { expected: id(ids.expected), actual: id(ids.actual) }))
+            }
+            None => Err(bad_answer("it does not say whether it takes over")),
+        }
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        let last = BACKOFF_MS[BACKOFF_MS.len() - 1];
+        let waits = BACKOFF_MS.into_iter().chain(std::iter::repeat(last));
+        Some(Backoff::new(waits.map(Duration::from_millis)))
+    }
+}
+
+/// Entries to one follower: requests go out while earlier ones wait for their answers, within bounds.
+///
+/// The requests come from a state that openraft shares with the stream that replaces this one, so they are polled
+/// here alone and never by the connection: once this stream is dropped, nothing takes from them any more.
+struct Pipeline<S> {
+    network: Arc<Network>,
+    target: NodeId,
+    input: Option<S>,
+    outbound: Option<mpsc::UnboundedSender<wire::AppendRequest>>,
+    replies: tonic::Streaming<wire::AppendReply>,
+    /// Bytes of each request that waits for its answer.
+    waiting: VecDeque<usize>,
+    waiting_bytes: usize,
+    ended: bool,
+}
+
+impl<S> Pipeline<S>
+where
+    S: Stream<Item = AppendEntriesRequest<Types>> + Unpin,
+{
+    fn send_what_fits(&mut self, context: &mut Context<'_>) {
+        while self.waiting.len() < INFLIGHT_REQUESTS_MAX
+            && (self.waiting.is_empty() || self.waiting_bytes < INFLIGHT_BYTES_MAX)
+        {
+            let Some(input) = &mut self.input else { return };
+            match input.poll_next_unpin(context) {
+                Poll::Ready(Some(request)) => {
+                    let request = append_to_wire(request);
+                    let bytes = prost::Message::encoded_len(&request);
+                    self.waiting.push_back(bytes);
+                    self.waiting_bytes += bytes;
+                    if let Some(outbound) = &self.outbound {
+                        // The receiver is gone only when the connection is, which the replies will tell.
+                        let _ = outbound.send(request);
+                    }
+                }
+                Poll::Ready(None) => {
+                    self.input = None;
+                    self.outbound = None;
+                }
+                Poll::Pending => return,
+            }
+        }
+    }
+}
+
+impl<S> Stream for Pipeline<S>
+where
+    S: Stream<Item = AppendEntriesRequest<Types>> + Unpin,
+{
+    type Item = Result<StreamAppendResult<Types>, RPCError<Types>>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        this.send_what_fits(context);
+        let Poll::Ready(reply) = this.replies.poll_next_unpin(context) else {
+            return Poll::Pending;
+        };
+        let item = match reply {
+            Some(Ok(reply)) => {
+                this.waiting_bytes -= this.waiting.pop_front().unwrap_or(0);
+                append_reply(reply)
+            }
+            Some(Err(status)) => Err(failed(&this.network, this.target, &status)),
+            None if this.input.is_none() && this.waiting.is_empty() => {
+                this.ended = true;
+                return Poll::Ready(None);
+            }
+            None => Err(RPCError::Network(NetworkError::from_string("the peer ended the stream of entries"))),
+        };
+        this.ended = !matches!(item, Ok(Ok(_)));
+        Poll::Ready(Some(item))
+    }
+}

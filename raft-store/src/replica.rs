@@ -1,0 +1,220 @@
+//! The state machine adapter: committed entries become rows, a chunk at a time, never ahead of the local log.
+//!
+//! Rule I1: what is durable in the state is durable in the log. With `SYNC_FLUSH` a chunk waits for the local
+//! log before its batch is written, because RocksDB may flush whenever it likes. With `ASYNC_FLUSH` apply waits
+//! for nothing; there every flush of the state goes through [`Flusher`], which syncs the log first, and the write
+//! buffers stand so far above our own flush trigger that RocksDB does not flush by itself.
+
+use crate::flush::Flusher;
+use crate::halt::Halt;
+use crate::log::Log;
+use crate::log_store::READ_BYTES_MAX;
+use crate::machine::{Committed, Machine};
+use crate::raft_types::{
+    RaftLogId, SnapshotMeta, StoredMembership, Types, decode_stored, encode_stored, from_raft_log_id, to_raft_log_id,
+};
+use crate::snapshot::{Checkpoint, Snapshots};
+use crate::state::{META, ReadState, State, StateError};
+use crate::types::{LogId, LogIndex, Term};
+use futures::{Stream, TryStreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::type_config::alias::SnapshotOf;
+use openraft::{EntryPayload, OptionalSend};
+use parking_lot::Mutex;
+use raftmq_proto::raft as wire;
+use std::io;
+use std::sync::Arc;
+
+/// Entries in one batch of rows. Each is itself a batch of messages.
+const CHUNK_ENTRIES_MAX: usize = 128;
+
+/// From this many bytes on a chunk is handed to a thread that may block.
+const INLINE_BYTES_MAX: usize = 64 << 10;
+
+const APPLIED: &[u8] = b"applied";
+const MEMBERSHIP: &[u8] = b"membership";
+
+/// How far a state is, as its own rows say.
+pub(crate) struct Applied {
+    pub(crate) id: Option<LogId>,
+    pub(crate) membership: StoredMembership,
+}
+
+/// Reads how far `state` is.
+pub(crate) fn read_applied(state: &State) -> Result<Applied, StateError> {
+    let corrupt = |what: String| StateError::Corrupt { table: META, what };
+    let id = match state.get(state.meta(), APPLIED)? {
+        Some(row) => {
+            let id: wire::LogId = prost::Message::decode(row.as_slice()).map_err(|error| corrupt(error.to_string()))?;
+            Some(crate::raft_types::log_id_from_wire(id))
+        }
+        None => None,
+    };
+    let membership = match state.get(state.meta(), MEMBERSHIP)? {
+        Some(row) => decode_stored(&row).map_err(|error| corrupt(error.to_string()))?,
+        None => StoredMembership::default(),
+    };
+    Ok(Applied { id, membership })
+}
+
+/// What openraft applies to.
+pub struct Replica {
+    state: State,
+    /// Locked by nobody else: openraft wants a state machine that could be shared.
+    machine: Mutex<Box<dyn Machine>>,
+    log: Log,
+    flusher: Arc<Flusher>,
+    snapshots: Arc<Snapshots>,
+    halt: Halt,
+    applied: Option<RaftLogId>,
+    membership: StoredMembership,
+}
+
+impl Replica {
+    pub(crate) fn new(
+        state: State,
+        machine: Box<dyn Machine>,
+        log: Log,
+        flusher: Arc<Flusher>,
+        snapshots: Arc<Snapshots>,
+        halt: Halt,
+    ) -> Result<Replica, StateError> {
+        let applied = read_applied(&state)?;
+        let mut replica = Replica {
+            state,
+            machine: Mutex::new(machine),
+            log,
+            flusher,
+            snapshots,
+            halt,
+            applied: applied.id.map(to_raft_log_id),
+            membership: applied.membership,
+        };
+        if let Some(id) = applied.id {
+            replica.machine.get_mut().restored(LogIndex(id.index));
+        }
+        Ok(replica)
+    }
+
+    async fn apply_chunk(&mut self, chunk: Vec<EntryResponder<Types>>, bytes: usize) -> io::Result<()> {
+        let Some((last, _)) = chunk.last() else {
+            return Ok(());
+        };
+        let last = last.log_id;
+        if self.flusher.waits_for_log() {
+            self.log.wait_durable(last.index).await?;
+        }
+        let flusher = self.flusher.clone();
+        let _open = flusher.write_gate().await;
+        let written =
+            if bytes > INLINE_BYTES_MAX { may_block(|| self.write_chunk(&chunk)) } else { self.write_chunk(&chunk) };
+        let row_bytes = written.map_err(|error| {
+            self.halt.stop(format!("entries up to {} could not be applied: {error}", from_raft_log_id(&last)));
+            io::Error::other(error)
+        })?;
+        self.flusher.wrote(row_bytes);
+        for (_, responder) in chunk {
+            if let Some(responder) = responder {
+                responder.send(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the rows of a chunk as one batch and tells the machine. Returns the bytes of the batch.
+    fn write_chunk(&mut self, chunk: &[EntryResponder<Types>]) -> Result<usize, StateError> {
+        let machine = self.machine.get_mut();
+        let mut batch = self.state.batch();
+        let mut applied = None;
+        let mut membership = None;
+        for (entry, _) in chunk {
+            match &entry.payload {
+                EntryPayload::Blank => {}
+                EntryPayload::Normal(command) => {
+                    let entry = Committed {
+                        index: LogIndex(entry.log_id.index),
+                        term: Term(entry.log_id.leader_id.term),
+                        payload: command.payload.clone(),
+                    };
+                    machine.apply(&entry, &mut batch)?;
+                }
+                EntryPayload::Membership(members) => {
+                    membership = Some(StoredMembership::new(Some(entry.log_id), members.clone()));
+                }
+            }
+            applied = Some(entry.log_id);
+        }
+        let Some(applied) = applied else {
+            return Ok(0);
+        };
+        let id = crate::raft_types::raft_log_id_to_wire(&applied);
+        batch.put(self.state.meta(), APPLIED, prost::Message::encode_to_vec(&id));
+        if let Some(membership) = &membership {
+            batch.put(self.state.meta(), MEMBERSHIP, encode_stored(membership));
+        }
+        let bytes = batch.bytes();
+        batch.write()?;
+        self.applied = Some(applied);
+        if let Some(membership) = membership {
+            self.membership = membership;
+        }
+        machine.applied(LogIndex(applied.index));
+        Ok(bytes)
+    }
+}
+
+/// Runs `work` so that the other tasks of this runtime's thread go on meanwhile.
+fn may_block<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
+impl RaftStateMachine<Types> for Replica {
+    type SnapshotData = Checkpoint;
+    type SnapshotBuilder = Arc<Snapshots>;
+
+    async fn applied_state(&mut self) -> Result<(Option<RaftLogId>, StoredMembership), io::Error> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut chunk = Vec::new();
+        let mut bytes = 0;
+        while let Some(item) = entries.try_next().await? {
+            if let EntryPayload::Normal(command) = &item.0.payload {
+                bytes += command.payload.len();
+            }
+            chunk.push(item);
+            if bytes >= READ_BYTES_MAX || chunk.len() >= CHUNK_ENTRIES_MAX {
+                self.apply_chunk(std::mem::take(&mut chunk), bytes).await?;
+                bytes = 0;
+            }
+        }
+        self.apply_chunk(chunk, bytes).await
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Arc<Snapshots> {
+        self.snapshots.clone()
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Checkpoint) -> Result<(), io::Error> {
+        let snapshots = self.snapshots.clone();
+        let installed = may_block(|| snapshots.install(meta, &snapshot)).inspect_err(|error| {
+            self.halt.stop(format!("a snapshot could not be installed: {error}"));
+        })?;
+        self.applied = installed.id.map(to_raft_log_id);
+        self.membership = installed.membership;
+        self.machine.get_mut().restored(LogIndex(installed.id.map_or(0, |id| id.index)));
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, Checkpoint>>, io::Error> {
+        Ok(self.snapshots.current())
+    }
+}
