@@ -1,0 +1,142 @@
+//! The command line: RocketMQ's command and flag names. A command's name is understood in any case.
+
+use crate::command::Command;
+use clap::{CommandFactory as _, Parser};
+use std::ffi::OsString;
+
+/// Manages a cluster: topics, consumer groups, brokers.
+///
+/// Commands that change something go to every broker group of the cluster, come back when the change is committed
+/// there, and report each group. The exit code is 0 when all was done, 1 when something failed, 2 for wrong usage.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mqadmin",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Example: mqadmin updateTopic -n localhost:9876 -t TestTopic -c DefaultCluster"
+)]
+pub(crate) struct Cli {
+    /// Name servers, as host:port, separated by `;`.
+    #[arg(
+        short = 'n',
+        long = "namesrvAddr",
+        global = true,
+        env = "NAMESRV_ADDR",
+        default_value = "127.0.0.1:9876",
+        value_name = "ADDRESSES"
+    )]
+    pub namesrv_addr: String,
+    /// The brokers' adminToken: needed when this machine is not theirs.
+    #[arg(
+        long = "adminToken",
+        global = true,
+        env = "RAFTMQ_ADMIN_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN"
+    )]
+    pub admin_token: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Replaces the name of a command by its spelling here: scripts write `updatetopic` and `UpdateTopic`.
+pub(crate) fn with_known_spelling(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let command = Cli::command();
+    let spellings: Vec<String> = command
+        .get_subcommands()
+        .flat_map(|known| std::iter::once(known.get_name()).chain(known.get_all_aliases()))
+        .map(str::to_owned)
+        .collect();
+    // The first argument that is a command's name is the command: before it stand only flags and their values.
+    let mut position = 1;
+    while position < arguments.len() {
+        let text = arguments[position].to_string_lossy().into_owned();
+        if let Some(spelling) = spellings.iter().find(|spelling| spelling.eq_ignore_ascii_case(&text)) {
+            arguments[position] = spelling.into();
+            return arguments;
+        }
+        let takes_value = ["-n", "--namesrvAddr", "--adminToken"].contains(&text.as_str());
+        if !text.starts_with('-') && !text.eq_ignore_ascii_case("help") {
+            return arguments;
+        }
+        position += if takes_value { 2 } else { 1 };
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, String> {
+        let arguments = line.split(' ').map(OsString::from).collect();
+        Cli::try_parse_from(with_known_spelling(arguments)).map_err(|refused| refused.to_string())
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        for command in Cli::command().get_subcommands().filter(|command| command.get_name() != "help") {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let example = format!("Example: mqadmin {}", command.get_name());
+            assert!(help.starts_with(&example), "{} says {help:?}", command.get_name());
+            let line = help.trim_start_matches("Example: ").to_owned();
+            assert!(parse(&line).is_ok(), "{line}: {:?}", parse(&line).err());
+        }
+    }
+
+    #[test]
+    fn lines_that_users_have_in_scripts() {
+        for line in [
+            "mqadmin updatetopic -n localhost:9876 -t TestTopic -c DefaultCluster",
+            "mqadmin -n a:1;b:2 UPDATETOPIC -t T -b 127.0.0.1:10911 -r 8 -w 8 -p 6 -o false -a +message.type=NORMAL",
+            "mqadmin deleteTopic -c C -t T",
+            "mqadmin topicList",
+            "mqadmin topicList -c",
+            "mqadmin topicList -o json",
+            "mqadmin topicRoute -t T -o json",
+            "mqadmin topicStatus -t T",
+            "mqadmin topicClusterList -t T",
+            "mqadmin updateSubGroup -c C -g G -s true -m true -r 5 -o true --output json",
+            "mqadmin deleteSubGroup -c C -g G -r true",
+            "mqadmin getConsumerConfig -g G",
+            "mqadmin clusterlist -m -o json",
+            "mqadmin consumerProgress -g G",
+            "mqadmin consumerProgress",
+            "mqadmin haStatus -c C",
+            "mqadmin electMaster -c C -b n1",
+            "mqadmin sendMessage -t T -p body -k key -c tag",
+            "mqadmin consumeMessage -t T -g G -c 5 --output json",
+            "mqadmin dump -o json",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
+        }
+    }
+
+    #[test]
+    fn lines_that_make_no_sense() {
+        for (line, part) in [
+            ("mqadmin updateTopic", "-t"),
+            ("mqadmin updateTopic -t T -p 5", "2, 4 or 6"),
+            ("mqadmin updateTopic -t T -r 0", "1..=65535"),
+            ("mqadmin updateTopic -t T -a message.type=FIFO", "+key=value"),
+            ("mqadmin topicLost", "topicList"),
+            ("mqadmin updateSubGroup -g G -r -1", ""),
+        ] {
+            let refused = parse(line).expect_err(line);
+            assert!(refused.contains(part), "{line}: {refused}");
+        }
+    }
+
+    #[test]
+    fn a_topic_may_be_named_after_a_command() {
+        let cli = parse("mqadmin topicRoute -t topiclist").expect("valid");
+        assert!(format!("{:?}", cli.command).contains("\"topiclist\""));
+    }
+}

@@ -1,0 +1,308 @@
+//! `clusterList`: every broker node, its role and load.
+
+use crate::connect::at;
+use crate::directory::{Directory, Group, Node, Target};
+use crate::error::AdminError;
+use crate::output::{Outcome, ShortOutput};
+use crate::table::Table;
+use crate::time::now_ms;
+use clap::Args;
+use raftmq_proto::admin::{GroupStatusRequest, GroupStatusResponse};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+/// A node that does not answer by then is shown as the name servers know it.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// List broker nodes: #BID is 0 for the leader of its group.
+///
+/// After RocketMQ's columns stand role, term and how many log entries each member is behind the leader.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: mqadmin clusterList -n localhost:9876")]
+pub(crate) struct Arguments {
+    /// Only this cluster.
+    #[arg(short = 'c', long = "clusterName", value_name = "CLUSTER")]
+    cluster: Option<String>,
+    /// Also list each leader's view of its peers.
+    #[arg(short = 'm', long = "moreStats")]
+    more: bool,
+    /// Accepted and ignored: the list is printed once.
+    #[arg(short = 'i', long = "interval", hide = true)]
+    _interval: Option<u64>,
+    #[command(flatten)]
+    pub output: ShortOutput,
+}
+
+/// What is known of a node from the name servers and from itself.
+struct Seen {
+    node: Node,
+    live: Option<GroupStatusResponse>,
+}
+
+pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<Outcome, AdminError> {
+    let groups = match &arguments.cluster {
+        Some(cluster) => directory.groups(Target::Cluster(cluster)).await?,
+        None => directory.all().await?,
+    };
+    let mut table = Table::new(&[
+        "#Cluster Name",
+        "#Broker Name",
+        "#BID",
+        "#Addr",
+        "#Version",
+        "#InTPS(LOAD)",
+        "#OutTPS(LOAD)",
+        "#Timer(Progress)",
+        "#PCWait(ms)",
+        "#Hour",
+        "#SPACE",
+        "#ACTIVATED",
+        "#Role",
+        "#Term",
+        "#Lag",
+        "#Label",
+    ]);
+    let mut peers = Table::new(&["#Broker Name", "#Label", "#Addr", "#Voter", "#Matched", "#Lag", "#LastAck(ms)"]);
+    let (mut rows, mut failures) = (Vec::new(), Vec::new());
+    for group in groups {
+        let (seen, silent) = look(directory, &group).await?;
+        failures.extend(silent);
+        let (leader, term) = leader(&group, &seen);
+        let lags = lags(leader, &seen);
+        for (id, seen) in broker_ids(leader, &seen, |seen| seen.node.node) {
+            let row = Row::new(&group, id, seen, leader, term, &lags);
+            rows.push(row.json());
+            table.row(row.cells());
+        }
+        let leading = seen.iter().find(|seen| seen.node.node == leader).and_then(|seen| seen.live.as_ref());
+        for member in leading.into_iter().flat_map(|status| &status.members) {
+            peers.row(vec![
+                group.name.clone(),
+                member.label.clone(),
+                member.admin.clone(),
+                member.voter.to_string(),
+                member.matched.map(|matched| matched.to_string()).unwrap_or_default(),
+                member.lag.map(|lag| lag.to_string()).unwrap_or_default(),
+                member.last_ack_ms.map(|ms| ms.to_string()).unwrap_or_default(),
+            ]);
+        }
+    }
+    let text = if arguments.more { format!("{table}\n{peers}") } else { table.to_string() };
+    // A node that is down is a finding of this command, not a failure of it.
+    for failure in failures {
+        eprintln!("mqadmin: {failure}");
+    }
+    Ok(Outcome::done(text, rows.into()))
+}
+
+/// Asks every node of a group for its status.
+async fn look(directory: &Directory, group: &Group) -> Result<(Vec<Seen>, Vec<String>), AdminError> {
+    let mut calls = JoinSet::new();
+    for node in group.nodes.iter().filter(|node| !node.admin.is_empty()) {
+        let mut client = crate::connect::admin(&node.admin, &directory.token)?;
+        let (id, address) = (node.node, node.admin.clone());
+        calls.spawn(async move {
+            let status = tokio::time::timeout(STATUS_TIMEOUT, client.group_status(GroupStatusRequest {})).await;
+            match status {
+                Ok(Ok(status)) => (id, Ok(status.into_inner())),
+                Ok(Err(status)) => (id, Err(at(&address, &status))),
+                Err(_) => (id, Err(format!("{address}: no answer within {} s", STATUS_TIMEOUT.as_secs()))),
+            }
+        });
+    }
+    let mut live: BTreeMap<u64, GroupStatusResponse> = BTreeMap::new();
+    let mut silent = Vec::new();
+    while let Some(joined) = calls.join_next().await {
+        match joined {
+            // Another node may have taken the address over.
+            Ok((id, Ok(status))) if status.node == id => drop(live.insert(id, status)),
+            Ok((id, Ok(status))) => {
+                silent.push(format!("node {id:x} is gone: {} ({:x}) has its address", status.label, status.node));
+            }
+            Ok((_, Err(reason))) => silent.push(reason),
+            Err(error) => silent.push(error.to_string()),
+        }
+    }
+    silent.sort_unstable();
+    let seen = group.nodes.iter().map(|node| Seen { live: live.remove(&node.node), node: node.clone() });
+    Ok((seen.collect(), silent))
+}
+
+/// Whoever leads the highest term among those that answered; else whom the name servers name.
+fn leader(group: &Group, seen: &[Seen]) -> (u64, u64) {
+    let leads = seen.iter().filter_map(|seen| seen.live.as_ref()).filter(|status| status.role == "leader");
+    let leads = leads.max_by_key(|status| status.term).map(|status| (status.node, status.term));
+    leads.unwrap_or((group.leader, group.term))
+}
+
+/// Entries that each member is behind, as the leader counts.
+fn lags(leader: u64, seen: &[Seen]) -> BTreeMap<u64, u64> {
+    let leading = seen.iter().find(|seen| seen.node.node == leader).and_then(|seen| seen.live.as_ref());
+    let members = leading.into_iter().flat_map(|status| &status.members);
+    members.filter_map(|member| Some((member.node, member.lag?))).collect()
+}
+
+/// RocketMQ's broker ids: 0 for the leader, for others their place in the list from 1, so that a script that looks
+/// for 0 finds whom it means.
+pub(super) fn broker_ids<T>(leader: u64, members: &[T], node: impl Fn(&T) -> u64) -> Vec<(usize, &T)> {
+    let mut ids: Vec<(usize, &T)> = members
+        .iter()
+        .enumerate()
+        .map(|(place, member)| (if node(member) == leader { 0 } else { place + 1 }, member))
+        .collect();
+    ids.sort_by_key(|(id, _)| *id);
+    ids
+}
+
+struct Row<'a> {
+    group: &'a Group,
+    id: usize,
+    seen: &'a Seen,
+    role: String,
+    term: u64,
+    lag: Option<u64>,
+}
+
+impl<'a> Row<'a> {
+    fn new(group: &'a Group, id: usize, seen: &'a Seen, leader: u64, term: u64, lags: &BTreeMap<u64, u64>) -> Row<'a> {
+        let node = seen.node.node;
+        let role = match &seen.live {
+            // It has not heard of its successor yet.
+            Some(status) if status.role == "leader" && node != leader => "follower".to_owned(),
+            Some(status) => status.role.clone(),
+            None => "down".to_owned(),
+        };
+        let term = match &seen.live {
+            Some(status) => status.term,
+            None if node == leader => term,
+            None => seen.node.term,
+        };
+        let lag = if node == leader { Some(0) } else { lags.get(&node).copied() };
+        Row { group, id, seen, role, term, lag }
+    }
+
+    fn version(&self) -> String {
+        let live = self.seen.live.as_ref().map(|status| status.version.as_str());
+        match live.unwrap_or(&self.seen.node.program) {
+            "" => String::new(),
+            version => format!("V{}", version.replace('.', "_")),
+        }
+    }
+
+    fn hours(&self) -> f64 {
+        let oldest = self.seen.live.as_ref().map_or(0, |status| status.oldest_message_ms);
+        // Hours to two digits: what a float loses of the milliseconds does not show.
+        #[allow(clippy::cast_precision_loss)]
+        let ms = if oldest == 0 { 0.0 } else { now_ms().saturating_sub(oldest) as f64 };
+        ms / 3_600_000.0
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let live = self.seen.live.clone().unwrap_or_default();
+        vec![
+            self.group.cluster.clone(),
+            self.group.name.clone(),
+            self.id.to_string(),
+            self.seen.node.admin.clone(),
+            self.version(),
+            format!("{:.2}(0,0ms)", live.in_rate),
+            format!("{:.2}(0,0ms|0,0ms)", live.out_rate),
+            "0-0(0.0w,0.0,0.0)".to_owned(),
+            "0".to_owned(),
+            format!("{:.2}", self.hours()),
+            format!("{:.4}", live.disk_used_ratio),
+            self.seen.live.is_some().to_string(),
+            self.role.clone(),
+            self.term.to_string(),
+            self.lag.map(|lag| lag.to_string()).unwrap_or_default(),
+            self.seen.node.label.clone(),
+        ]
+    }
+
+    fn json(&self) -> Value {
+        let node = &self.seen.node;
+        let live = self.seen.live.clone().unwrap_or_default();
+        json!({
+            "cluster": self.group.cluster,
+            "brokerName": self.group.name,
+            "brokerId": self.id,
+            "addr": node.admin,
+            "grpc": node.grpc,
+            "peer": node.peer,
+            "label": node.label,
+            "node": format!("{:x}", node.node),
+            "version": self.version(),
+            "inTps": live.in_rate,
+            "outTps": live.out_rate,
+            "hour": self.hours(),
+            "space": live.disk_used_ratio,
+            "activated": self.seen.live.is_some(),
+            "reportedLately": node.alive,
+            "member": node.member,
+            "voter": node.voter,
+            "role": self.role,
+            "term": self.term,
+            "lag": self.lag,
+            "applied": live.applied_index,
+            "committed": live.committed_index,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(node: u64) -> Node {
+        let admin = format!("127.0.0.1:3091{node}");
+        Node { node, label: format!("n{node}"), admin, member: true, voter: true, ..Node::default() }
+    }
+
+    fn status(node: u64, role: &str, term: u64) -> Option<GroupStatusResponse> {
+        let member = |node: u64, lag: u64| raftmq_proto::admin::Member {
+            node,
+            lag: Some(lag),
+            ..raftmq_proto::admin::Member::default()
+        };
+        let members = if role == "leader" { vec![member(1, 0), member(2, 0), member(3, 7)] } else { Vec::new() };
+        Some(GroupStatusResponse {
+            node,
+            role: role.to_owned(),
+            term,
+            members,
+            version: "0.1.0".to_owned(),
+            in_rate: 12.345,
+            ..GroupStatusResponse::default()
+        })
+    }
+
+    #[test]
+    fn the_leader_of_the_highest_term_has_number_0() {
+        let group = Group { cluster: "C".to_owned(), name: "G".to_owned(), leader: 1, term: 3, ..Group::default() };
+        let seen = vec![
+            // Stopped, woken up, and not yet told.
+            Seen { node: node(1), live: status(1, "leader", 3) },
+            Seen { node: node(2), live: status(2, "leader", 4) },
+            Seen { node: node(3), live: None },
+        ];
+        let (leader, term) = leader(&group, &seen);
+        assert_eq!((leader, term), (2, 4));
+        let lags = lags(leader, &seen);
+        let lines: Vec<String> = broker_ids(leader, &seen, |seen| seen.node.node)
+            .into_iter()
+            .map(|(id, seen)| Row::new(&group, id, seen, leader, term, &lags).cells().join(" "))
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "C G 0 127.0.0.1:30912 V0_1_0 12.35(0,0ms) 0.00(0,0ms|0,0ms) 0-0(0.0w,0.0,0.0) 0 0.00 0.0000 true \
+                 leader 4 0 n2",
+                "C G 1 127.0.0.1:30911 V0_1_0 12.35(0,0ms) 0.00(0,0ms|0,0ms) 0-0(0.0w,0.0,0.0) 0 0.00 0.0000 true \
+                 follower 3 0 n1",
+                "C G 3 127.0.0.1:30913  0.00(0,0ms) 0.00(0,0ms|0,0ms) 0-0(0.0w,0.0,0.0) 0 0.00 0.0000 false down 0 7 n3",
+            ]
+        );
+    }
+}

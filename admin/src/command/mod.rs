@@ -1,0 +1,203 @@
+//! The commands, a file each.
+
+mod cluster_list;
+mod consume_message;
+mod consumer_progress;
+mod delete_sub_group;
+mod delete_topic;
+mod dump;
+mod elect_master;
+mod get_consumer_config;
+mod ha_status;
+mod public;
+mod send_message;
+mod topic_cluster_list;
+mod topic_list;
+mod topic_route;
+mod topic_status;
+mod update_sub_group;
+mod update_topic;
+
+use crate::cli::Cli;
+use crate::connect::Token;
+use crate::directory::{Directory, Target};
+use crate::error::AdminError;
+use crate::output::Outcome;
+use clap::{Args, Subcommand};
+
+/// What `mqadmin` can do.
+#[derive(Debug, Subcommand)]
+#[command(rename_all = "camelCase")]
+pub(crate) enum Command {
+    UpdateTopic(update_topic::Arguments),
+    DeleteTopic(delete_topic::Arguments),
+    TopicList(topic_list::Arguments),
+    TopicRoute(topic_route::Arguments),
+    TopicStatus(topic_status::Arguments),
+    TopicClusterList(topic_cluster_list::Arguments),
+    UpdateSubGroup(update_sub_group::Arguments),
+    DeleteSubGroup(delete_sub_group::Arguments),
+    GetConsumerConfig(get_consumer_config::Arguments),
+    ConsumerProgress(consumer_progress::Arguments),
+    ClusterList(cluster_list::Arguments),
+    HaStatus(ha_status::Arguments),
+    ElectMaster(elect_master::Arguments),
+    SendMessage(send_message::Arguments),
+    ConsumeMessage(consume_message::Arguments),
+    Dump(dump::Arguments),
+}
+
+/// Which broker groups a command goes to.
+#[derive(Debug, Args)]
+pub(crate) struct Where {
+    /// The broker group of the node with this address (brokerIP1:listenPort, #Addr of clusterList).
+    #[arg(short = 'b', long = "brokerAddr", value_name = "ADDRESS")]
+    broker: Option<String>,
+    /// All broker groups of this cluster; needless where there is one cluster.
+    #[arg(short = 'c', long = "clusterName", value_name = "CLUSTER", conflicts_with = "broker")]
+    cluster: Option<String>,
+}
+
+impl Where {
+    fn target(&self) -> Target<'_> {
+        Target::new(self.broker.as_deref(), self.cluster.as_deref())
+    }
+}
+
+/// Carries a command out and prints what came of it; false when part of it failed.
+pub(crate) async fn run(cli: Cli) -> Result<bool, AdminError> {
+    let name_servers = cli.namesrv_addr.split([';', ',']).map(str::trim).filter(|address| !address.is_empty());
+    let directory = Directory {
+        name_servers: name_servers.map(str::to_owned).collect(),
+        token: Token::new(cli.admin_token.as_deref())?,
+    };
+    let directory = &directory;
+    let (outcome, format) = match &cli.command {
+        Command::UpdateTopic(arguments) => (update_topic::run(directory, arguments).await?, arguments.output.output),
+        Command::DeleteTopic(arguments) => (delete_topic::run(directory, arguments).await?, arguments.output.output),
+        Command::TopicList(arguments) => (topic_list::run(directory, arguments).await?, arguments.output.output),
+        Command::TopicRoute(arguments) => (topic_route::run(directory, arguments).await?, arguments.output.output),
+        Command::TopicStatus(arguments) => (topic_status::run(directory, arguments).await?, arguments.output.output),
+        Command::TopicClusterList(arguments) => {
+            (topic_cluster_list::run(directory, arguments).await?, arguments.output.output)
+        }
+        Command::UpdateSubGroup(arguments) => {
+            (update_sub_group::run(directory, arguments).await?, arguments.output.output)
+        }
+        Command::DeleteSubGroup(arguments) => {
+            (delete_sub_group::run(directory, arguments).await?, arguments.output.output)
+        }
+        Command::GetConsumerConfig(arguments) => {
+            (get_consumer_config::run(directory, arguments).await?, arguments.output.output)
+        }
+        Command::ConsumerProgress(arguments) => {
+            (consumer_progress::run(directory, arguments).await?, arguments.output.output)
+        }
+        Command::ClusterList(arguments) => (cluster_list::run(directory, arguments).await?, arguments.output.output),
+        Command::HaStatus(arguments) => (ha_status::run(directory, arguments).await?, arguments.output.output),
+        Command::ElectMaster(arguments) => (elect_master::run(directory, arguments).await?, arguments.output.output),
+        Command::SendMessage(arguments) => (send_message::run(directory, arguments).await?, arguments.output.output),
+        Command::ConsumeMessage(arguments) => {
+            (consume_message::run(directory, arguments).await?, arguments.output.output)
+        }
+        Command::Dump(arguments) => (dump::run(directory, arguments).await?, arguments.output.output),
+    };
+    Ok(outcome.print(format))
+}
+
+/// `+key=value` sets an attribute, `-key` takes one away, several are separated by commas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Attribute {
+    Set(String, String),
+    Remove(String),
+}
+
+fn parse_attribute(text: &str) -> Result<Attribute, String> {
+    let refused = || format!("{text:?} must be +key=value to set an attribute, or -key to take one away");
+    if let Some(rest) = text.strip_prefix('+') {
+        let (key, value) = rest.split_once('=').ok_or_else(refused)?;
+        let (key, value) = (key.trim(), value.trim());
+        if key.is_empty() || value.is_empty() {
+            return Err(refused());
+        }
+        return Ok(Attribute::Set(key.to_owned(), value.to_owned()));
+    }
+    match text.strip_prefix('-').map(str::trim) {
+        Some(key) if !key.is_empty() && !key.contains('=') => Ok(Attribute::Remove(key.to_owned())),
+        _ => Err(refused()),
+    }
+}
+
+type Attributes = (std::collections::HashMap<String, String>, Vec<String>);
+
+fn split(attributes: &[Attribute]) -> Attributes {
+    let (mut set, mut remove) = Attributes::default();
+    for attribute in attributes {
+        match attribute {
+            Attribute::Set(key, value) => {
+                set.insert(key.clone(), value.clone());
+            }
+            Attribute::Remove(key) => remove.push(key.clone()),
+        }
+    }
+    (set, remove)
+}
+
+/// `R`, `W`, `RW` and so on of RocketMQ's permission number.
+fn permission_text(permission: u32) -> String {
+    let sign = |bit: u32, sign: char| if permission & bit == bit { sign } else { '-' };
+    format!("{}{}-", sign(4, 'R'), sign(2, 'W'))
+}
+
+/// The name of a value of `apache.rocketmq.v2.MessageType`.
+fn message_type_name(value: i32) -> String {
+    raftmq_proto::rocketmq::MessageType::try_from(value)
+        .map_or_else(|_| value.to_string(), |known| known.as_str_name().to_owned())
+}
+
+/// Text and JSON of what several broker groups were told to do.
+#[derive(Default)]
+struct PerGroup {
+    text: String,
+    json: Vec<serde_json::Value>,
+    failures: Vec<String>,
+}
+
+impl PerGroup {
+    fn done(&mut self, text: &str, json: serde_json::Value) {
+        self.text.push_str(text);
+        self.json.push(json);
+    }
+
+    fn failed(&mut self, broker_group: &str, error: &AdminError) {
+        let text = error.to_string();
+        self.json.push(serde_json::json!({ "brokerName": broker_group, "error": text }));
+        self.failures.push(format!("broker group {broker_group}: {text}"));
+    }
+
+    fn outcome(self) -> Outcome {
+        Outcome { text: self.text, json: self.json.into(), failures: self.failures }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes() {
+        assert_eq!(
+            parse_attribute("+message.type=FIFO"),
+            Ok(Attribute::Set("message.type".to_owned(), "FIFO".to_owned()))
+        );
+        assert_eq!(parse_attribute("-cleanup.policy"), Ok(Attribute::Remove("cleanup.policy".to_owned())));
+        for wrong in ["message.type=FIFO", "+x", "+=y", "-", "-a=b", ""] {
+            assert!(parse_attribute(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn permissions() {
+        assert_eq!([2, 4, 6].map(permission_text), ["-W-", "R--", "RW-"]);
+    }
+}

@@ -1,0 +1,102 @@
+//! The public API as a client without sessions uses it: any node of a broker group, one call after another.
+
+use crate::connect::{at, messaging, try_another};
+use crate::directory::Group;
+use crate::error::AdminError;
+use raftmq_proto::rocketmq::messaging_service_client::MessagingServiceClient;
+use raftmq_proto::rocketmq::{Code, Status};
+use std::sync::atomic::{AtomicU32, Ordering};
+use tonic::Request;
+use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
+
+/// A client of its own for each run.
+pub(super) struct Client {
+    id: String,
+    machine: [u8; 6],
+    next: AtomicU32,
+}
+
+impl Client {
+    pub(super) fn new() -> Client {
+        let random: u64 = rand::random();
+        let bytes = random.to_be_bytes();
+        let machine = [bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]];
+        Client { id: format!("mqadmin@{}@{random:016x}", std::process::id()), machine, next: AtomicU32::new(0) }
+    }
+
+    /// A request with the headers that every client sends.
+    pub(super) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let metadata = request.metadata_mut();
+        let request_id = format!("{:032x}", rand::random::<u128>());
+        for (key, value) in [
+            ("x-mq-client-id", self.id.as_str()),
+            ("x-mq-language", "RUST"),
+            ("x-mq-protocol", "v2"),
+            ("x-mq-client-version", env!("CARGO_PKG_VERSION")),
+            ("x-mq-namespace", ""),
+            ("x-mq-request-id", request_id.as_str()),
+        ] {
+            if let Ok(value) = MetadataValue::try_from(value) {
+                metadata.insert(key, value);
+            }
+        }
+        request
+    }
+
+    /// A message id in the form of the SDKs: version, machine, process, seconds since 2021, number.
+    pub(super) fn message_id(&self) -> String {
+        const YEAR_2021_SECONDS: u64 = 1_609_459_200;
+        let seconds = (crate::time::now_ms() / 1_000).saturating_sub(YEAR_2021_SECONDS) & 0xffff_ffff;
+        let machine: String = self.machine.iter().map(|byte| format!("{byte:02X}")).collect();
+        let process = std::process::id() & 0xffff;
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        format!("01{machine}{process:04X}{seconds:08X}{number:08X}")
+    }
+}
+
+/// Calls the nodes of a broker group, the leader first, until one answers; its public address and the answer.
+pub(super) async fn on_group<T, F>(
+    group: &Group,
+    mut call: impl FnMut(MessagingServiceClient<Channel>) -> F,
+) -> Result<(String, T), AdminError>
+where
+    F: Future<Output = Result<T, tonic::Status>>,
+{
+    let mut reasons = Vec::new();
+    for node in group.by_promise().into_iter().filter(|node| !node.grpc.is_empty()) {
+        match call(messaging(&node.grpc)?).await {
+            Ok(answer) => return Ok((node.grpc.clone(), answer)),
+            Err(status) if try_another(&status) => reasons.push(at(&node.grpc, &status)),
+            Err(status) => return Err(AdminError::refused(&node.grpc, &status)),
+        }
+    }
+    Err(AdminError::NoNode { broker_group: group.name.clone(), reasons: reasons.join(", ") })
+}
+
+/// OK, or what the broker said.
+pub(super) fn check(address: &str, status: Option<&Status>) -> Result<(), AdminError> {
+    let status = status.cloned().unwrap_or_default();
+    if status.code() == Code::Ok {
+        return Ok(());
+    }
+    Err(AdminError::Refused {
+        address: address.to_owned(),
+        code: tonic::Code::FailedPrecondition,
+        message: format!("{}: {}", status.code().as_str_name(), status.message),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Client;
+
+    #[test]
+    fn message_ids_differ_and_have_the_length_of_the_sdks() {
+        let client = Client::new();
+        let (one, other) = (client.message_id(), client.message_id());
+        assert_eq!(one.len(), 34);
+        assert_ne!(one, other);
+    }
+}

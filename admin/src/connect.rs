@@ -1,0 +1,81 @@
+//! Connections to name servers and to the admin and public ports of brokers.
+
+use crate::error::{AdminError, reason};
+use raftmq_proto::admin::admin_client::AdminClient;
+use raftmq_proto::namesrv::name_server_client::NameServerClient;
+use raftmq_proto::rocketmq::messaging_service_client::MessagingServiceClient;
+use std::time::Duration;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+/// To connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// For one answer: a change waits for an election, a dump for an applied index.
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// A topic table or dump may be larger than gRPC's usual 4 MiB.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// Shows the adminToken, when there is one.
+#[derive(Clone)]
+pub(crate) struct Token(Option<MetadataValue<Ascii>>);
+
+impl Token {
+    pub(crate) fn new(token: Option<&str>) -> Result<Token, AdminError> {
+        let value = token.map(|token| format!("Bearer {token}").parse()).transpose();
+        value
+            .map(Token)
+            .map_err(|_| AdminError::Usage("the admin token has characters that a header cannot have".into()))
+    }
+}
+
+impl Interceptor for Token {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// `raftmq.admin.v1` of a node.
+pub(crate) type Admin = AdminClient<InterceptedService<Channel, Token>>;
+
+fn channel(address: &str) -> Result<Channel, String> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| "is not HOST:PORT".to_owned())?;
+    if endpoint.uri().port().is_none() {
+        return Err("is not HOST:PORT".to_owned());
+    }
+    Ok(endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT).tcp_nodelay(true).connect_lazy())
+}
+
+/// The admin port of a node; nothing is sent before the first call.
+pub(crate) fn admin(address: &str, token: &Token) -> Result<Admin, AdminError> {
+    let channel = channel(address).map_err(|problem| AdminError::Usage(format!("{address} {problem}")))?;
+    Ok(AdminClient::with_interceptor(channel, token.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
+}
+
+/// A name server.
+pub(crate) fn name_server(address: &str) -> Result<NameServerClient<Channel>, AdminError> {
+    let channel = channel(address).map_err(|problem| AdminError::Usage(format!("{address} {problem}")))?;
+    Ok(NameServerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+}
+
+/// The public port of a node.
+pub(crate) fn messaging(address: &str) -> Result<MessagingServiceClient<Channel>, AdminError> {
+    let channel = channel(address).map_err(|problem| AdminError::Usage(format!("{address} {problem}")))?;
+    Ok(MessagingServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+}
+
+/// Whether another node of the group may do better: this one was not reached, or has no leader to turn to.
+pub(crate) fn try_another(status: &Status) -> bool {
+    use tonic::Code::{Aborted, Cancelled, DeadlineExceeded, Unavailable, Unknown};
+    matches!(status.code(), Unavailable | DeadlineExceeded | Cancelled | Aborted | Unknown)
+}
+
+/// `127.0.0.1:10911: Connection refused`.
+pub(crate) fn at(address: &str, status: &Status) -> String {
+    format!("{address}: {}", reason(status))
+}

@@ -1,0 +1,64 @@
+//! Why a command failed, in sentences that say what to do.
+
+use tonic::{Code, Status};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// No name server answered.
+    #[error(
+        "no name server answers: {reasons}; start one with mqnamesrv, or name the right one with -n HOST:PORT or \
+         NAMESRV_ADDR (or a broker's brokerIP1:listenPort with -b, where a command takes it)"
+    )]
+    NoNameServer {
+        /// Each address and why it did not answer.
+        reasons: String,
+    },
+    /// The name servers do not know what was asked for.
+    #[error("{0}")]
+    Unknown(String),
+    /// No node of a broker group answered.
+    #[error("no node of broker group {broker_group} answers: {reasons}")]
+    NoNode {
+        /// The broker group.
+        broker_group: String,
+        /// Each address and why it did not answer.
+        reasons: String,
+    },
+    /// A node refused.
+    #[error("{address}: {message}")]
+    Refused {
+        /// The node.
+        address: String,
+        /// gRPC's code.
+        code: Code,
+        /// What it said.
+        message: String,
+    },
+    /// Values that do not go together.
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl AdminError {
+    /// What a node answered with.
+    #[must_use]
+    pub(crate) fn refused(address: &str, status: &Status) -> AdminError {
+        let message = match status.message() {
+            "" => format!("{:?}", status.code()),
+            message => message.to_owned(),
+        };
+        AdminError::Refused { address: address.to_owned(), code: status.code(), message }
+    }
+}
+
+/// Why a call did not arrive, or what the node said about not being able to: the innermost cause.
+pub(crate) fn reason(status: &Status) -> String {
+    let mut source = std::error::Error::source(status);
+    let mut innermost = None;
+    while let Some(error) = source {
+        innermost = Some(error.to_string());
+        source = error.source();
+    }
+    innermost.unwrap_or_else(|| status.message().to_owned())
+}
