@@ -19,7 +19,7 @@ use crate::deliver::read::Reader;
 use crate::filter::tag::{TagFilter, TagSet};
 use crate::propose::SubmitError;
 use crate::store::available;
-use futures::future::{BoxFuture, FutureExt as _, join_all};
+use futures::future::join_all;
 use prost::Message as _;
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::command::{Ack, ChangeInvisible, Handle, Lease, Leased, LeasedMessage, Reply, reply};
@@ -176,7 +176,7 @@ struct Answer {
 }
 
 /// A lease that was asked for. It is waited for to its end in any case: what it grants must not be lost.
-type Asked = BoxFuture<'static, Result<Reply, SubmitError>>;
+type Asked = oneshot::Receiver<Reply>;
 
 enum Outcome {
     /// The client gets an answer.
@@ -208,8 +208,7 @@ async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answe
         let mut again = false;
         if worth_asking(front, ask)? {
             subscribe(front, ask).await?;
-            let (proposer, command) = (front.node.proposer.clone(), lease(front, ask));
-            let asked = async move { proposer.submit(command, Vec::new(), None).await }.boxed();
+            let asked = front.node.proposer.enqueue(lease(front, ask), Vec::new(), Some(ask.end))?;
             let leased = match granted(asked, ask).await {
                 Ok(leased) => leased?,
                 Err(late) => return Ok(Outcome::Late(late)),
@@ -291,9 +290,12 @@ fn lease(front: &Front, ask: &Ask) -> Kind {
 /// Waits for the lease until the poll ends; after that it comes too late.
 async fn granted(mut asked: Asked, ask: &Ask) -> Result<Result<Leased, ApiError>, Asked> {
     let Ok(reply) = tokio::time::timeout_at(ask.end, &mut asked).await else { return Err(asked) };
-    Ok(reply.map_err(ApiError::from).and_then(|reply| match Front::carried_out(reply)? {
-        reply::Kind::Leased(leased) => Ok(leased),
-        other => Err(ApiError::Internal(format!("a lease was answered with {other:?}"))),
+    Ok(reply.map_err(|_| SubmitError::Closed.into()).and_then(|reply| match Front::carried_out(reply) {
+        Ok(reply::Kind::Leased(leased)) => Ok(leased),
+        Ok(other) => Err(ApiError::Internal(format!("a lease was answered with {other:?}"))),
+        // The poll was over before the group came to it.
+        Err(error) if error.is_deadline() => Ok(Leased::default()),
+        Err(error) => Err(error),
     }))
 }
 
