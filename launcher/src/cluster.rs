@@ -23,9 +23,10 @@ const ELECTION_MAX: Duration = Duration::from_secs(30);
 
 /// Starts the cluster and stays with it until a signal comes.
 pub async fn up(data: &Path) -> anyhow::Result<()> {
-    let shutdown = Shutdown::on_signals()?;
     let programs = Programs::beside_this_one()?;
     let layout = Layout::standard(data);
+    let all = layout.clone();
+    let shutdown = Shutdown::on_signals_or_else(move || supervisor::kill_all(&all))?;
     let started = Instant::now();
     let (events, mut heard) = mpsc::channel(64);
     let supervisor = Supervisor::start(&layout, &programs, events)?;

@@ -167,6 +167,14 @@ pub fn kill(layout: &Layout, label: &str) -> anyhow::Result<u32> {
     Ok(pid)
 }
 
+/// Sends SIGKILL to every process of a layout that runs.
+pub fn kill_all(layout: &Layout) {
+    for process in layout.processes() {
+        // One that has ended already is what is wanted.
+        let _ = kill(layout, &process.label);
+    }
+}
+
 async fn keep_running(process: Process, program: PathBuf, stop: CancellationToken, events: mpsc::Sender<Event>) {
     let mut pause = RESTART_PAUSE_MIN;
     let mut again = false;
