@@ -152,9 +152,10 @@ impl Default for LogOptions {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "milliseconds fit in 64 bits for 500 million years")]
+#[expect(clippy::disallowed_methods, reason = "frames say when they were written, for people; nothing decides by it")]
 fn system_time_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Room that is left for the log.
