@@ -1,1 +1,22 @@
-//! See the workspace README.
+//! Tests and benchmarks of the real programs: clusters of processes that are killed, paused, cut off and restarted,
+//! and an oracle of what their clients were told.
+//!
+//! - [`cluster`] starts, breaks and ends processes; [`client`] speaks to them as an SDK does.
+//! - [`workload`] runs clients through a fault and writes down in [`oracle`] what they were told.
+//! - [`invariant`] has the properties, one a file, that the oracle's history is held against.
+//! - [`load`], [`do_nothing`] and [`usage`] are the benchmark's.
+
+// Tests measure real time and start tasks of their own.
+#![allow(clippy::disallowed_methods)]
+
+pub mod client;
+pub mod cluster;
+pub mod do_nothing;
+pub mod invariant;
+pub mod load;
+#[cfg(feature = "nats")]
+pub mod nats;
+pub mod netns;
+pub mod oracle;
+pub mod usage;
+pub mod workload;

@@ -1,0 +1,754 @@
+//! A thin producer and consumers that use routes, channels, deadlines and retries as the official SDKs do.
+//!
+//! One channel per distinct list of endpoints: it uses the first address that can be connected to and goes on to the
+//! next when a connection is lost; a node that hangs is noticed only by its calls' deadlines, and then another queue's
+//! list, rotated, is tried. A send is tried three times. Nothing here knows what a leader is.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use raftmq_proto::rocketmq::{self as pb, messaging_service_client::MessagingServiceClient};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tonic::{
+    Code, Request, Status,
+    transport::{Channel, Endpoint},
+};
+
+use crate::load::resource;
+
+/// Deadline of every call but long polls, as in every SDK.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often a send is tried, as in every SDK.
+pub const SEND_ATTEMPTS: usize = 3;
+
+/// How long a list of endpoints that failed is left alone while others work.
+const ISOLATED: Duration = Duration::from_secs(10);
+
+/// Who a client says it is.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// `x-mq-client-id`.
+    pub client_id: String,
+    /// Consumer group; none for a producer.
+    pub group: Option<String>,
+    /// Kind of client.
+    pub kind: pb::ClientType,
+}
+
+/// One list of endpoints and the channels to them.
+struct Line {
+    addresses: Vec<SocketAddr>,
+    channels: Vec<Channel>,
+    at: AtomicUsize,
+    failed: Mutex<Option<Instant>>,
+    telemetry: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Line {
+    fn new(addresses: Vec<SocketAddr>) -> Result<Self> {
+        let channels = addresses
+            .iter()
+            .map(|address| {
+                let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+                    .connect_timeout(Duration::from_secs(1))
+                    .tcp_nodelay(true);
+                Ok(endpoint.connect_lazy())
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { addresses, channels, at: AtomicUsize::new(0), failed: Mutex::default(), telemetry: Mutex::default() })
+    }
+
+    fn channel(&self) -> (usize, Channel) {
+        let at = self.at.load(Ordering::Relaxed) % self.channels.len();
+        (at, self.channels[at].clone())
+    }
+
+    /// A call over the channel to address `at` failed in a way that is the connection's and not the call's.
+    fn lost(&self, at: usize) {
+        let next = (at + 1) % self.channels.len();
+        let _ = self.at.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn isolate(&self) {
+        *self.failed.lock().expect("no holder panics") = Some(Instant::now());
+    }
+
+    fn isolated(&self) -> bool {
+        self.failed.lock().expect("no holder panics").is_some_and(|since| since.elapsed() < ISOLATED)
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if let Some(telemetry) = self.telemetry.lock().expect("no holder panics").take() {
+            telemetry.abort();
+        }
+    }
+}
+
+/// What producers and consumers have in common: identity, routes and channels.
+pub struct Client {
+    identity: Identity,
+    settings: pb::Settings,
+    access: Arc<Line>,
+    lines: Mutex<HashMap<Vec<SocketAddr>, Arc<Line>>>,
+    routes: Mutex<HashMap<String, Arc<Route>>>,
+}
+
+/// A topic's queues, each with the channels that lead to it.
+pub struct Route {
+    queues: Vec<(pb::MessageQueue, Arc<Line>)>,
+    next: AtomicUsize,
+    asked: Instant,
+}
+
+impl Route {
+    /// The queues as they were answered.
+    pub fn queues(&self) -> impl Iterator<Item = &pb::MessageQueue> {
+        self.queues.iter().map(|(queue, _)| queue)
+    }
+
+    fn take(&self) -> (&pb::MessageQueue, &Arc<Line>) {
+        let start = self.next.fetch_add(1, Ordering::Relaxed);
+        let of = |offset: usize| &self.queues[(start + offset) % self.queues.len()];
+        let chosen = (0..self.queues.len()).map(of).find(|(_, line)| !line.isolated()).unwrap_or(of(0));
+        (&chosen.0, &chosen.1)
+    }
+}
+
+/// A call that did not succeed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Failure {
+    /// The answer has another code than OK.
+    #[error("{0:?}: {1}")]
+    Code(pb::Code, String),
+    /// There was no answer: whether anything happened is unknown.
+    #[error("gRPC {0:?}: {1}")]
+    Transport(Code, String),
+}
+
+impl Failure {
+    fn from_status(status: Option<&pb::Status>) -> Result<(), Self> {
+        match status {
+            Some(status) if status.code == pb::Code::Ok as i32 => Ok(()),
+            Some(status) => {
+                let code = pb::Code::try_from(status.code).unwrap_or(pb::Code::Unspecified);
+                Err(Self::Code(code, status.message.clone()))
+            }
+            None => Err(Self::Code(pb::Code::Unspecified, "an answer without status".into())),
+        }
+    }
+
+    /// The answered code, when there was an answer.
+    pub fn code(&self) -> Option<pb::Code> {
+        match self {
+            Self::Code(code, _) => Some(*code),
+            Self::Transport(..) => None,
+        }
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::Transport(status.code(), status.message().to_string())
+    }
+}
+
+impl Client {
+    fn new(access: &[SocketAddr], identity: Identity, settings: pb::Settings) -> Result<Self> {
+        ensure!(!access.is_empty(), "a client needs an access point");
+        Ok(Self {
+            identity,
+            settings,
+            access: Arc::new(Line::new(access.to_vec())?),
+            lines: Mutex::default(),
+            routes: Mutex::default(),
+        })
+    }
+
+    fn request<T>(&self, message: T, timeout: Duration) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(timeout);
+        self.sign(&mut request);
+        request
+    }
+
+    fn sign<T>(&self, request: &mut Request<T>) {
+        let metadata = request.metadata_mut();
+        metadata.insert("x-mq-client-id", self.identity.client_id.parse().expect("client ids are ASCII"));
+        metadata.insert("x-mq-language", tonic::metadata::MetadataValue::from_static("GO"));
+        metadata.insert("x-mq-client-version", tonic::metadata::MetadataValue::from_static("5.1.2"));
+        metadata.insert("x-mq-protocol", tonic::metadata::MetadataValue::from_static("v2"));
+    }
+
+    /// Makes one call over a line. A client-side timer ends it also when the server does not.
+    async fn call<A, F>(
+        &self,
+        line: &Line,
+        timeout: Duration,
+        call: impl FnOnce(MessagingServiceClient<Channel>) -> F,
+    ) -> Result<A, Failure>
+    where
+        F: Future<Output = Result<A, Status>>,
+    {
+        let (at, channel) = line.channel();
+        let stub = MessagingServiceClient::new(channel).max_decoding_message_size(64 << 20);
+        match tokio::time::timeout(timeout, call(stub)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(status)) => {
+                // A hung node answers nothing: the deadline says nothing about the connection.
+                if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled) {
+                    line.lost(at);
+                }
+                Err(status.into())
+            }
+            Err(_) => Err(Failure::Transport(Code::DeadlineExceeded, format!("no answer within {timeout:?}"))),
+        }
+    }
+
+    /// The route of a topic, asked for anew when it is older than 30 s.
+    ///
+    /// # Errors
+    ///
+    /// No address of the access point answers with a route.
+    pub async fn route(&self, topic: &str) -> Result<Arc<Route>, Failure> {
+        if let Some(route) = self.routes.lock().expect("no holder panics").get(topic)
+            && route.asked.elapsed() < Duration::from_secs(30)
+        {
+            return Ok(route.clone());
+        }
+        let mut last = None;
+        for _ in 0..SEND_ATTEMPTS.max(self.access.addresses.len()) {
+            match self.query_route(topic).await {
+                Ok(route) => {
+                    let route = Arc::new(route);
+                    self.routes.lock().expect("no holder panics").insert(topic.to_string(), route.clone());
+                    return Ok(route);
+                }
+                Err(failure @ Failure::Code(..)) => return Err(failure),
+                Err(failure) => last = Some(failure),
+            }
+        }
+        // An SDK whose refresh fails goes on with what it knows.
+        if let Some(route) = self.routes.lock().expect("no holder panics").get(topic) {
+            return Ok(route.clone());
+        }
+        Err(last.unwrap_or(Failure::Transport(Code::Unknown, "not tried".into())))
+    }
+
+    async fn query_route(&self, topic: &str) -> Result<Route, Failure> {
+        let addresses = self.access.addresses.iter();
+        let addresses =
+            addresses.map(|address| pb::Address { host: address.ip().to_string(), port: address.port().into() });
+        let endpoints = pb::Endpoints { scheme: pb::AddressScheme::IPv4 as i32, addresses: addresses.collect() };
+        let request = pb::QueryRouteRequest { topic: Some(resource(topic)), endpoints: Some(endpoints) };
+        let request = self.request(request, CALL_TIMEOUT);
+        let answer =
+            self.call(&self.access, CALL_TIMEOUT, async |mut stub| stub.query_route(request).await).await?.into_inner();
+        Failure::from_status(answer.status.as_ref())?;
+        let mut queues = Vec::new();
+        for queue in answer.message_queues {
+            let line = self
+                .line(&queue)
+                .map_err(|failure| Failure::Code(pb::Code::Unspecified, format!("unusable route: {failure:#}")))?;
+            queues.push((queue, line));
+        }
+        if queues.is_empty() {
+            return Err(Failure::Code(pb::Code::Unspecified, "a route without queues".into()));
+        }
+        let start = rand::random::<u16>().into();
+        Ok(Route { queues, next: AtomicUsize::new(start), asked: Instant::now() })
+    }
+
+    fn line(&self, queue: &pb::MessageQueue) -> Result<Arc<Line>> {
+        let endpoints = queue.broker.as_ref().and_then(|broker| broker.endpoints.as_ref());
+        let endpoints = endpoints.context("a queue without endpoints")?;
+        let addresses: Vec<SocketAddr> = endpoints
+            .addresses
+            .iter()
+            .map(|address| Ok(format!("{}:{}", address.host, address.port).parse()?))
+            .collect::<Result<_>>()?;
+        let mut lines = self.lines.lock().expect("no holder panics");
+        if let Some(line) = lines.get(&addresses) {
+            return Ok(line.clone());
+        }
+        let line = Arc::new(Line::new(addresses.clone())?);
+        lines.insert(addresses, line.clone());
+        *line.telemetry.lock().expect("no holder panics") = Some(self.telemetry(&line));
+        Ok(line)
+    }
+
+    /// Keeps settings known at a line's current address for as long as the line lives, and sends heartbeats.
+    fn telemetry(&self, line: &Arc<Line>) -> JoinHandle<()> {
+        let line = Arc::downgrade(line);
+        let identity = self.identity.clone();
+        let settings = self.settings.clone();
+        let signed = |identity: &Identity, request: &mut Request<()>| {
+            let metadata = request.metadata_mut();
+            metadata.insert("x-mq-client-id", identity.client_id.parse().expect("client ids are ASCII"));
+            metadata.insert("x-mq-language", tonic::metadata::MetadataValue::from_static("GO"));
+            metadata.insert("x-mq-client-version", tonic::metadata::MetadataValue::from_static("5.1.2"));
+        };
+        tokio::spawn(async move {
+            loop {
+                let Some(held) = line.upgrade() else { return };
+                let (_, channel) = held.channel();
+                drop(held);
+                let mut stub = MessagingServiceClient::new(channel);
+                let (commands, outgoing) = mpsc::channel(4);
+                let command = pb::TelemetryCommand {
+                    status: None,
+                    command: Some(pb::telemetry_command::Command::Settings(settings.clone())),
+                };
+                let _ = commands.send(command).await;
+                let mut metadata = Request::new(());
+                signed(&identity, &mut metadata);
+                let mut request = Request::new(tokio_stream::wrappers::ReceiverStream::new(outgoing));
+                *request.metadata_mut() = metadata.metadata().clone();
+                if let Ok(answer) = stub.telemetry(request).await {
+                    let mut incoming = answer.into_inner();
+                    let mut beats = tokio::time::interval(Duration::from_secs(10));
+                    loop {
+                        tokio::select! {
+                            command = incoming.message() => match command {
+                                Ok(Some(_)) => {}
+                                Ok(None) | Err(_) => break,
+                            },
+                            _ = beats.tick() => {
+                                let beat = pb::HeartbeatRequest {
+                                    group: identity.group.as_deref().map(resource),
+                                    client_type: identity.kind as i32,
+                                };
+                                let mut request = Request::new(beat);
+                                *request.metadata_mut() = metadata.metadata().clone();
+                                request.set_timeout(CALL_TIMEOUT);
+                                let mut stub = stub.clone();
+                                tokio::spawn(async move { drop(stub.heartbeat(request).await) });
+                            }
+                        }
+                    }
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        })
+    }
+
+    /// Tells every node this client used that it is gone.
+    pub async fn terminate(&self) {
+        let lines: Vec<Arc<Line>> = self.lines.lock().expect("no holder panics").values().cloned().collect();
+        for line in lines {
+            if let Some(telemetry) = line.telemetry.lock().expect("no holder panics").take() {
+                telemetry.abort();
+            }
+            let request = pb::NotifyClientTerminationRequest { group: self.identity.group.as_deref().map(resource) };
+            let request = self.request(request, CALL_TIMEOUT);
+            let _ =
+                self.call(&line, CALL_TIMEOUT, async |mut stub| stub.notify_client_termination(request).await).await;
+        }
+    }
+}
+
+fn settings(identity: &Identity, pub_sub: pb::settings::PubSub) -> pb::Settings {
+    pb::Settings {
+        client_type: Some(identity.kind as i32),
+        request_timeout: Some(duration(CALL_TIMEOUT)),
+        pub_sub: Some(pub_sub),
+        user_agent: Some(pb::Ua {
+            language: pb::Language::Golang as i32,
+            version: "5.1.2".into(),
+            platform: "test".into(),
+            hostname: "test".into(),
+        }),
+        ..Default::default()
+    }
+}
+
+/// As the wire has it.
+pub fn duration(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration { seconds: duration.as_secs() as i64, nanos: duration.subsec_nanos() as i32 }
+}
+
+fn client_id(kind: &str) -> String {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{kind}@{}@{number}@{:08x}", std::process::id(), rand::random::<u32>())
+}
+
+/// Sends messages.
+pub struct Producer {
+    client: Client,
+}
+
+/// A message that was stored.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    /// In its queue.
+    pub offset: i64,
+    /// Calls that were made for it; above one it may be stored more than once.
+    pub calls: usize,
+}
+
+/// A send that was not answered OK in any attempt.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("not sent in {calls} calls: {last}")]
+pub struct NotSent {
+    /// Calls that were made for it; it may be stored all the same.
+    pub calls: usize,
+    /// What the last one said.
+    pub last: Failure,
+}
+
+impl Producer {
+    /// A producer for `topics` whose access point is `access`.
+    ///
+    /// # Errors
+    ///
+    /// `access` is empty.
+    pub fn new(access: &[SocketAddr], topics: &[&str]) -> Result<Self> {
+        let identity = Identity { client_id: client_id("producer"), group: None, kind: pb::ClientType::Producer };
+        let publishing =
+            pb::Publishing { topics: topics.iter().map(|topic| resource(topic)).collect(), ..Default::default() };
+        let settings = settings(&identity, pb::settings::PubSub::Publishing(publishing));
+        Ok(Self { client: Client::new(access, identity, settings)? })
+    }
+
+    /// What it shares with consumers.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Sends one NORMAL message as an SDK does: up to [`SEND_ATTEMPTS`] calls, each over another queue's endpoints.
+    ///
+    /// # Errors
+    ///
+    /// No call was answered OK.
+    pub async fn send(&self, topic: &str, message_id: &str, tag: Option<&str>, body: Bytes) -> Result<Sent, NotSent> {
+        let message = message(topic, message_id, tag, body);
+        self.send_messages(topic, vec![message]).await
+    }
+
+    /// As [`Producer::send`] for messages made by the caller, which go in one call.
+    ///
+    /// # Errors
+    ///
+    /// No call was answered OK.
+    pub async fn send_messages(&self, topic: &str, messages: Vec<pb::Message>) -> Result<Sent, NotSent> {
+        let mut calls = 0;
+        loop {
+            calls += 1;
+            let outcome = async {
+                let route = self.client.route(topic).await?;
+                let (queue, line) = route.take();
+                let mut messages = messages.clone();
+                for message in &mut messages {
+                    if let Some(properties) = &mut message.system_properties {
+                        properties.queue_id = queue.id;
+                    }
+                }
+                let count = messages.len();
+                let request = self.client.request(pb::SendMessageRequest { messages }, CALL_TIMEOUT);
+                let answer =
+                    self.client.call(line, CALL_TIMEOUT, async |mut stub| stub.send_message(request).await).await;
+                let answer = match answer {
+                    Ok(answer) => answer.into_inner(),
+                    Err(failure) => {
+                        line.isolate();
+                        return Err(failure);
+                    }
+                };
+                Failure::from_status(answer.status.as_ref())?;
+                if answer.entries.len() != count {
+                    let text = format!("{} entries for {count} messages", answer.entries.len());
+                    return Err(Failure::Code(pb::Code::Unspecified, text));
+                }
+                Ok(answer.entries[0].offset)
+            };
+            match outcome.await {
+                Ok(offset) => return Ok(Sent { offset, calls }),
+                Err(last) if calls >= SEND_ATTEMPTS => return Err(NotSent { calls, last }),
+                // What the client did wrong does not get better.
+                Err(last @ Failure::Code(code, _)) if (40_000..42_900).contains(&(code as i32)) => {
+                    return Err(NotSent { calls, last });
+                }
+                Err(Failure::Code(pb::Code::TooManyRequests, _)) => {
+                    tokio::time::sleep(Duration::from_millis(10 << calls)).await;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// A NORMAL message.
+pub fn message(topic: &str, message_id: &str, tag: Option<&str>, body: Bytes) -> pb::Message {
+    pb::Message {
+        topic: Some(resource(topic)),
+        user_properties: Default::default(),
+        system_properties: Some(pb::SystemProperties {
+            tag: tag.map(str::to_string),
+            message_id: message_id.to_string(),
+            message_type: pb::MessageType::Normal as i32,
+            body_encoding: pb::Encoding::Identity as i32,
+            born_timestamp: Some(std::time::SystemTime::now().into()),
+            born_host: "test".into(),
+            ..Default::default()
+        }),
+        body,
+    }
+}
+
+/// Receives, acknowledges, and changes leases.
+pub struct Consumer {
+    client: Client,
+    group: String,
+    expression: String,
+    auto_renew: bool,
+}
+
+/// A message in a client's hands.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// As it was received.
+    pub message: pb::Message,
+    /// Just before the receive call that brought it.
+    pub called: Instant,
+    /// Just after.
+    pub received: Instant,
+    /// Name of the broker group that the queue asked belongs to.
+    pub broker: String,
+    /// Of the lease; the server's choice when auto-renewed.
+    pub invisible: Duration,
+}
+
+impl Delivery {
+    fn properties(&self) -> &pb::SystemProperties {
+        static NONE: std::sync::LazyLock<pb::SystemProperties> = std::sync::LazyLock::new(Default::default);
+        self.message.system_properties.as_ref().unwrap_or(&NONE)
+    }
+
+    /// The sender's id of it.
+    pub fn message_id(&self) -> &str {
+        &self.properties().message_id
+    }
+
+    /// What acknowledges it.
+    pub fn handle(&self) -> &str {
+        self.properties().receipt_handle.as_deref().unwrap_or_default()
+    }
+
+    /// 1 for the first delivery.
+    pub fn attempt(&self) -> i32 {
+        self.properties().delivery_attempt.unwrap_or_default()
+    }
+
+    /// Where it is stored: broker group, queue, offset.
+    pub fn place(&self) -> (String, i32, i64) {
+        (self.broker.clone(), self.properties().queue_id, self.properties().queue_offset.unwrap_or(-1))
+    }
+
+    /// Its topic.
+    pub fn topic(&self) -> &str {
+        self.message.topic.as_ref().map(|topic| topic.name.as_str()).unwrap_or_default()
+    }
+}
+
+impl Consumer {
+    /// A simple consumer, or one that asks for auto-renewal as push consumers do.
+    ///
+    /// # Errors
+    ///
+    /// `access` is empty.
+    pub fn new(access: &[SocketAddr], group: &str, topic: &str, expression: &str, auto_renew: bool) -> Result<Self> {
+        let kind = if auto_renew { pb::ClientType::PushConsumer } else { pb::ClientType::SimpleConsumer };
+        let identity = Identity { client_id: client_id("consumer"), group: Some(group.to_string()), kind };
+        let subscription = pb::Subscription {
+            group: Some(resource(group)),
+            subscriptions: vec![pb::SubscriptionEntry {
+                topic: Some(resource(topic)),
+                expression: Some(filter(expression)),
+            }],
+            ..Default::default()
+        };
+        let settings = settings(&identity, pb::settings::PubSub::Subscription(subscription));
+        let client = Client::new(access, identity, settings)?;
+        Ok(Self { client, group: group.to_string(), expression: expression.to_string(), auto_renew })
+    }
+
+    /// What it shares with producers.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// One receive from the topic's next queue: up to `batch` messages, waiting up to `wait` for the first.
+    ///
+    /// # Errors
+    ///
+    /// The call failed, or was answered with another code than OK or MESSAGE_NOT_FOUND.
+    pub async fn receive(
+        &self,
+        topic: &str,
+        batch: i32,
+        invisible: Duration,
+        wait: Duration,
+    ) -> Result<Vec<Delivery>, Failure> {
+        let route = self.client.route(topic).await?;
+        let (queue, line) = route.take();
+        let request = pb::ReceiveMessageRequest {
+            group: Some(resource(&self.group)),
+            message_queue: Some(queue.clone()),
+            filter_expression: Some(filter(&self.expression)),
+            batch_size: batch,
+            invisible_duration: (!self.auto_renew).then(|| duration(invisible)),
+            auto_renew: self.auto_renew,
+            long_polling_timeout: Some(duration(wait)),
+            attempt_id: None,
+        };
+        let timeout = wait + CALL_TIMEOUT;
+        let request = self.client.request(request, timeout);
+        let called = Instant::now();
+        let parts = self
+            .client
+            .call(line, timeout, async |mut stub| {
+                let mut stream = stub.receive_message(request).await?.into_inner();
+                let mut parts = Vec::new();
+                while let Some(part) = stream.message().await? {
+                    parts.push(part);
+                }
+                Ok(parts)
+            })
+            .await;
+        let parts = match parts {
+            Ok(parts) => parts,
+            Err(failure) => {
+                line.isolate();
+                return Err(failure);
+            }
+        };
+        let received = Instant::now();
+        let broker = queue.broker.as_ref().map(|broker| broker.name.clone()).unwrap_or_default();
+        let mut deliveries = Vec::new();
+        for part in parts {
+            match part.content {
+                Some(pb::receive_message_response::Content::Status(status))
+                    if status.code == pb::Code::MessageNotFound as i32 => {}
+                Some(pb::receive_message_response::Content::Status(status)) => Failure::from_status(Some(&status))?,
+                Some(pb::receive_message_response::Content::Message(message)) => {
+                    deliveries.push(Delivery { message, called, received, broker: broker.clone(), invisible });
+                }
+                Some(pb::receive_message_response::Content::DeliveryTimestamp(_)) | None => {}
+            }
+        }
+        Ok(deliveries)
+    }
+
+    /// Acknowledges one message; tried again after transport failures, as SDKs do for push consumers.
+    ///
+    /// # Errors
+    ///
+    /// The entry's code is not OK, or no try was answered.
+    pub async fn ack(&self, delivery: &Delivery) -> Result<(), Failure> {
+        self.ack_handle(delivery.topic(), delivery.message_id(), delivery.handle()).await
+    }
+
+    /// As [`Consumer::ack`] with any handle.
+    ///
+    /// # Errors
+    ///
+    /// As [`Consumer::ack`].
+    pub async fn ack_handle(&self, topic: &str, message_id: &str, handle: &str) -> Result<(), Failure> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let outcome = async {
+                let route = self.client.route(topic).await?;
+                let (_, line) = route.take();
+                let request = pb::AckMessageRequest {
+                    group: Some(resource(&self.group)),
+                    topic: Some(resource(topic)),
+                    entries: vec![pb::AckMessageEntry {
+                        message_id: message_id.to_string(),
+                        receipt_handle: handle.to_string(),
+                        lite_topic: None,
+                    }],
+                };
+                let request = self.client.request(request, CALL_TIMEOUT);
+                let answer =
+                    self.client.call(line, CALL_TIMEOUT, async |mut stub| stub.ack_message(request).await).await;
+                let answer = match answer {
+                    Ok(answer) => answer.into_inner(),
+                    Err(failure) => {
+                        line.isolate();
+                        return Err(failure);
+                    }
+                };
+                match answer.entries.first() {
+                    Some(entry) => Failure::from_status(entry.status.as_ref()),
+                    None => Failure::from_status(answer.status.as_ref()),
+                }
+            };
+            match outcome.await {
+                Ok(()) => return Ok(()),
+                Err(failure @ Failure::Transport(..)) if tries >= 5 => return Err(failure),
+                Err(Failure::Transport(..)) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    /// Sets when an unacknowledged message comes back, counted from now, and returns the handle that replaces the old.
+    ///
+    /// # Errors
+    ///
+    /// The answer is not OK, or there is none.
+    pub async fn change_invisible(&self, delivery: &Delivery, invisible: Duration) -> Result<String, Failure> {
+        let route = self.client.route(delivery.topic()).await?;
+        let (_, line) = route.take();
+        let request = pb::ChangeInvisibleDurationRequest {
+            group: Some(resource(&self.group)),
+            topic: Some(resource(delivery.topic())),
+            receipt_handle: delivery.handle().to_string(),
+            invisible_duration: Some(duration(invisible)),
+            message_id: delivery.message_id().to_string(),
+            lite_topic: None,
+            suspend: None,
+        };
+        let request = self.client.request(request, CALL_TIMEOUT);
+        let answer = self
+            .client
+            .call(line, CALL_TIMEOUT, async |mut stub| stub.change_invisible_duration(request).await)
+            .await?
+            .into_inner();
+        Failure::from_status(answer.status.as_ref())?;
+        Ok(answer.receipt_handle)
+    }
+}
+
+fn filter(expression: &str) -> pb::FilterExpression {
+    pb::FilterExpression { r#type: pb::FilterType::Tag as i32, expression: expression.to_string() }
+}
+
+/// Repeats `attempt` until it says yes.
+///
+/// # Errors
+///
+/// It did not within `limit`.
+pub async fn eventually(what: &str, limit: Duration, mut attempt: impl AsyncFnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    while !attempt().await {
+        if Instant::now() > deadline {
+            bail!("{what}: not within {limit:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}

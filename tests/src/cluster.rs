@@ -1,0 +1,690 @@
+//! Clusters of real processes on loopback: name servers and broker groups in a temporary folder, with ports of their
+//! own, that can be killed, paused, restarted, wiped and cut off.
+//!
+//! Every process dies with the [`Cluster`], also when the test that owns it is killed.
+
+use std::{
+    collections::HashSet,
+    fmt::Write as _,
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::{LazyLock, Mutex, OnceLock},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use raftmq_proto::admin::{self as pb, admin_client::AdminClient};
+use rand::RngExt;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::sync::OwnedMutexGuard;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::usage::Usage;
+
+/// How long a healthy machine may take to elect a leader, two cores and other work considered.
+pub const LEADER_WITHIN: Duration = Duration::from_secs(20);
+
+/// What a cluster is made of.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Name servers.
+    pub namesrvs: usize,
+    /// Broker groups.
+    pub groups: usize,
+    /// Nodes in each broker group.
+    pub nodes: usize,
+    /// `flushDiskType`: whether OK waits for fdatasync on a majority.
+    pub sync_flush: bool,
+    /// Bytes reach files only at fdatasync, so that a kill is a power cut.
+    pub power_loss: bool,
+    /// Further lines of every broker's configuration.
+    pub settings: Vec<(String, String)>,
+    /// Further environment of every broker.
+    pub environment: Vec<(String, String)>,
+    /// Where each node's processes run and listen; loopback when empty.
+    pub hosts: Vec<Host>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            namesrvs: 2,
+            groups: 1,
+            nodes: 3,
+            sync_flush: true,
+            power_loss: false,
+            settings: Vec::new(),
+            environment: Vec::new(),
+            hosts: Vec::new(),
+        }
+    }
+}
+
+/// A network namespace and the address of a node in it.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// As `ip netns` knows it.
+    pub namespace: String,
+    /// Reachable from the other hosts and from the test.
+    pub address: Ipv4Addr,
+}
+
+/// Processes of one cluster and the folder they live in.
+pub struct Cluster {
+    /// In order of their groups.
+    pub nodes: Vec<Node>,
+    /// Name servers.
+    pub namesrvs: Vec<Namesrv>,
+    /// How it was started.
+    pub options: Options,
+    dir: TempDir,
+    // One cluster at a time in a process: two would share the machine's cores and blame each other's slowness on faults.
+    _turn: OwnedMutexGuard<()>,
+}
+
+/// A broker node: its place, and its process while it runs.
+pub struct Node {
+    /// Number of its broker group.
+    pub group: usize,
+    /// Name of its broker group.
+    pub broker_group: String,
+    /// As in `dLegerSelfId`.
+    pub label: String,
+    /// Where clients go.
+    pub grpc: SocketAddr,
+    /// `listenPort`: administration.
+    pub admin: SocketAddr,
+    /// Where the other members go.
+    pub peer: SocketAddr,
+    /// Metrics.
+    pub metrics: SocketAddr,
+    /// Its configuration file.
+    pub config: PathBuf,
+    /// `storePathRootDir`.
+    pub data: PathBuf,
+    namespace: Option<String>,
+    environment: Vec<(String, String)>,
+    process: Option<Process>,
+}
+
+/// A name server.
+pub struct Namesrv {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its configuration file.
+    pub config: PathBuf,
+    process: Option<Process>,
+}
+
+/// A running program of ours; dropping it kills it.
+pub struct Process {
+    child: Child,
+    name: String,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `program` from the build folder, its output appended to `log`. It dies with this process.
+    ///
+    /// # Errors
+    ///
+    /// The program cannot be built or started.
+    pub fn start(program: &Path, arguments: &[&str], log: &Path, place: &Place) -> Result<Self> {
+        let output = fs::OpenOptions::new().create(true).append(true).open(log)?;
+        let mut command = place.command(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        command.env("RUST_BACKTRACE", "1");
+        let child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { child, name, log: log.to_path_buf() })
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal to it.
+    ///
+    /// # Errors
+    ///
+    /// It is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.pid())?).context("a process id is never zero")?;
+        kill_process(pid, signal).with_context(|| format!("signalling {}", self.name))
+    }
+
+    /// Kills it with SIGKILL and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits for its end; an error after `limit`.
+    ///
+    /// # Errors
+    ///
+    /// It is still running after `limit`.
+    pub fn ended(&mut self, limit: Duration) -> Result<std::process::ExitStatus> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            ensure!(Instant::now() < deadline, "{} still runs after {limit:?}", self.name);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What it wrote so far.
+    pub fn output(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Where and with which environment a process runs.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    /// Network namespace; the test's own when none.
+    pub namespace: Option<String>,
+    /// Added to the test's environment.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Place {
+    fn command(&self, program: &Path) -> Command {
+        let mut words: Vec<std::ffi::OsString> = Vec::new();
+        if let Some(namespace) = &self.namespace {
+            words.extend(["ip", "netns", "exec", namespace].map(Into::into));
+        }
+        // setpriv becomes the program; all it leaves behind is that the kernel kills it when its parent dies.
+        if Path::new("/usr/bin/setpriv").exists() {
+            words.extend(["setpriv", "--pdeathsig", "KILL", "--"].map(Into::into));
+        }
+        words.push(program.into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
+        command
+    }
+}
+
+/// The path of one of our programs; builds them all first, once in a process, unless `RAFTMQ_BIN_DIR` names a folder.
+///
+/// # Errors
+///
+/// The build fails.
+pub fn program(name: &str) -> Result<PathBuf> {
+    static DIR: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let dir = DIR.get_or_init(|| build().map_err(|failure| format!("{failure:#}")));
+    let dir = dir.as_ref().map_err(|failure| anyhow::anyhow!("{failure}"))?;
+    let path = dir.join(name);
+    ensure!(path.exists(), "{} does not exist", path.display());
+    Ok(path)
+}
+
+fn build() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("RAFTMQ_BIN_DIR") {
+        return Ok(dir.into());
+    }
+    // target/release/deps/failover-0123 or target/release/raftmq-bench.
+    let test = std::env::current_exe()?;
+    let dir = test.ancestors().skip(1).find(|dir| dir.file_name().is_some_and(|name| name != "deps"));
+    let dir = dir.context("the test runs from a build folder")?.to_path_buf();
+    let target = dir.parent().context("a build folder has a parent")?;
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the package is in a workspace")?;
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--release", "--workspace", "--bins", "--offline", "--quiet"])
+        .env("CARGO_TARGET_DIR", target)
+        .current_dir(workspace)
+        .output()
+        .context("running cargo")?;
+    ensure!(output.status.success(), "building the programs failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    Ok(dir)
+}
+
+/// Ports that nobody listens on, none of them handed out twice by this process. They lie below the range from which
+/// the kernel takes the source ports of connections, so that a restarted process finds its ports free.
+///
+/// # Errors
+///
+/// No port is free.
+pub fn free_port() -> Result<u16> {
+    static TAKEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
+    for _ in 0..1000 {
+        let port = rand::rng().random_range(11_000..31_000);
+        let mut taken = TAKEN.lock().expect("no holder panics");
+        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() && taken.insert(port) {
+            return Ok(port);
+        }
+    }
+    bail!("no free port found")
+}
+
+async fn turn() -> OwnedMutexGuard<()> {
+    static TURN: LazyLock<std::sync::Arc<tokio::sync::Mutex<()>>> = LazyLock::new(Default::default);
+    TURN.clone().lock_owned().await
+}
+
+impl Cluster {
+    /// Starts every process and waits until each broker group has a leader that all of its members know.
+    ///
+    /// # Errors
+    ///
+    /// A process cannot be started, or a group has no leader after [`LEADER_WITHIN`].
+    pub async fn start(options: Options) -> Result<Self> {
+        let mut cluster = Self::prepare(options).await?;
+        for number in 0..cluster.namesrvs.len() {
+            cluster.start_namesrv(number)?;
+        }
+        for number in 0..cluster.nodes.len() {
+            cluster.start_node(number)?;
+        }
+        for group in 0..cluster.options.groups {
+            cluster.leader(group).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// Writes configurations and chooses ports, and starts nothing.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be written, or no ports are free.
+    pub async fn prepare(options: Options) -> Result<Self> {
+        let turn = turn().await;
+        program("mqbroker")?;
+        let dir = tempfile::Builder::new().prefix("raftmq-").tempdir()?;
+        let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let mut namesrvs = Vec::new();
+        let namesrv_host = if options.hosts.is_empty() { loopback } else { gateway(&options.hosts[0]).into() };
+        for number in 0..options.namesrvs {
+            let address = SocketAddr::new(namesrv_host, free_port()?);
+            let config = dir.path().join(format!("namesrv-{number}.conf"));
+            fs::write(&config, format!("listenPort = {}\nbindAddress = {namesrv_host}\n", address.port()))?;
+            namesrvs.push(Namesrv { address, config, process: None });
+        }
+        let namesrv_addr: Vec<String> = namesrvs.iter().map(|namesrv| namesrv.address.to_string()).collect();
+        let mut nodes = Vec::new();
+        for group in 0..options.groups {
+            let places: Vec<(IpAddr, u16)> = (0..options.nodes)
+                .map(|index| {
+                    let host = options.hosts.get(group * options.nodes + index);
+                    let address = host.map_or(loopback, |host| host.address.into());
+                    Ok((address, free_port()?))
+                })
+                .collect::<Result<_>>()?;
+            let peers: Vec<String> =
+                places.iter().enumerate().map(|(index, (host, port))| format!("n{index}-{host}:{port}")).collect();
+            for (index, (host, peer)) in places.iter().enumerate() {
+                let name = format!("g{group}-n{index}");
+                let [grpc, admin, metrics] = [free_port()?, free_port()?, free_port()?];
+                let node = Node {
+                    group,
+                    broker_group: format!("RaftNode{group:02}"),
+                    label: format!("n{index}"),
+                    grpc: SocketAddr::new(*host, grpc),
+                    admin: SocketAddr::new(*host, admin),
+                    peer: SocketAddr::new(*host, *peer),
+                    metrics: SocketAddr::new(*host, metrics),
+                    config: dir.path().join(format!("{name}.conf")),
+                    data: dir.path().join(&name),
+                    namespace: options.hosts.get(group * options.nodes + index).map(|host| host.namespace.clone()),
+                    environment: options.environment.clone(),
+                    process: None,
+                };
+                let mut text = String::new();
+                let mut line = |key: &str, value: &dyn std::fmt::Display| {
+                    writeln!(text, "{key} = {value}").expect("writing to a string does not fail");
+                };
+                line("brokerClusterName", &"RaftCluster");
+                line("brokerName", &node.broker_group);
+                line("listenPort", &admin);
+                line("brokerIP1", host);
+                line("namesrvAddr", &namesrv_addr.join(";"));
+                line("storePathRootDir", &node.data.display());
+                line("storePathCommitLog", &node.data.join("commitlog").display());
+                line("enableDLegerCommitLog", &true);
+                line("dLegerGroup", &node.broker_group);
+                line("dLegerPeers", &peers.join(";"));
+                line("dLegerSelfId", &node.label);
+                line("sendMessageThreadPoolNums", &16);
+                line("flushDiskType", &if options.sync_flush { "SYNC_FLUSH" } else { "ASYNC_FLUSH" });
+                line("autoCreateTopicEnable", &true);
+                line("grpcServerPort", &grpc);
+                line("metricsPromExporterPort", &metrics);
+                for (key, value) in &options.settings {
+                    line(key, value);
+                }
+                fs::write(&node.config, text)?;
+                nodes.push(node);
+            }
+        }
+        Ok(Self { nodes, namesrvs, options, dir, _turn: turn })
+    }
+
+    /// The folder that holds configurations, data and logs.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Starts a name server that does not run.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub fn start_namesrv(&mut self, number: usize) -> Result<()> {
+        let log = self.dir.path().join(format!("namesrv-{number}.log"));
+        let namesrv = &mut self.namesrvs[number];
+        let arguments = ["-c", namesrv.config.to_str().context("a path of ours is text")?];
+        namesrv.process = Some(Process::start(&program("mqnamesrv")?, &arguments, &log, &Place::default())?);
+        Ok(())
+    }
+
+    /// Kills a name server.
+    pub fn kill_namesrv(&mut self, number: usize) {
+        self.namesrvs[number].process = None;
+    }
+
+    /// Starts a node that does not run, on the data it had.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub fn start_node(&mut self, number: usize) -> Result<()> {
+        let log = self.log_path(number);
+        let node = &mut self.nodes[number];
+        let mut place = Place { namespace: node.namespace.clone(), environment: node.environment.clone() };
+        if self.options.power_loss {
+            place.environment.push(("RAFTMQ_TEST_POWER_LOSS".into(), "1".into()));
+        }
+        let arguments = ["-c", node.config.to_str().context("a path of ours is text")?];
+        node.process = Some(Process::start(&program("mqbroker")?, &arguments, &log, &place)?);
+        Ok(())
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self, number: usize) {
+        self.nodes[number].process = None;
+    }
+
+    /// kill -9 of several at the same moment, as a power cut does it.
+    ///
+    /// # Errors
+    ///
+    /// One of them does not run.
+    pub fn kill_at_once(&mut self, numbers: &[usize]) -> Result<()> {
+        for number in numbers {
+            self.nodes[*number].process.as_ref().context("the node runs")?.signal(Signal::KILL)?;
+        }
+        for number in numbers {
+            self.kill(*number);
+        }
+        Ok(())
+    }
+
+    /// SIGSTOP.
+    ///
+    /// # Errors
+    ///
+    /// The node does not run.
+    pub fn pause(&self, number: usize) -> Result<()> {
+        self.nodes[number].process.as_ref().context("the node runs")?.signal(Signal::STOP)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    ///
+    /// The node does not run.
+    pub fn resume(&self, number: usize) -> Result<()> {
+        self.nodes[number].process.as_ref().context("the node runs")?.signal(Signal::CONT)
+    }
+
+    /// SIGTERM, and its end.
+    ///
+    /// # Errors
+    ///
+    /// The node does not run, or does not end within `limit`.
+    pub fn stop(&mut self, number: usize, limit: Duration) -> Result<std::process::ExitStatus> {
+        let mut process = self.nodes[number].process.take().context("the node runs")?;
+        process.signal(Signal::TERM)?;
+        process.ended(limit)
+    }
+
+    /// Deletes everything that a node, which must not run, has on disk.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be deleted.
+    pub fn wipe(&mut self, number: usize) -> Result<()> {
+        let node = &self.nodes[number];
+        ensure!(node.process.is_none(), "a running node must not be wiped");
+        fs::remove_dir_all(&node.data).with_context(|| format!("wiping {}", node.data.display()))
+    }
+
+    /// The process of a node.
+    pub fn process(&mut self, number: usize) -> Option<&mut Process> {
+        self.nodes[number].process.as_mut()
+    }
+
+    /// Where a node's output goes.
+    pub fn log_path(&self, number: usize) -> PathBuf {
+        let node = &self.nodes[number];
+        self.dir.path().join(format!("g{}-{}.log", node.group, node.label))
+    }
+
+    /// Everything a node wrote so far, over all its starts.
+    pub fn log(&self, number: usize) -> String {
+        fs::read_to_string(self.log_path(number)).unwrap_or_default()
+    }
+
+    /// What the node's process takes of the machine.
+    ///
+    /// # Errors
+    ///
+    /// It does not run.
+    pub fn usage(&self, number: usize) -> Result<Usage> {
+        Usage::of(self.nodes[number].process.as_ref().context("the node runs")?.pid())
+    }
+
+    /// Numbers of the nodes of a broker group.
+    pub fn members(&self, group: usize) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|number| self.nodes[*number].group == group).collect()
+    }
+
+    /// Numbers of the nodes of a broker group whose processes run.
+    pub fn running(&self, group: usize) -> Vec<usize> {
+        self.members(group).into_iter().filter(|number| self.nodes[*number].process.is_some()).collect()
+    }
+
+    /// Addresses for clients of one group, in the order of its nodes.
+    pub fn access(&self, group: usize) -> Vec<SocketAddr> {
+        self.members(group).into_iter().map(|number| self.nodes[number].grpc).collect()
+    }
+
+    /// Connects to a node's administration.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be reached.
+    pub async fn admin_client(&self, number: usize) -> Result<AdminClient<Channel>> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.nodes[number].admin))?
+            .connect_timeout(Duration::from_secs(1))
+            .timeout(Duration::from_secs(15));
+        Ok(AdminClient::new(endpoint.connect().await?).max_decoding_message_size(64 << 20))
+    }
+
+    /// What a node says of its group.
+    ///
+    /// # Errors
+    ///
+    /// It does not answer within a second.
+    pub async fn status(&self, number: usize) -> Result<pb::GroupStatusResponse> {
+        let ask = async {
+            let mut client = self.admin_client(number).await?;
+            Ok::<_, anyhow::Error>(client.group_status(pb::GroupStatusRequest {}).await?.into_inner())
+        };
+        tokio::time::timeout(Duration::from_secs(1), ask).await.context("no answer within 1 s")?
+    }
+
+    /// The number of the node that leads, once a majority of the group's running nodes agree on it.
+    ///
+    /// # Errors
+    ///
+    /// There is none after [`LEADER_WITHIN`]; the error has the end of every node's log.
+    pub async fn leader(&mut self, group: usize) -> Result<usize> {
+        self.leader_other_than(group, None, LEADER_WITHIN).await
+    }
+
+    /// As [`Cluster::leader`], and it must not be node `not`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cluster::leader`].
+    pub async fn leader_other_than(&mut self, group: usize, not: Option<usize>, limit: Duration) -> Result<usize> {
+        let deadline = Instant::now() + limit;
+        let mut last = String::new();
+        while Instant::now() < deadline {
+            let mut leads = None;
+            let mut followers = Vec::new();
+            last.clear();
+            for number in self.running(group) {
+                if let Some(process) = self.process(number)
+                    && !process.runs()
+                {
+                    bail!("node {number} ended by itself\n{}", self.log_tails(group));
+                }
+                match self.status(number).await {
+                    Ok(status) if status.role == "leader" && Some(number) != not => leads = Some((number, status)),
+                    Ok(status) => followers.push((status.leader, status.term)),
+                    Err(failure) => {
+                        let _ = write!(last, "node {number}: {failure:#}; ");
+                    }
+                }
+            }
+            if let Some((number, status)) = leads {
+                let agreeing = followers.iter().filter(|follower| **follower == (status.node, status.term)).count();
+                if agreeing + 1 > self.options.nodes / 2 {
+                    return Ok(number);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        bail!("broker group {group} has no leader after {limit:?}; {last}\n{}", self.log_tails(group))
+    }
+
+    /// Waits until every running node of a group is a voter and has everything the leader has.
+    ///
+    /// # Errors
+    ///
+    /// That is not so within `limit`.
+    pub async fn caught_up(&mut self, group: usize, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        let mut last = String::new();
+        while Instant::now() < deadline {
+            let mut applied = HashSet::new();
+            let mut failures = String::new();
+            for number in self.running(group) {
+                match self.status(number).await {
+                    Ok(status) if status.role == "leader" || status.role == "follower" => {
+                        applied.insert(status.applied_index);
+                    }
+                    Ok(status) => failures = format!("node {number} is {}", status.role),
+                    Err(failure) => failures = format!("node {number}: {failure:#}"),
+                }
+            }
+            if failures.is_empty() && applied.len() == 1 {
+                return Ok(());
+            }
+            last = format!("{failures} applied {applied:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        bail!("broker group {group} is not level after {limit:?}: {last}\n{}", self.log_tails(group))
+    }
+
+    /// The end of each node's log, for messages of failed tests.
+    pub fn log_tails(&self, group: usize) -> String {
+        let mut text = String::new();
+        for number in self.members(group) {
+            let log = self.log(number);
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines[lines.len().saturating_sub(30)..].join("\n");
+            let _ = writeln!(text, "--- node {number} ({})\n{tail}", self.nodes[number].label);
+        }
+        text
+    }
+
+    /// Runs mqadmin against the name servers.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub async fn mqadmin(&self, arguments: &[&str]) -> Result<Output> {
+        let namesrvs: Vec<String> = self.namesrvs.iter().map(|namesrv| namesrv.address.to_string()).collect();
+        let output = tokio::process::Command::new(program("mqadmin")?)
+            .args(arguments)
+            .env("NAMESRV_ADDR", namesrvs.join(";"))
+            .kill_on_drop(true)
+            .output();
+        Ok(tokio::time::timeout(Duration::from_secs(30), output).await.context("mqadmin takes more than 30 s")??)
+    }
+
+    /// Creates a topic in every group through its administration, `queues` queues in each.
+    ///
+    /// # Errors
+    ///
+    /// A group refuses.
+    pub async fn create_topic(&mut self, name: &str, queues: u32) -> Result<()> {
+        for group in 0..self.options.groups {
+            let leader = self.leader(group).await?;
+            self.create_topic_at(leader, name, queues).await?;
+        }
+        Ok(())
+    }
+
+    /// Creates a topic in one group, asking one node.
+    ///
+    /// # Errors
+    ///
+    /// The node refuses.
+    pub async fn create_topic_at(&self, number: usize, name: &str, queues: u32) -> Result<()> {
+        let request = pb::PutTopicRequest {
+            name: name.to_string(),
+            read_queues: Some(queues),
+            write_queues: Some(queues),
+            ..Default::default()
+        };
+        self.admin_client(number).await?.put_topic(request).await?;
+        Ok(())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // The folder says what happened: keep it for whoever looks into a failure.
+        if std::thread::panicking() || std::env::var_os("RAFTMQ_KEEP").is_some() {
+            self.dir.disable_cleanup(true);
+            eprintln!("the cluster's folder is kept: {}", self.dir.path().display());
+        }
+    }
+}
+
+fn gateway(host: &Host) -> Ipv4Addr {
+    let [a, b, c, _] = host.address.octets();
+    Ipv4Addr::new(a, b, c, 1)
+}

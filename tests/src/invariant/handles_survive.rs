@@ -1,0 +1,50 @@
+//! A receipt handle that was issued before a fault acknowledges after it; one that was made up acknowledges nothing.
+
+use super::Verdict;
+use crate::client::{Consumer, Delivery};
+
+/// A delivery that was kept unacknowledged through the fault.
+pub struct Held {
+    /// As it was received before the fault.
+    pub delivery: Delivery,
+    /// What its acknowledgement after the fault was answered with; none for OK.
+    pub refused: Option<String>,
+}
+
+/// Holds when every held handle was answered OK. That none of them returned, [`super::acked_never_returns`] says.
+pub fn handles_survive(held: &[Held]) -> Verdict {
+    if held.is_empty() {
+        return Verdict::Unknown("no handle was held through the fault".into());
+    }
+    let refused = held.iter().filter_map(|held| held.refused.as_ref().map(|reason| (held, reason)));
+    Verdict::of(refused.map(|(held, reason)| {
+        format!(
+            "the handle of {} (attempt {}) was refused: {reason}",
+            held.delivery.message_id(),
+            held.delivery.attempt()
+        )
+    }))
+}
+
+/// Tries to acknowledge `delivery` with handles that are not its own: changed in one character at every place, cut,
+/// and, through `stranger`, as a member of another consumer group. Returns those that were answered OK.
+pub async fn forgeries(consumer: &Consumer, stranger: &Consumer, delivery: &Delivery) -> Vec<String> {
+    let handle = delivery.handle();
+    let mut forged: Vec<String> = Vec::new();
+    for at in 0..handle.len() {
+        let mut bytes = handle.as_bytes().to_vec();
+        bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+        forged.extend(String::from_utf8(bytes));
+    }
+    forged.extend([String::new(), "A".into(), handle[..handle.len() / 2].to_string(), format!("{handle}{handle}")]);
+    let mut accepted = Vec::new();
+    for forgery in forged {
+        if consumer.ack_handle(delivery.topic(), delivery.message_id(), &forgery).await.is_ok() {
+            accepted.push(format!("forged {forgery}"));
+        }
+    }
+    if stranger.ack_handle(delivery.topic(), delivery.message_id(), handle).await.is_ok() {
+        accepted.push(format!("{handle} by another consumer group"));
+    }
+    accepted
+}

@@ -1,0 +1,375 @@
+//! Clients that go through a fault: senders, receivers that acknowledge most and leave some, and holders that keep
+//! handles from before the fault for after it.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use tokio::task::JoinSet;
+
+use crate::{
+    client::{Consumer, Delivery, Producer},
+    cluster::Cluster,
+    invariant::{self, Held, Verdict},
+    oracle::{Fate, Oracle, message_id},
+};
+
+/// What the clients do.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Topic; it must exist.
+    pub topic: String,
+    /// Consumer group.
+    pub group: String,
+    /// Senders, each with one message under way.
+    pub senders: usize,
+    /// What a sender waits after each message, but not around the fault.
+    pub pause: Duration,
+    /// Receive loops.
+    pub receivers: usize,
+    /// Of each lease; the public API's minimum is 10 s.
+    pub invisible: Duration,
+    /// One in so many deliveries of a first attempt is left to come back.
+    pub leave_one_in: u64,
+    /// Deliveries whose handles are kept through the fault.
+    pub hold: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            topic: "orders".into(),
+            group: "billing".into(),
+            senders: 128,
+            pause: Duration::from_millis(50),
+            receivers: 6,
+            invisible: Duration::from_secs(10),
+            leave_one_in: 50,
+            hold: 64,
+        }
+    }
+}
+
+/// Clients under way.
+pub struct Workload {
+    /// What they were told.
+    pub oracle: Arc<Oracle>,
+    options: Options,
+    access: Vec<SocketAddr>,
+    shared: Arc<Shared>,
+    held: Vec<Delivery>,
+    senders: JoinSet<()>,
+    receivers: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    next: AtomicU64,
+    in_flight: AtomicUsize,
+    hurry: AtomicBool,
+    senders_over: AtomicBool,
+    receivers_over: AtomicBool,
+    strangers: AtomicUsize,
+    last_failure: Mutex<Option<String>>,
+}
+
+impl Workload {
+    /// Holds some handles, then starts senders and receivers. `access` is what an application would be configured with.
+    ///
+    /// # Errors
+    ///
+    /// The messages whose handles are to be held cannot be sent and received.
+    pub async fn start(access: &[SocketAddr], options: Options) -> Result<Self> {
+        let oracle = Arc::new(Oracle::default());
+        let shared = Arc::new(Shared::default());
+        let held = hold(access, &options, &oracle, &shared).await?;
+        let mut workload = Self {
+            oracle,
+            options,
+            access: access.to_vec(),
+            shared,
+            held,
+            senders: JoinSet::new(),
+            receivers: JoinSet::new(),
+        };
+        workload.start_receivers()?;
+        workload.start_senders()?;
+        Ok(workload)
+    }
+
+    fn start_senders(&mut self) -> Result<()> {
+        let producer = Arc::new(Producer::new(&self.access, &[&self.options.topic])?);
+        for _ in 0..self.options.senders {
+            let (producer, oracle, shared) = (producer.clone(), self.oracle.clone(), self.shared.clone());
+            let options = self.options.clone();
+            self.senders.spawn(async move {
+                while !shared.senders_over.load(Ordering::Relaxed) {
+                    let sequence = shared.next.fetch_add(1, Ordering::Relaxed);
+                    oracle.sending(sequence);
+                    shared.in_flight.fetch_add(1, Ordering::Relaxed);
+                    let outcome = producer.send(&options.topic, &message_id(sequence), None, body(sequence)).await;
+                    shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+                    match outcome {
+                        Ok(sent) => oracle.sent(sequence, true, sent.calls),
+                        Err(failure) => {
+                            oracle.sent(sequence, false, failure.calls);
+                            *shared.last_failure.lock().expect("no holder panics") = Some(failure.to_string());
+                        }
+                    }
+                    if !shared.hurry.load(Ordering::Relaxed) {
+                        tokio::time::sleep(options.pause).await;
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn start_receivers(&mut self) -> Result<()> {
+        // Two processes' worth of consumers.
+        let consumers = [self.consumer(&self.options.group)?, self.consumer(&self.options.group)?].map(Arc::new);
+        for receiver in 0..self.options.receivers {
+            let consumer = consumers[receiver % consumers.len()].clone();
+            let (oracle, shared, options) = (self.oracle.clone(), self.shared.clone(), self.options.clone());
+            self.receivers.spawn(async move {
+                let mut count = 0_u64;
+                while !shared.receivers_over.load(Ordering::Relaxed) {
+                    let wait = Duration::from_secs(5);
+                    let deliveries = match consumer.receive(&options.topic, 32, options.invisible, wait).await {
+                        Ok(deliveries) => deliveries,
+                        Err(failure) => {
+                            *shared.last_failure.lock().expect("no holder panics") = Some(failure.to_string());
+                            tokio::time::sleep(Duration::from_millis(100)).await;
+                            continue;
+                        }
+                    };
+                    let mut acks = Vec::new();
+                    for delivery in &deliveries {
+                        if !oracle.received(delivery) {
+                            shared.strangers.fetch_add(1, Ordering::Relaxed);
+                            continue;
+                        }
+                        count += 1;
+                        if delivery.attempt() == 1 && count.is_multiple_of(options.leave_one_in) {
+                            continue;
+                        }
+                        acks.push(acknowledge(&consumer, &oracle, delivery));
+                    }
+                    futures::future::join_all(acks).await;
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn consumer(&self, group: &str) -> Result<Consumer> {
+        Consumer::new(&self.access, group, &self.options.topic, "*", false)
+    }
+
+    /// Waits until `count` sends have been acknowledged since the fault, or since the start if it has not happened.
+    ///
+    /// # Errors
+    ///
+    /// They were not within `limit`.
+    pub async fn acknowledged(&self, count: usize, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        let faulted = self.oracle.history().fault.is_some();
+        loop {
+            let (before, after) = self.oracle.acknowledged();
+            let so_far = if faulted { after } else { before };
+            if so_far >= count {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let failure = self.shared.last_failure.lock().expect("no holder panics").clone();
+                bail!(
+                    "{so_far} of {count} sends were acknowledged within {limit:?}; the last failure: {}",
+                    failure.unwrap_or_else(|| "none".into())
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits for enough acknowledgements, hurries all senders, and injects the fault while their calls are under way.
+    ///
+    /// # Errors
+    ///
+    /// There were not enough acknowledgements, or the fault could not be injected.
+    pub async fn fault<A>(&self, inject: impl AsyncFnOnce() -> Result<A>) -> Result<A> {
+        self.acknowledged(invariant::ACKNOWLEDGED_MIN, Duration::from_secs(60)).await?;
+        self.shared.hurry.store(true, Ordering::Relaxed);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let in_flight = self.shared.in_flight.load(Ordering::Relaxed);
+            if in_flight >= invariant::IN_FLIGHT_MIN || Instant::now() > deadline {
+                self.oracle.fault(in_flight);
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        let outcome = inject().await;
+        self.shared.hurry.store(false, Ordering::Relaxed);
+        outcome
+    }
+
+    /// Waits for enough acknowledgements after the fault, stops the senders, acknowledges the held handles, and
+    /// receives until everything acknowledged was delivered and everything delivered is acknowledged.
+    ///
+    /// # Errors
+    ///
+    /// Sends do not go on, or what was left does not come back.
+    pub async fn finish(mut self) -> Result<Outcome> {
+        self.acknowledged(invariant::ACKNOWLEDGED_MIN, Duration::from_secs(60)).await?;
+        self.shared.senders_over.store(true, Ordering::Relaxed);
+        let mut held = Vec::new();
+        let consumer = self.consumer(&self.options.group)?;
+        for delivery in std::mem::take(&mut self.held) {
+            let refused = acknowledge(&consumer, &self.oracle, &delivery).await;
+            held.push(Held { delivery, refused });
+        }
+        while self.senders.join_next().await.is_some() {}
+        let deadline = Instant::now() + self.options.invisible + Duration::from_secs(45);
+        while (self.oracle.missing() > 0 || self.oracle.open() > 0) && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.shared.receivers_over.store(true, Ordering::Relaxed);
+        // The last polls end first: a message that wrongly comes back would show in them.
+        while self.receivers.join_next().await.is_some() {}
+        let history = self.oracle.history();
+        let strangers = self.shared.strangers.load(Ordering::Relaxed);
+        ensure!(strangers == 0, "{strangers} deliveries of messages that nobody sent");
+        let open = self.oracle.open();
+        let mut verdicts = vec![
+            ("coverage", invariant::coverage(&history)),
+            ("acked is delivered", invariant::acked_is_delivered(&history)),
+            ("acked never returns", invariant::acked_never_returns(&history)),
+            ("no early redelivery", invariant::no_early_redelivery(&history)),
+            ("stored once", invariant::stored_once(&history)),
+            ("handles survive", invariant::handles_survive(&held)),
+        ];
+        let left = (open > 0).then(|| format!("{open} delivered messages were left and did not come back"));
+        verdicts.push(("what is left comes back", Verdict::of(left)));
+        let sends = history.sends.len();
+        let unacknowledged = history.sends.values().filter(|send| send.acknowledged.is_none()).count();
+        let gap = write_gap(&history.sends.values().filter_map(|send| send.acknowledged).collect::<Vec<_>>());
+        let summary = format!(
+            "{sends} sent ({unacknowledged} not acknowledged), {} copies delivered, {} acknowledged before and {} after \
+             the fault with {} under way, longest write gap {gap:?}",
+            history.deliveries.len(),
+            history.acknowledged_before,
+            history.acknowledged_after,
+            history.in_flight_at_fault,
+        );
+        Ok(Outcome { verdicts, summary, gap })
+    }
+}
+
+/// What a run proved.
+pub struct Outcome {
+    /// By property.
+    pub verdicts: Vec<(&'static str, Verdict)>,
+    /// Counts, for people.
+    pub summary: String,
+    /// Longest time between two acknowledged sends.
+    pub gap: Duration,
+}
+
+impl Outcome {
+    /// Adds that the replicas agree, prints everything, and fails unless every verdict is true.
+    ///
+    /// # Errors
+    ///
+    /// A verdict is false or unknown; the error has the end of every node's log.
+    pub async fn judge(self, name: &str, cluster: &Cluster) -> Result<()> {
+        self.judge_replicas(name, cluster, cluster.options.nodes).await
+    }
+
+    /// As [`Outcome::judge`] where only `replicas` nodes of each group are expected to have the data.
+    ///
+    /// # Errors
+    ///
+    /// As [`Outcome::judge`].
+    pub async fn judge_replicas(mut self, name: &str, cluster: &Cluster, replicas: usize) -> Result<()> {
+        for group in 0..cluster.options.groups {
+            let verdict = invariant::replicas_agree(cluster, group, replicas).await;
+            self.verdicts.push(("replicas agree", verdict));
+        }
+        println!("{name}: {}", self.summary);
+        for (property, verdict) in &self.verdicts {
+            println!("{name}: {property}: {verdict}");
+        }
+        let failed: Vec<String> = self
+            .verdicts
+            .iter()
+            .filter(|(_, verdict)| *verdict != Verdict::True)
+            .map(|(property, verdict)| format!("{property}: {verdict}"))
+            .collect();
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let logs: String = (0..cluster.options.groups).map(|group| cluster.log_tails(group)).collect();
+        bail!("{name}: {}\n{logs}", failed.join("\n"))
+    }
+}
+
+async fn acknowledge(consumer: &Consumer, oracle: &Oracle, delivery: &Delivery) -> Option<String> {
+    match consumer.ack(delivery).await {
+        Ok(()) => {
+            oracle.fate(delivery, Fate::Acknowledged(oracle.now()));
+            None
+        }
+        Err(failure) => {
+            oracle.fate(delivery, Fate::Refused(oracle.now(), failure.to_string()));
+            Some(failure.to_string())
+        }
+    }
+}
+
+/// Sends messages before the run and takes them under leases that outlast it.
+async fn hold(access: &[SocketAddr], options: &Options, oracle: &Oracle, shared: &Shared) -> Result<Vec<Delivery>> {
+    if options.hold == 0 {
+        return Ok(Vec::new());
+    }
+    let producer = Producer::new(access, &[&options.topic])?;
+    let consumer = Consumer::new(access, &options.group, &options.topic, "*", false)?;
+    // The group exists from its first receive on, whatever the broker's rule for new groups is.
+    let lease = Duration::from_secs(300);
+    consumer.receive(&options.topic, 1, lease, Duration::from_millis(100)).await.context("the first receive")?;
+    for _ in 0..options.hold {
+        let sequence = shared.next.fetch_add(1, Ordering::Relaxed);
+        oracle.sending(sequence);
+        let sent = producer.send(&options.topic, &message_id(sequence), None, body(sequence)).await?;
+        oracle.sent(sequence, true, sent.calls);
+    }
+    let mut held = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while held.len() < options.hold {
+        ensure!(Instant::now() < deadline, "only {} of {} messages came to be held", held.len(), options.hold);
+        for delivery in consumer.receive(&options.topic, 32, lease, Duration::from_secs(5)).await? {
+            ensure!(oracle.received(&delivery), "a message that nobody sent");
+            held.push(delivery);
+        }
+    }
+    Ok(held)
+}
+
+fn body(sequence: u64) -> Bytes {
+    let mut body = vec![b'.'; 200];
+    body[..8].copy_from_slice(&sequence.to_be_bytes());
+    body.into()
+}
+
+/// Longest time between two neighbours.
+fn write_gap(acknowledged: &[Duration]) -> Duration {
+    let mut times = acknowledged.to_vec();
+    times.sort();
+    times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+}
