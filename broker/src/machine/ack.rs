@@ -4,7 +4,7 @@
 use super::done;
 use super::turn::{KnownGroup, Turn};
 use crate::store::lease::{self, Item, Lease};
-use crate::store::{ConsumerGroupId, LeaseId, TopicId, key, machine, progress};
+use crate::store::{ConsumerGroupId, LeaseId, TopicId, key, progress};
 use raft_store::StateError;
 use raftmq_proto::command::{Ack, Acked, Handle, Refusal, Reply, reply};
 
@@ -49,13 +49,12 @@ impl Turn<'_, '_> {
     }
 
     /// Whether this consumer group issued the handle.
-    pub(super) fn is_issued(&self, group: &KnownGroup, handle: &Handle) -> Result<bool, StateError> {
+    pub(super) fn is_issued(&mut self, group: &KnownGroup, handle: &Handle) -> Result<bool, StateError> {
         let id = LeaseId(handle.lease_id);
         Ok(handle.consumer_group_id == group.id.0
             && handle.item < lease::ITEMS_MAX
-            && id <= machine::last_lease(&self.rows)?
-            && machine::secret(&self.rows)?.is_some()
-            && handle.nonce == self.nonce(group.id, id)?)
+            && id <= self.last_lease()?
+            && self.nonce(group.id, id)? == Some(handle.nonce))
     }
 
     /// Closes an open item: it is in flight no longer. The caller settles the lease.

@@ -3,7 +3,7 @@
 
 use super::turn::Turn;
 use crate::store::work::Work;
-use crate::store::{ConsumerGroupId, LeaseId, TopicId, key, lease};
+use crate::store::{ConsumerGroupId, LeaseId, TopicId, consumer_group, key, lease};
 use raft_store::{ReadState, StateError, Table};
 use std::ops::ControlFlow;
 
@@ -14,6 +14,9 @@ pub(super) struct Piece {
     /// Where the next piece goes on; `None` when all is done.
     pub(super) rest: Option<Vec<u8>>,
 }
+
+/// Topics of a consumer group that one piece begins with.
+const TOPICS_MAX: usize = 64;
 
 /// Tables whose rows begin with topic and consumer group.
 const SHARED: [Table; 4] = [key::FLIGHT, key::RETRY, key::PROGRESS, key::SUBSCRIPTION];
@@ -38,19 +41,15 @@ impl Turn<'_, '_> {
         ranges.extend(SHARED.map(|table| (table, &shared)));
         self.drop_ranges(&ranges, note, rows_max, |turn, table, row| {
             // The consumer group no longer has rows for this topic.
-            if table == key::SUBSCRIPTION
-                && let Some(group) = row.get(8..16)
-            {
-                let mut id = [0; 8];
-                id.copy_from_slice(group);
-                let group = ConsumerGroupId(u64::from_be_bytes(id));
+            if table == key::SUBSCRIPTION {
+                let group = ConsumerGroupId(number_at(row, 8));
                 turn.rows.delete(key::CONSUMER_GROUP, &key::consumed(group, topic));
             }
             Ok(())
         })
     }
 
-    /// A piece of the rows of a deleted consumer group.
+    /// A piece of the rows of a deleted consumer group: first what it owns, then its share of topic after topic.
     pub(super) fn drop_group_rows(
         &mut self,
         group: ConsumerGroupId,
@@ -59,27 +58,44 @@ impl Turn<'_, '_> {
     ) -> Result<Piece, StateError> {
         let own = group.0.to_be_bytes().to_vec();
         let filters = key::group_filters(group).to_vec();
-        let topics = crate::store::consumer_group::consumed(&self.rows, group)?;
-        let prefixes: Vec<_> = topics.iter().map(|topic| key::subscription(*topic, group).to_vec()).collect();
-        let consumed: Vec<_> = topics.iter().map(|topic| key::consumed(group, *topic).to_vec()).collect();
-        // A table's ranges are in the order of its keys, so that the note finds its way back.
-        let mut ranges = vec![(key::LEASE, &own), (key::RECEIVE, &own), (key::SESSION, &filters)];
-        for table in SHARED {
-            ranges.extend(prefixes.iter().map(|prefix| (table, prefix)));
-        }
-        ranges.extend(consumed.iter().map(|key| (key::CONSUMER_GROUP, key)));
-        self.drop_ranges(&ranges, note, rows_max, |turn, table, row| {
-            if table == key::LEASE {
-                let mut id = [0; 8];
-                id.copy_from_slice(row.get(8..16).unwrap_or(&[0; 8]));
-                let id = LeaseId(u64::from_be_bytes(id));
-                if let Some(lease) = lease::lease(&turn.rows, group, id)? {
-                    turn.drop_deadline(group, id, &lease);
-                    turn.rows.delete(key::SESSION, &key::client_lease(&lease.client_id, group, id));
+        let mut rows = 0;
+        if note.first().is_none_or(|table| [key::LEASE.0, key::RECEIVE.0, key::SESSION.0].contains(table)) {
+            let ranges = [(key::LEASE, &own), (key::RECEIVE, &own), (key::SESSION, &filters)];
+            let piece = self.drop_ranges(&ranges, note, rows_max, |turn, table, row| {
+                if table == key::LEASE {
+                    turn.drop_lease_finders(group, LeaseId(number_at(row, 8)))?;
                 }
+                Ok(())
+            })?;
+            if piece.rest.is_some() {
+                return Ok(piece);
             }
-            Ok(())
-        })
+            rows = piece.rows;
+        }
+        let topics = consumer_group::consumed(&self.rows, group, TOPICS_MAX)?;
+        let shares: Vec<_> = topics.iter().map(|topic| key::subscription(*topic, group).to_vec()).collect();
+        let consumed: Vec<_> = topics.iter().map(|topic| key::consumed(group, *topic).to_vec()).collect();
+        let mut ranges = Vec::new();
+        for (share, consumed) in shares.iter().zip(&consumed) {
+            ranges.extend(SHARED.map(|table| (table, share)));
+            ranges.push((key::CONSUMER_GROUP, consumed));
+        }
+        // A topic whose last row went is not among them any more: the next one begins afresh.
+        let note = note.first().filter(|table| SHARED.contains(&Table(**table))).map_or(&[][..], |_| note);
+        let mut piece = self.drop_ranges(&ranges, note, rows_max.saturating_sub(rows), |_, _, _| Ok(()))?;
+        if piece.rest.is_none() && topics.len() == TOPICS_MAX {
+            piece.rest = Some(vec![key::CONSUMER_GROUP.0]);
+        }
+        Ok(Piece { rows: rows + piece.rows, ..piece })
+    }
+
+    /// Removes the rows by which a lease is found.
+    fn drop_lease_finders(&mut self, group: ConsumerGroupId, id: LeaseId) -> Result<(), StateError> {
+        if let Some(lease) = lease::lease(&self.rows, group, id)? {
+            self.drop_deadline(group, id, &lease);
+            self.rows.delete(key::SESSION, &key::client_lease(&lease.client_id, group, id));
+        }
+        Ok(())
     }
 
     /// Deletes rows by prefix, range after range, at most `rows_max` of them. The note is the table of the last
@@ -107,7 +123,7 @@ impl Turn<'_, '_> {
                 from = [at_key, &[0]].concat();
             }
             let mut keys = Vec::new();
-            let room = rows_max - rows;
+            let room = rows_max.saturating_sub(rows);
             self.rows.scan(*table, &from, &key::after(prefix), &mut |key, _| {
                 keys.push(key.to_vec());
                 if keys.len() <= room { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -125,4 +141,11 @@ impl Turn<'_, '_> {
         }
         Ok(Piece { rows, rest: None })
     }
+}
+
+/// The number that a key of this machine holds at `at`.
+fn number_at(key: &[u8], at: usize) -> u64 {
+    let mut number = [0; 8];
+    number.copy_from_slice(key.get(at..at + 8).unwrap_or(&[0; 8]));
+    u64::from_be_bytes(number)
 }

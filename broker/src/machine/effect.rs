@@ -1,6 +1,8 @@
 //! What happens after an entry's rows are visible. Every replica computes the same list; each wakes its own
 //! waiters, and what proposes again is carried out by the leader alone.
 
+use std::collections::HashMap;
+use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 
 /// Something that follows from applied commands.
@@ -62,35 +64,49 @@ pub enum Effect {
 #[derive(Debug, Default)]
 pub(super) struct Effects {
     list: Vec<Effect>,
+    /// Where each effect stands in the list. Looked up, never iterated.
+    known: HashMap<Named, usize>,
     due_ms: Option<u64>,
+}
+
+/// The kind of an effect and the names it carries.
+type Named = (Discriminant<Effect>, Arc<str>, Option<Arc<str>>);
+
+fn named(effect: &Effect) -> Option<Named> {
+    let (first, second) = match effect {
+        Effect::Arrived { topic, .. } | Effect::TopicChanged { topic } => (topic, None),
+        Effect::Retryable { consumer_group, topic } | Effect::DeadLettered { consumer_group, topic, .. } => {
+            (consumer_group, Some(topic.clone()))
+        }
+        Effect::ConsumerGroupChanged { consumer_group } => (consumer_group, None),
+        Effect::SessionEnded { client_id } => (client_id, None),
+        Effect::SettingChanged { key } => (key, None),
+        Effect::Due { .. } => return None,
+    };
+    Some((discriminant(effect), first.clone(), second))
 }
 
 impl Effects {
     pub(super) fn add(&mut self, effect: Effect) {
-        for known in &mut self.list {
-            match (&effect, known) {
-                (
-                    Effect::Arrived { topic, messages: more, body_bytes: more_bytes },
-                    Effect::Arrived { topic: known, messages, body_bytes },
-                ) if topic == known => {
-                    *messages += more;
-                    *body_bytes += more_bytes;
-                    return;
-                }
-                (
-                    Effect::DeadLettered { consumer_group, topic, messages: more },
-                    Effect::DeadLettered { consumer_group: known_group, topic: known_topic, messages },
-                ) if consumer_group == known_group && topic == known_topic => {
-                    *messages += more;
-                    return;
-                }
-                (effect, known) if effect == known => return,
-                _ => {}
+        let Some(named) = named(&effect) else { return };
+        let at = *self.known.entry(named).or_insert(self.list.len());
+        match (self.list.get_mut(at), effect) {
+            (
+                Some(Effect::Arrived { messages, body_bytes, .. }),
+                Effect::Arrived { messages: more, body_bytes: more_bytes, .. },
+            ) => {
+                *messages += more;
+                *body_bytes += more_bytes;
             }
+            (Some(Effect::DeadLettered { messages, .. }), Effect::DeadLettered { messages: more, .. }) => {
+                *messages += more;
+            }
+            (Some(_), _) => {}
+            (None, effect) => self.list.push(effect),
         }
-        self.list.push(effect);
     }
 
+    /// A Tick has something to do at this time.
     pub(super) fn due(&mut self, at_ms: u64) {
         self.due_ms = Some(self.due_ms.map_or(at_ms, |known| known.min(at_ms)));
     }

@@ -61,8 +61,8 @@ impl Turn<'_, '_> {
             self.store_subscription(topic.id, group.id, &subscription);
         }
         let id = self.put_new_lease(&group, &moved)?;
-        let handle =
-            Handle { consumer_group_id: group.id.0, lease_id: id.0, item: 0, nonce: self.nonce(group.id, id)? };
+        let nonce = self.nonce(group.id, id)?.unwrap_or_default();
+        let handle = Handle { consumer_group_id: group.id.0, lease_id: id.0, item: 0, nonce };
         Ok(done(reply::Kind::Invisible(Invisible { handle: Some(handle) })))
     }
 }

@@ -14,7 +14,7 @@ use crate::store::progress::{self, Row};
 use crate::store::retry::Retry;
 use crate::store::session::{self, Filters};
 use crate::store::subscription::Subscription;
-use crate::store::{ConsumerGroupId, LeaseId, TopicId, key, machine, queue, topic};
+use crate::store::{ConsumerGroupId, LeaseId, TopicId, key, queue, topic};
 use raft_store::{ReadState, StateError};
 use raftmq_proto::command::{self, Leased, LeasedMessage, Refusal, Reply, reply};
 
@@ -330,7 +330,7 @@ impl Turn<'_, '_> {
         lease: &lease::Lease,
         more: bool,
     ) -> Result<Reply, StateError> {
-        let nonce = self.nonce(group.id, id)?;
+        let nonce = self.nonce(group.id, id)?.unwrap_or_default();
         let mut messages = Vec::with_capacity(lease.items.len());
         for (base, part) in lease.numbered() {
             for at in 0..part.count {
@@ -358,25 +358,6 @@ impl Turn<'_, '_> {
             more,
             deadline_ms: if lease.renewed { 0 } else { lease.deadline_ms },
         })))
-    }
-
-    /// Makes the secret of the nonces from the first random number that comes along.
-    fn make_secret(&mut self, random: u64) -> Result<(), StateError> {
-        if machine::secret(&self.rows)?.is_none() {
-            use md5::Digest;
-            let secret = md5::Md5::new()
-                .chain_update(random.to_be_bytes())
-                .chain_update(self.index.0.to_be_bytes())
-                .chain_update(self.now_ms.to_be_bytes())
-                .finalize();
-            self.rows.put(key::MACHINE, &key::machine(b'k'), secret.to_vec());
-        }
-        Ok(())
-    }
-
-    /// The nonce of a lease; 0, which no handle carries by chance, before there was any lease.
-    pub(super) fn nonce(&self, group: ConsumerGroupId, id: LeaseId) -> Result<u64, StateError> {
-        Ok(machine::secret(&self.rows)?.map_or(0, |secret| machine::nonce(&secret, group, id)))
     }
 }
 

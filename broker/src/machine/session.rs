@@ -6,7 +6,7 @@ use super::{Effect, TICK_ROWS_MAX, refused};
 use crate::filter::tag::TagSet;
 use crate::store::session::{self, Session};
 use crate::store::work::Work;
-use crate::store::{ConsumerGroupId, key, lease, machine};
+use crate::store::{ConsumerGroupId, key, lease};
 use raft_store::StateError;
 use raftmq_proto::command::{PutSession, Refusal, Reply};
 
@@ -72,7 +72,7 @@ impl Turn<'_, '_> {
             self.change_filters(group, &session, &Session::default())?;
             self.rows.delete(key::SESSION, &key::session(&client_id, group));
         }
-        let upto = machine::last_lease(&self.rows)?;
+        let upto = self.last_lease()?;
         let piece = self.end_leases(&client_id, &upto.0.to_be_bytes(), TICK_ROWS_MAX)?;
         if let Some(note) = piece.rest {
             self.add_work(&Work::EndLeases(client_id.clone()), note);

@@ -40,6 +40,10 @@ pub(super) struct Turn<'b, 's> {
     pub(super) next_batch_slot: u32,
     pub(super) next_slot: u32,
     pub(super) slots_end: u32,
+    /// The last lease id given, once it was needed.
+    last_lease: Option<LeaseId>,
+    /// The secret of the nonces, once it was needed and there is one.
+    secret: Option<[u8; 16]>,
     // Looked up by name or id, never iterated.
     topics: HashMap<Arc<str>, Arc<KnownTopic>>,
     groups: HashMap<Arc<str>, Arc<KnownGroup>>,
@@ -61,6 +65,8 @@ impl<'b, 's> Turn<'b, 's> {
             next_batch_slot: 0,
             next_slot: 0,
             slots_end: 0,
+            last_lease: None,
+            secret: None,
             topics: HashMap::new(),
             groups: HashMap::new(),
             topic_names: HashMap::new(),
@@ -91,10 +97,39 @@ impl<'b, 's> Turn<'b, 's> {
         Ok(id)
     }
 
+    pub(super) fn last_lease(&mut self) -> Result<LeaseId, StateError> {
+        match self.last_lease {
+            Some(last) => Ok(last),
+            None => Ok(*self.last_lease.insert(machine::last_lease(&self.rows)?)),
+        }
+    }
+
     pub(super) fn next_lease(&mut self) -> Result<LeaseId, StateError> {
-        let id = LeaseId::next(machine::last_lease(&self.rows)?, self.now_ms);
+        let id = LeaseId::next(self.last_lease()?, self.now_ms);
+        self.last_lease = Some(id);
         self.rows.put(key::MACHINE, &key::machine(b'l'), id.0.to_be_bytes().to_vec());
         Ok(id)
+    }
+
+    /// The nonce of a lease; `None` before there was any lease.
+    pub(super) fn nonce(&mut self, group: ConsumerGroupId, id: LeaseId) -> Result<Option<u64>, StateError> {
+        if self.secret.is_none() {
+            self.secret = machine::secret(&self.rows)?;
+        }
+        Ok(self.secret.map(|secret| machine::nonce(&secret, group, id)))
+    }
+
+    /// Makes the secret of the nonces from the first random number that comes along.
+    pub(super) fn make_secret(&mut self, random: u64) -> Result<(), StateError> {
+        if self.secret.is_none() {
+            self.secret = machine::secret(&self.rows)?;
+        }
+        if self.secret.is_none() {
+            let secret = machine::new_secret(random, self.index.0, self.now_ms);
+            self.rows.put(key::MACHINE, &key::machine(b'k'), secret.to_vec());
+            self.secret = Some(secret);
+        }
+        Ok(())
     }
 
     pub(super) fn topic(&mut self, name: &str) -> Result<Option<Arc<KnownTopic>>, StateError> {

@@ -42,16 +42,17 @@ pub fn consumer_groups(state: &impl ReadState) -> Result<Vec<ConsumerGroup>, Sta
     groups.into_iter().collect()
 }
 
-/// Topics that a consumer group has received from, by id. A topic that was deleted may still be among them.
+/// Topics that a consumer group has received from, by id, at most `topics_max`. A topic that was deleted may
+/// still be among them.
 ///
 /// # Errors
 /// When a row cannot be read.
-pub fn consumed(state: &impl ReadState, group: ConsumerGroupId) -> Result<Vec<TopicId>, StateError> {
+pub fn consumed(state: &impl ReadState, group: ConsumerGroupId, topics_max: usize) -> Result<Vec<TopicId>, StateError> {
     let from = key::consumed(group, TopicId(0));
     let mut topics = Vec::new();
     state.scan(key::CONSUMER_GROUP, &from, &key::after(&from[..9]), &mut |key, _| {
         topics.push(key_u64(TABLE, key, 9).map(TopicId));
-        ControlFlow::Continue(())
+        if topics.len() < topics_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     topics.into_iter().collect()
 }

@@ -85,6 +85,13 @@ pub(crate) fn secret(state: &impl ReadState) -> Result<Option<[u8; 16]>, StateEr
     Ok(Some(secret))
 }
 
+/// A secret of a random number and what else differs between broker groups.
+pub(crate) fn new_secret(random: u64, index: u64, now_ms: u64) -> [u8; 16] {
+    use md5::Digest;
+    let numbers = [random, index, now_ms];
+    numbers.iter().fold(md5::Md5::new(), |digest, number| digest.chain_update(number.to_be_bytes())).finalize().into()
+}
+
 /// The nonce of a lease: whoever does not hold the secret cannot guess it.
 pub(crate) fn nonce(secret: &[u8; 16], group: ConsumerGroupId, lease: LeaseId) -> u64 {
     use md5::Digest;

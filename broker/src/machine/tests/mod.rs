@@ -2,6 +2,8 @@
 
 #![allow(clippy::panic)]
 
+mod bounds;
+mod figures;
 mod random;
 mod repeats;
 mod timeline;

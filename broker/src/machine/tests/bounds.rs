@@ -1,0 +1,217 @@
+//! What is too long for one command is done in pieces, and what a receive looks at is bounded.
+
+use super::{Harness, START_MS, TABLES, dump};
+use crate::filter::tag::{TagFilter, tag_hash};
+use crate::machine::{Effect, TICK_ROWS_MAX};
+use crate::store::{available, deadline};
+use raftmq_proto::command::{
+    Append, AppendMessage, DeleteConsumerGroup, DeleteTopic, EndSession, Filter, Lease, Leased, PutSession, PutTopic,
+    Subscription, Tick, Topic, command, reply,
+};
+
+fn with_topic() -> Harness {
+    let mut harness = Harness::new();
+    let topic = Topic {
+        name: "t".into(),
+        read_queues: 3,
+        write_queues: 3,
+        permission: 6,
+        message_types: vec![1],
+        ..Topic::default()
+    };
+    harness.run(command::Kind::PutTopic(PutTopic { topic: Some(topic), create_only: false }));
+    harness
+}
+
+fn send(harness: &mut Harness, messages: usize, tag: &str) {
+    let tag_hash = if tag.is_empty() { 0 } else { tag_hash(tag) };
+    let message = AppendMessage { tag_hash, message_type: 1, body_bytes: 1 };
+    harness.run(command::Kind::Append(Append { topic: "t".into(), messages: vec![message; messages] }));
+}
+
+fn receive(harness: &mut Harness, client: &str, tags: &[&str], max: u32, renewed: bool) -> Leased {
+    let reply = harness.run(command::Kind::Lease(Lease {
+        consumer_group: "g".into(),
+        topic: "t".into(),
+        client_id: client.into(),
+        filter: Some(Filter { tags: tags.iter().map(|tag| (*tag).to_owned()).collect() }),
+        messages_max: max,
+        invisible_ms: 30_000,
+        renewed,
+        renew_max_ms: 3_600_000,
+        nonce: 3,
+        attempt_id: format!("{}", harness.log.len()),
+        create_consumer_group: true,
+    }));
+    match reply.kind {
+        Some(reply::Kind::Leased(leased)) => leased,
+        other => panic!("not leased: {other:?}"),
+    }
+}
+
+/// Ticks until nothing is left; returns how many it took.
+fn tick(harness: &mut Harness) -> usize {
+    for ticks in 1.. {
+        let before = dump(&harness.state);
+        let reply = harness.run(command::Kind::Tick(Tick {}));
+        let touched = before.len().abs_diff(dump(&harness.state).len());
+        assert!(touched <= 4 * TICK_ROWS_MAX, "a Tick is bounded, not {touched} rows");
+        let Some(reply::Kind::Ticked(ticked)) = reply.kind else { panic!("not ticked: {reply:?}") };
+        assert_eq!(harness.effects.contains(&Effect::Due { at_ms: 0 }), ticked.more);
+        if !ticked.more {
+            return ticks;
+        }
+    }
+    0
+}
+
+fn rows(harness: &Harness) -> Vec<(&'static str, usize)> {
+    let all = dump(&harness.state);
+    TABLES
+        .iter()
+        .map(|table| (*table, all.iter().filter(|(of, ..)| of == table).count()))
+        .filter(|(table, count)| *count > 0 && !["machine", "node"].contains(table))
+        .collect()
+}
+
+fn busy() -> Harness {
+    let mut harness = with_topic();
+    for _ in 0..2_500 {
+        send(&mut harness, 1, "");
+    }
+    for _ in 0..1_200 {
+        receive(&mut harness, "c", &[], 1, true);
+    }
+    for _ in 0..300 {
+        receive(&mut harness, "d", &[], 1, false);
+    }
+    harness
+}
+
+#[test]
+fn a_deleted_topic_goes_piece_by_piece() {
+    let mut harness = busy();
+    harness.run(command::Kind::DeleteTopic(DeleteTopic { name: "t".into() }));
+    assert_eq!(deadline::earliest(&harness.state, 0).expect("read"), Some(0));
+    assert!(tick(&mut harness) > 3);
+    // Its leases go when they end.
+    harness.run(command::Kind::EndSession(EndSession { client_id: "c".into() }));
+    harness.now_ms += 4_000_000;
+    tick(&mut harness);
+    assert_eq!(rows(&harness), [("consumer_group", 2)]);
+    harness.assert_replays(50);
+}
+
+#[test]
+fn a_deleted_consumer_group_goes_piece_by_piece() {
+    let mut harness = busy();
+    harness.now_ms += 31_000;
+    tick(&mut harness);
+    harness.run(command::Kind::DeleteConsumerGroup(DeleteConsumerGroup { name: "g".into() }));
+    assert!(tick(&mut harness) > 2);
+    harness.run(command::Kind::EndSession(EndSession { client_id: "c".into() }));
+    harness.now_ms += 4_000_000;
+    tick(&mut harness);
+    assert_eq!(rows(&harness), [("topic", 2), ("queue", 4), ("message", 2_500)]);
+    harness.assert_replays(50);
+}
+
+#[test]
+fn a_consumer_group_with_many_topics_goes_too() {
+    let mut harness = Harness::new();
+    for number in 0..200 {
+        let topic = Topic {
+            name: format!("t{number}"),
+            read_queues: 1,
+            write_queues: 1,
+            permission: 6,
+            message_types: vec![1],
+            ..Topic::default()
+        };
+        harness.run(command::Kind::PutTopic(PutTopic { topic: Some(topic.clone()), create_only: false }));
+        let lease = Lease {
+            consumer_group: "g".into(),
+            topic: topic.name,
+            client_id: "c".into(),
+            messages_max: 1,
+            invisible_ms: 1,
+            create_consumer_group: true,
+            ..Lease::default()
+        };
+        harness.run(command::Kind::Lease(lease));
+    }
+    harness.run(command::Kind::DeleteConsumerGroup(DeleteConsumerGroup { name: "g".into() }));
+    tick(&mut harness);
+    assert_eq!(rows(&harness), [("topic", 400)]);
+}
+
+#[test]
+fn leases_that_end_together_are_taken_back_in_pieces() {
+    let mut harness = with_topic();
+    send(&mut harness, 3_000, "");
+    let mut leased = 0;
+    while leased < 3_000 {
+        leased += receive(&mut harness, "c", &[], 256, false).messages.len();
+    }
+    assert_eq!(deadline::earliest(&harness.state, START_MS + 29_999).expect("read"), None);
+    assert_eq!(deadline::earliest(&harness.state, START_MS + 90_000).expect("read"), Some(START_MS + 30_000));
+    harness.now_ms += 30_000;
+    assert!(tick(&mut harness) >= 4);
+    let again = receive(&mut harness, "c", &[], 256, false);
+    assert!(again.messages.iter().all(|message| message.attempt == 2) && again.messages.len() == 256);
+}
+
+#[test]
+fn the_leases_of_an_ended_session_are_taken_back_in_pieces() {
+    let mut harness = busy();
+    harness.run(command::Kind::EndSession(EndSession { client_id: "c".into() }));
+    assert!(harness.effects.contains(&Effect::Due { at_ms: 0 }));
+    // It comes back before all is done, and keeps what it gets now.
+    let new = receive(&mut harness, "c", &[], 256, true).messages.len();
+    tick(&mut harness);
+    let mut others = 0;
+    loop {
+        let leased = receive(&mut harness, "e", &[], 256, false).messages.len();
+        if leased == 0 {
+            break;
+        }
+        others += leased;
+    }
+    assert_eq!(new + others + 300, 2_500);
+}
+
+#[test]
+fn a_look_is_bounded_and_goes_on() {
+    let mut harness = with_topic();
+    for (client, tag) in [("c", "x"), ("d", "y")] {
+        let filter = Some(Filter { tags: vec![tag.into()] });
+        harness.run(command::Kind::PutSession(PutSession {
+            client_id: client.into(),
+            consumer_group: "g".into(),
+            subscriptions: vec![Subscription { topic: "t".into(), filter }],
+            create_consumer_group: true,
+        }));
+    }
+    send(&mut harness, 5_000, "y");
+    send(&mut harness, 10, "x");
+    let wants = |tag| TagFilter::parse(tag).expect("good expression").set();
+    let mut looks = 0;
+    let mut found = 0;
+    while available(&harness.state, "g", "t", &wants("x")).expect("read") {
+        let leased = receive(&mut harness, "c", &["x"], 32, false);
+        found += leased.messages.len();
+        looks += 1;
+        assert!(looks < 20, "each look gets further");
+    }
+    assert_eq!(found, 10);
+    assert!(looks >= 5);
+    // What was put aside is there for the other member, and costs this one no further look.
+    let mut found = 0;
+    while available(&harness.state, "g", "t", &wants("y")).expect("read") {
+        found += receive(&mut harness, "d", &["y"], 256, false).messages.len();
+    }
+    assert_eq!(found, 5_000);
+    assert!(!available(&harness.state, "g", "t", &wants("*")).expect("read"));
+    assert!(available(&harness.state, "new", "t", &wants("*")).expect("read"));
+    assert!(!available(&harness.state, "new", "nothing", &wants("*")).expect("read"));
+}
