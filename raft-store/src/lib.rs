@@ -35,6 +35,6 @@ pub use group::RaftGroup;
 pub use machine::{Committed, Machine};
 pub use network::{PeerChannel, PeerIdentity};
 pub use service::{CallingNode, PeerGuard, PeerServices, RaftService, peer_server};
-pub use state::{ReadState, State, StateBatch, StateError, StateOptions, Table, Visit};
+pub use state::{ReadState, State, StateBatch, StateError, StateOptions, Table, Visit, VisitAll};
 pub use status::{GroupStatus, Leadership, Member, Role};
 pub use types::{DiskId, LogId, LogIndex, NodeAddresses, NodeId, Term, Vote};

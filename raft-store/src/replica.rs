@@ -31,7 +31,8 @@ const CHUNK_ENTRIES_MAX: usize = 128;
 /// From this many bytes on a chunk is handed to a thread that may block.
 const INLINE_BYTES_MAX: usize = 64 << 10;
 
-const APPLIED: &[u8] = b"applied";
+/// Key of the row that names the last entry applied.
+pub(crate) const APPLIED: &[u8] = b"applied";
 const MEMBERSHIP: &[u8] = b"membership";
 
 /// How far a state is, as its own rows say.
@@ -43,18 +44,19 @@ pub(crate) struct Applied {
 /// Reads how far `state` is.
 pub(crate) fn read_applied(state: &State) -> Result<Applied, StateError> {
     let corrupt = |what: String| StateError::Corrupt { table: META, what };
-    let id = match state.get(state.meta(), APPLIED)? {
-        Some(row) => {
-            let id: wire::LogId = prost::Message::decode(row.as_slice()).map_err(|error| corrupt(error.to_string()))?;
-            Some(crate::raft_types::log_id_from_wire(id))
-        }
-        None => None,
-    };
+    let id = state.get(state.meta(), APPLIED)?.map(|row| decode_applied(&row)).transpose()?;
     let membership = match state.get(state.meta(), MEMBERSHIP)? {
         Some(row) => decode_stored(&row).map_err(|error| corrupt(error.to_string()))?,
         None => StoredMembership::default(),
     };
     Ok(Applied { id, membership })
+}
+
+/// What the row at [`APPLIED`] says.
+pub(crate) fn decode_applied(row: &[u8]) -> Result<LogId, StateError> {
+    let id: wire::LogId =
+        prost::Message::decode(row).map_err(|error| StateError::Corrupt { table: META, what: error.to_string() })?;
+    Ok(crate::raft_types::log_id_from_wire(id))
 }
 
 /// What openraft applies to.

@@ -3,6 +3,8 @@
 //! Two stores stand behind [`State`]: RocksDB for real nodes (WAL off, atomic flush over all tables) and an
 //! ordered map for tests of machines and for simulation. Readers see whole chunks only.
 
+use crate::replica::{APPLIED, decode_applied};
+use crate::types::LogId;
 use parking_lot::RwLock;
 use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, DB, DBCompactionStyle, DBCompressionType, Direction, FlushOptions,
@@ -48,6 +50,9 @@ impl From<rocksdb::Error> for StateError {
 
 /// Visits a row; `Break` ends the scan.
 pub type Visit<'v> = &'v mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
+/// Visits a row, with the name of its table.
+pub type VisitAll<'v> = &'v mut dyn FnMut(&'static str, &[u8], &[u8]);
 
 /// Rows as of some whole chunk, or as a batch under way sees them.
 pub trait ReadState {
@@ -244,6 +249,35 @@ impl State {
             Store::Rocks { db, .. } => Ok(rocksdb::checkpoint::Checkpoint::new(db)?.create_checkpoint(path)?),
             Store::Ordered(_) => Err(StateError::Io("a store in memory has no checkpoint".to_owned())),
         }
+    }
+
+    /// Visits every row of every machine table, in order, all as of one moment: the last entry applied then, if any.
+    ///
+    /// # Errors
+    /// [`StateError`] when the store fails or its own rows make no sense.
+    pub fn visit_all(&self, visit: VisitAll<'_>) -> Result<Option<LogId>, StateError> {
+        let kept = self.kept();
+        let (meta, machine) = self.tables.split_last().expect("the store's own table is always there");
+        let applied = match &kept.store {
+            Store::Rocks { db, .. } => {
+                let moment = db.snapshot();
+                for table in machine {
+                    for row in moment.iterator_cf(family(db, table)?, IteratorMode::Start) {
+                        let (key, value) = row?;
+                        visit(table, &key, &value);
+                    }
+                }
+                moment.get_cf(family(db, meta)?, APPLIED)?
+            }
+            Store::Ordered(rows) => {
+                let rows = rows.read();
+                for (table, rows) in machine.iter().zip(rows.iter()) {
+                    rows.iter().for_each(|(key, value)| visit(table, key, value));
+                }
+                rows.last().and_then(|own| own.get(APPLIED)).cloned()
+            }
+        };
+        applied.map(|row| decode_applied(&row)).transpose()
     }
 
     /// Folder of the RocksDB store; `None` for the one in memory.
@@ -616,6 +650,26 @@ mod tests {
         for path in [path, copy] {
             let state = State::open(&path, &["rows"], &StateOptions::default()).expect("open again");
             assert_eq!(rows(&state, 0, 255), vec![(7, 3), (9, 2)]);
+        }
+    }
+
+    #[test]
+    fn all_rows_in_order_as_of_one_moment() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let rocks = State::open(folder.path(), &["a", "b"], &StateOptions::default()).expect("opens");
+        for state in [rocks, State::ordered(&["a", "b"])] {
+            let mut batch = state.batch();
+            batch.put(Table(1), b"2".to_vec(), b"y".to_vec());
+            batch.put(Table(0), b"1".to_vec(), b"x".to_vec());
+            batch.put(Table(1), b"1".to_vec(), b"z".to_vec());
+            batch.write().expect("written");
+            let mut seen = Vec::new();
+            let applied = state
+                .visit_all(&mut |table, key, value| seen.push((table, key.to_vec(), value.to_vec())))
+                .expect("visited");
+            assert_eq!(applied, None);
+            let row = |table, key: &[u8], value: &[u8]| (table, key.to_vec(), value.to_vec());
+            assert_eq!(seen, [row("a", b"1", b"x"), row("b", b"1", b"z"), row("b", b"2", b"y")]);
         }
     }
 }

@@ -128,7 +128,7 @@ fn parse_attribute(text: &str) -> Result<Attribute, String> {
     }
 }
 
-type Attributes = (std::collections::HashMap<String, String>, Vec<String>);
+type Attributes = (std::collections::BTreeMap<String, String>, Vec<String>);
 
 fn split(attributes: &[Attribute]) -> Attributes {
     let (mut set, mut remove) = Attributes::default();
