@@ -18,9 +18,12 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// A topic table or dump may be larger than gRPC's usual 4 MiB.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
-/// Shows the adminToken, when there is one.
+/// Shows the adminToken, when there is one, and says who calls, for the broker's log.
 #[derive(Clone)]
-pub(crate) struct Token(Option<MetadataValue<Ascii>>);
+pub(crate) struct Token {
+    token: Option<MetadataValue<Ascii>>,
+    caller: Option<MetadataValue<Ascii>>,
+}
 
 impl Token {
     pub(crate) fn new(token: Option<&str>) -> Result<Token, AdminError> {
@@ -33,8 +36,11 @@ impl Token {
 
 impl Interceptor for Token {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(value) = &self.0 {
+        if let Some(value) = &self.token {
             request.metadata_mut().insert("authorization", value.clone());
+        }
+        if let Some(value) = &self.caller {
+            request.metadata_mut().insert("x-raftmq-caller", value.clone());
         }
         Ok(request)
     }

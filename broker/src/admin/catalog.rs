@@ -1,0 +1,347 @@
+//! Topics and consumer groups: change, list, show.
+
+use super::door::Caller;
+use super::{AdminService, Parts, in_parts};
+use crate::store::consumer_group::{RETRY_MAX_DEFAULT, consumer_group, consumer_groups};
+use crate::store::topic::{READABLE, WRITABLE, topic, topics};
+use raftmq_proto::admin::{
+    ConsumerGroup, DeleteConsumerGroupRequest, DeleteConsumerGroupResponse, DeleteTopicRequest, DeleteTopicResponse,
+    GetConsumerGroupRequest, GetConsumerGroupResponse, ListConsumerGroupsRequest, ListConsumerGroupsResponse,
+    ListTopicsRequest, ListTopicsResponse, Member, PutConsumerGroupRequest, PutConsumerGroupResponse, PutTopicRequest,
+    PutTopicResponse, RouteOfGroup, Topic, TopicRouteRequest, TopicRouteResponse,
+};
+use raftmq_proto::command::command::Kind;
+use raftmq_proto::command::{self, DeleteConsumerGroup, DeleteTopic, PutConsumerGroup, PutTopic, reply};
+use raftmq_proto::name::{ConsumerGroup as ConsumerGroupName, TopicName};
+use raftmq_proto::rocketmq::MessageType;
+use tonic::Status;
+
+/// The attribute that says which messages a topic takes.
+const MESSAGE_TYPE: &str = "message.type";
+/// Attributes of RocketMQ that are kept as they are given, and the values that we can honour.
+const KEPT_ATTRIBUTES: &[(&str, &[&str])] =
+    &[("cleanup.policy", &["DELETE"]), ("queue.type", &["SimpleCQ", "RocksDBConsumeQueue"])];
+
+/// What takes messages of every type.
+const MIXED: &str = "MIXED";
+const TYPES: [(&str, MessageType); 4] = [
+    ("NORMAL", MessageType::Normal),
+    ("FIFO", MessageType::Fifo),
+    ("DELAY", MessageType::Delay),
+    ("TRANSACTION", MessageType::Transaction),
+];
+
+impl AdminService {
+    pub(super) async fn put_topic(
+        &self,
+        request: PutTopicRequest,
+        caller: &Caller,
+    ) -> Result<PutTopicResponse, Status> {
+        let name = TopicName::parse(&request.name).map_err(invalid)?;
+        self.catch_up(false).await?;
+        let known = {
+            let name = name.clone();
+            self.read(move |state| topic(state, name.as_str())).await?
+        };
+        let created = known.is_none();
+        let default_queues = self.node.config.grpc.default_topic_queues;
+        let row = wanted_topic(request, known, default_queues).map_err(Status::invalid_argument)?;
+        let put = Kind::PutTopic(PutTopic { topic: Some(row), create_only: false });
+        let what = if created { "topic created" } else { "topic changed" };
+        let reply = self.change(what, name.as_str(), caller, put).await?;
+        let Some(reply::Kind::Topic(row)) = reply.kind else { return Err(no_row()) };
+        Ok(PutTopicResponse { topic: Some(to_topic(row)), broker_group: self.broker_group(), created })
+    }
+
+    pub(super) async fn delete_topic(
+        &self,
+        request: DeleteTopicRequest,
+        caller: &Caller,
+    ) -> Result<DeleteTopicResponse, Status> {
+        let delete = Kind::DeleteTopic(DeleteTopic { name: request.name.clone() });
+        self.change("topic deleted", &request.name, caller, delete).await?;
+        Ok(DeleteTopicResponse { broker_group: self.broker_group() })
+    }
+
+    pub(super) async fn list_topics(&self, request: ListTopicsRequest) -> Result<Parts<ListTopicsResponse>, Status> {
+        self.catch_up(request.stale).await?;
+        let rows = self.read(topics).await?;
+        let broker_group = self.broker_group();
+        Ok(in_parts(rows, move |rows| ListTopicsResponse {
+            broker_group: broker_group.clone(),
+            topics: rows.into_iter().map(to_topic).collect(),
+        }))
+    }
+
+    pub(super) async fn topic_route(&self, request: TopicRouteRequest) -> Result<TopicRouteResponse, Status> {
+        let name = request.name.clone();
+        let own = self.read(move |state| topic(state, &name)).await?.map(|row| RouteOfGroup {
+            cluster: self.node.config.cluster.clone(),
+            broker_group: self.broker_group(),
+            topic: Some(to_topic(row)),
+            members: self.node.group.members().into_iter().map(super::status::to_member).collect(),
+        });
+        let foreign = self.node.reporter.routes().of(&request.name).await.into_iter().map(|route| RouteOfGroup {
+            cluster: self.node.config.cluster.clone(),
+            broker_group: route.broker_group,
+            topic: Some(Topic {
+                name: route.topic.name,
+                read_queues: route.topic.read_queues,
+                write_queues: route.topic.write_queues,
+                permission: route.topic.permission,
+                message_types: route.topic.message_types,
+                ordered: route.topic.ordered,
+                id: route.topic.id,
+                version: route.topic.version,
+                ..Topic::default()
+            }),
+            members: route
+                .members
+                .into_iter()
+                .map(|member| {
+                    let addresses = member.addresses.unwrap_or_default();
+                    Member {
+                        node: member.node,
+                        label: member.label,
+                        grpc: addresses.grpc,
+                        admin: addresses.admin,
+                        peer: addresses.peer,
+                        voter: member.voter,
+                        ..Member::default()
+                    }
+                })
+                .collect(),
+        });
+        Ok(TopicRouteResponse { broker_groups: own.into_iter().chain(foreign).collect() })
+    }
+
+    pub(super) async fn put_consumer_group(
+        &self,
+        request: PutConsumerGroupRequest,
+        caller: &Caller,
+    ) -> Result<PutConsumerGroupResponse, Status> {
+        let name = ConsumerGroupName::parse(&request.name).map_err(invalid)?;
+        if let Some(key) = request.attributes.keys().chain(&request.remove_attributes).next() {
+            return Err(Status::invalid_argument(format!("consumer groups have no attribute {key}")));
+        }
+        self.catch_up(false).await?;
+        let known = {
+            let name = name.clone();
+            self.read(move |state| consumer_group(state, name.as_str())).await?
+        };
+        let created = known.is_none();
+        let known = known.unwrap_or_else(|| command::ConsumerGroup {
+            name: name.to_string(),
+            consume_enable: true,
+            retry_max: RETRY_MAX_DEFAULT,
+            ..command::ConsumerGroup::default()
+        });
+        let row = command::ConsumerGroup {
+            consume_enable: request.consume_enable.unwrap_or(known.consume_enable),
+            ordered: request.ordered.unwrap_or(known.ordered),
+            retry_max: request.retry_max.unwrap_or(known.retry_max),
+            ..known
+        };
+        let put = Kind::PutConsumerGroup(PutConsumerGroup { consumer_group: Some(row), create_only: false });
+        let what = if created { "consumer group created" } else { "consumer group changed" };
+        let reply = self.change(what, name.as_str(), caller, put).await?;
+        let Some(reply::Kind::ConsumerGroup(row)) = reply.kind else { return Err(no_row()) };
+        Ok(PutConsumerGroupResponse {
+            consumer_group: Some(to_consumer_group(row)),
+            broker_group: self.broker_group(),
+            created,
+        })
+    }
+
+    pub(super) async fn delete_consumer_group(
+        &self,
+        request: DeleteConsumerGroupRequest,
+        caller: &Caller,
+    ) -> Result<DeleteConsumerGroupResponse, Status> {
+        let delete = Kind::DeleteConsumerGroup(DeleteConsumerGroup { name: request.name.clone() });
+        self.change("consumer group deleted", &request.name, caller, delete).await?;
+        Ok(DeleteConsumerGroupResponse { broker_group: self.broker_group() })
+    }
+
+    pub(super) async fn list_consumer_groups(
+        &self,
+        request: ListConsumerGroupsRequest,
+    ) -> Result<Parts<ListConsumerGroupsResponse>, Status> {
+        self.catch_up(request.stale).await?;
+        let rows = self.read(consumer_groups).await?;
+        let broker_group = self.broker_group();
+        Ok(in_parts(rows, move |rows| ListConsumerGroupsResponse {
+            broker_group: broker_group.clone(),
+            consumer_groups: rows.into_iter().map(to_consumer_group).collect(),
+        }))
+    }
+
+    pub(super) async fn get_consumer_group(
+        &self,
+        request: GetConsumerGroupRequest,
+    ) -> Result<GetConsumerGroupResponse, Status> {
+        self.catch_up(request.stale).await?;
+        let name = request.name.clone();
+        let row = self.read(move |state| consumer_group(state, &name)).await?;
+        let row = row.ok_or_else(|| Status::not_found(format!("consumer group {} does not exist", request.name)))?;
+        Ok(GetConsumerGroupResponse { broker_group: self.broker_group(), consumer_group: Some(to_consumer_group(row)) })
+    }
+}
+
+fn invalid(error: impl ToString) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn no_row() -> Status {
+    Status::internal("a change was carried out without an answer")
+}
+
+/// The row that a request asks for, given the one that is there.
+fn wanted_topic(
+    request: PutTopicRequest,
+    known: Option<command::Topic>,
+    default_queues: u32,
+) -> Result<command::Topic, String> {
+    let mut attributes = known.as_ref().map(|known| known.attributes.clone()).unwrap_or_default();
+    for key in &request.remove_attributes {
+        if key == MESSAGE_TYPE {
+            return Err(format!("{MESSAGE_TYPE} cannot be taken away: a topic takes messages of some type"));
+        }
+        check_attribute_key(key)?;
+        attributes.remove(key);
+    }
+    let mut message_types = known.as_ref().map(|known| known.message_types.clone());
+    for (key, value) in request.attributes {
+        if key == MESSAGE_TYPE {
+            let wanted = message_types_of(&value)?;
+            if message_types.as_ref().is_some_and(|known| *known != wanted) {
+                return Err(format!(
+                    "{MESSAGE_TYPE} of topic {} cannot be changed to {value}: delete the topic and create it again, or \
+                     use another one",
+                    request.name
+                ));
+            }
+            message_types = Some(wanted);
+        } else {
+            check_attribute(&key, &value)?;
+        }
+        attributes.insert(key, value);
+    }
+    let message_types = message_types.unwrap_or_else(|| vec![MessageType::Normal.into()]);
+    let known = known.unwrap_or_else(|| command::Topic {
+        name: request.name.clone(),
+        read_queues: default_queues,
+        write_queues: default_queues,
+        permission: READABLE | WRITABLE,
+        ..command::Topic::default()
+    });
+    Ok(command::Topic {
+        read_queues: request.read_queues.unwrap_or(known.read_queues),
+        write_queues: request.write_queues.unwrap_or(known.write_queues),
+        permission: request.permission.unwrap_or(known.permission),
+        ordered: request.ordered.unwrap_or(known.ordered),
+        message_types,
+        attributes,
+        ..known
+    })
+}
+
+fn message_types_of(value: &str) -> Result<Vec<i32>, String> {
+    if value == MIXED {
+        return Ok(TYPES.iter().map(|(_, kind)| i32::from(*kind)).collect());
+    }
+    let found = TYPES.iter().find(|(name, _)| *name == value);
+    found.map(|(_, kind)| vec![i32::from(*kind)]).ok_or_else(|| {
+        let names: Vec<&str> = TYPES.iter().map(|(name, _)| *name).collect();
+        format!("{MESSAGE_TYPE} = {value}: must be one of {}, {MIXED}", names.join(", "))
+    })
+}
+
+fn check_attribute_key(key: &str) -> Result<&'static [&'static str], String> {
+    let known = KEPT_ATTRIBUTES.iter().find(|(name, _)| *name == key);
+    known.map(|(_, values)| *values).ok_or_else(|| {
+        let names: Vec<&str> = KEPT_ATTRIBUTES.iter().map(|(name, _)| *name).collect();
+        format!("topics have no attribute {key}; there are {MESSAGE_TYPE}, {}", names.join(", "))
+    })
+}
+
+fn check_attribute(key: &str, value: &str) -> Result<(), String> {
+    let values = check_attribute_key(key)?;
+    if values.contains(&value) { Ok(()) } else { Err(format!("{key} = {value}: must be one of {}", values.join(", "))) }
+}
+
+fn to_topic(row: command::Topic) -> Topic {
+    Topic {
+        name: row.name,
+        read_queues: row.read_queues,
+        write_queues: row.write_queues,
+        permission: row.permission,
+        message_types: row.message_types,
+        ordered: row.ordered,
+        attributes: row.attributes,
+        id: row.id,
+        version: row.version,
+        created_ms: row.created_ms,
+        updated_ms: row.updated_ms,
+    }
+}
+
+fn to_consumer_group(row: command::ConsumerGroup) -> ConsumerGroup {
+    ConsumerGroup {
+        name: row.name,
+        consume_enable: row.consume_enable,
+        ordered: row.ordered,
+        retry_max: row.retry_max,
+        attributes: row.attributes,
+        id: row.id,
+        version: row.version,
+        created_ms: row.created_ms,
+        updated_ms: row.updated_ms,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn attributes(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn request(pairs: &[(&str, &str)]) -> PutTopicRequest {
+        PutTopicRequest { name: "T".to_owned(), attributes: attributes(pairs), ..PutTopicRequest::default() }
+    }
+
+    #[test]
+    fn a_new_topic_gets_defaults_and_a_known_one_keeps_what_is_not_given() {
+        let row = wanted_topic(request(&[]), None, 8).expect("valid");
+        assert_eq!((row.read_queues, row.write_queues, row.permission, row.ordered), (8, 8, 6, false));
+        assert_eq!(row.message_types, [i32::from(MessageType::Normal)]);
+        let mut change = request(&[("message.type", "NORMAL")]);
+        change.write_queues = Some(16);
+        change.permission = Some(4);
+        let row = wanted_topic(change, Some(row), 8).expect("valid");
+        assert_eq!((row.read_queues, row.write_queues, row.permission), (8, 16, 4));
+        assert_eq!(row.attributes, attributes(&[("message.type", "NORMAL")]));
+    }
+
+    #[test]
+    fn attributes_are_known_or_refused() {
+        let fifo = wanted_topic(request(&[("message.type", "FIFO")]), None, 8).expect("valid");
+        for (pairs, part) in [
+            (&[("message.type", "NORMAL")], "cannot be changed to NORMAL"),
+            (&[("message.type", "QUEER")], "NORMAL, FIFO, DELAY, TRANSACTION, MIXED"),
+            (&[("mesage.type", "NORMAL")], "topics have no attribute mesage.type"),
+            (&[("cleanup.policy", "COMPACTION")], "must be one of DELETE"),
+        ] {
+            let refused = wanted_topic(request(pairs), Some(fifo.clone()), 8).expect_err(part);
+            assert!(refused.contains(part), "{refused}");
+        }
+        let mut change = request(&[]);
+        change.remove_attributes = vec!["message.type".to_owned()];
+        assert!(wanted_topic(change, Some(fifo), 8).is_err());
+        let mixed = wanted_topic(request(&[("message.type", "MIXED")]), None, 8).expect("valid");
+        assert_eq!(mixed.message_types.len(), 4);
+    }
+}

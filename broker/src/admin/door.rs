@@ -1,0 +1,113 @@
+//! Who may call: anybody on this machine, and whoever shows the `adminToken`.
+
+use raftmq_server::listener::Peer;
+use raftmq_server::logs::Limited;
+use std::time::Duration;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Status};
+
+/// Header in which callers say who they are. It is a claim, for the log.
+const CALLER: &str = "x-raftmq-caller";
+/// Characters of it that are logged.
+const CALLER_CHARS_MAX: usize = 64;
+
+/// Who called.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Caller {
+    /// As the caller calls itself, and how it got in.
+    pub name: String,
+    /// Where the call came from.
+    pub address: String,
+}
+
+impl Caller {
+    /// Who was let in with this request.
+    pub(super) fn of<T>(request: &Request<T>) -> Caller {
+        request.extensions().get().cloned().unwrap_or_default()
+    }
+}
+
+/// Lets a request in or refuses it with a sentence that says how to get in.
+pub(super) fn guard(token: Option<String>) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+    let refusals = std::sync::Arc::new(Limited::every(Duration::from_secs(10)));
+    move |mut request| {
+        let peer = Peer::of(&request);
+        let address = peer.map(|peer| peer.address.to_string()).unwrap_or_default();
+        let shown = bearer(request.metadata());
+        let way_in = match (&token, shown) {
+            (Some(token), Some(shown)) if same(token.as_bytes(), shown.as_bytes()) => Some("adminToken"),
+            _ if peer.is_some_and(|peer| peer.is_local()) => Some("local"),
+            _ => None,
+        };
+        let Some(way_in) = way_in else {
+            if let Some(suppressed) = refusals.pass() {
+                tracing::warn!(address, suppressed, "an administrator's call without the adminToken is refused");
+            }
+            return Err(Status::permission_denied(match &token {
+                Some(_) => {
+                    "calls from another machine must show this broker's adminToken: mqadmin --adminToken \
+                            TOKEN, or RAFTMQ_ADMIN_TOKEN"
+                }
+                None => {
+                    "this broker takes administrators' calls from its own machine only: set adminToken in its \
+                         configuration, and show it with mqadmin --adminToken TOKEN or RAFTMQ_ADMIN_TOKEN"
+                }
+            }));
+        };
+        let claimed = request.metadata().get(CALLER).and_then(|value| value.to_str().ok()).unwrap_or("unnamed");
+        let claimed: String = claimed.chars().take(CALLER_CHARS_MAX).collect();
+        request.extensions_mut().insert(Caller { name: format!("{claimed} ({way_in})"), address });
+        Ok(request)
+    }
+}
+
+fn bearer(metadata: &MetadataMap) -> Option<&str> {
+    metadata.get("authorization")?.to_str().ok()?.strip_prefix("Bearer ")
+}
+
+/// Compares in a time that does not tell how much of a guess is right.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+
+    fn call(from: &str, token: Option<&str>, shown: Option<&str>) -> Result<String, String> {
+        let mut request = Request::new(());
+        let address: SocketAddr = from.parse().expect("an address");
+        request.extensions_mut().insert(Peer { address, dialled: address, socket: address, tls: false });
+        if let Some(shown) = shown {
+            let value = format!("Bearer {shown}").parse().expect("a header");
+            request.metadata_mut().insert("authorization", value);
+        }
+        request.metadata_mut().insert(CALLER, "ops".parse().expect("a header"));
+        let admitted = guard(token.map(str::to_owned))(request);
+        admitted.map(|request| Caller::of(&request).name).map_err(|status| status.message().to_owned())
+    }
+
+    #[test]
+    fn from_this_machine_or_with_the_token() {
+        for (from, token, shown, way_in) in [
+            ("127.0.0.1:5", None, None, Some("local")),
+            ("[::1]:5", Some("secret"), Some("wrong"), Some("local")),
+            ("10.0.0.9:5", Some("secret"), Some("secret"), Some("adminToken")),
+            ("10.0.0.9:5", Some("secret"), Some("secre"), None),
+            ("10.0.0.9:5", Some("secret"), None, None),
+            ("10.0.0.9:5", None, Some(""), None),
+        ] {
+            let outcome = call(from, token, shown);
+            match way_in {
+                Some(way_in) => assert_eq!(outcome, Ok(format!("ops ({way_in})")), "{from}"),
+                None => assert!(outcome.expect_err(from).contains("adminToken"), "{from}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_call_from_nowhere_is_refused() {
+        assert!(guard(None)(Request::new(())).is_err());
+    }
+}

@@ -1,0 +1,115 @@
+//! What is in the queues of a topic, and how far consumer groups have come in them.
+
+use super::{AdminService, Parts, in_parts};
+use crate::store::consumer_group::{consumed, consumer_group, consumer_groups};
+use crate::store::message::run_of;
+use crate::store::progress::progress;
+use crate::store::queue::queue;
+use crate::store::subscription::subscription;
+use crate::store::topic::{self, topic};
+use crate::store::{ConsumerGroupId, StateError, TopicId};
+use raft_store::ReadState;
+use raftmq_proto::admin::{
+    ConsumerProgressRequest, ConsumerProgressResponse, QueueProgress, QueueStatus, TopicStatusRequest,
+    TopicStatusResponse,
+};
+use raftmq_proto::command::{ConsumerGroup, Topic};
+use tonic::Status;
+
+impl AdminService {
+    pub(super) async fn topic_status(&self, request: TopicStatusRequest) -> Result<TopicStatusResponse, Status> {
+        self.catch_up(request.stale).await?;
+        let name = request.name.clone();
+        let queues = self.read(move |state| queues_of(state, &name)).await?;
+        let queues = queues.ok_or_else(|| Status::not_found(format!("topic {} does not exist", request.name)))?;
+        Ok(TopicStatusResponse { broker_group: self.broker_group(), queues })
+    }
+
+    pub(super) async fn consumer_progress(
+        &self,
+        request: ConsumerProgressRequest,
+    ) -> Result<Parts<ConsumerProgressResponse>, Status> {
+        self.catch_up(request.stale).await?;
+        let (name, topic_name) = (request.consumer_group.clone(), request.topic);
+        let rows = self.read(move |state| progress_of(state, &name, &topic_name)).await?;
+        let rows =
+            rows.ok_or_else(|| Status::not_found(format!("consumer group {} does not exist", request.consumer_group)))?;
+        let broker_group = self.broker_group();
+        Ok(in_parts(rows, move |queues| ConsumerProgressResponse { broker_group: broker_group.clone(), queues }))
+    }
+}
+
+/// Numbers of a topic's queues: a queue that is written only, or read only, is one too.
+fn numbers(row: &Topic) -> impl Iterator<Item = u16> + use<> {
+    let count = row.read_queues.max(row.write_queues);
+    (0..count).filter_map(|number| u16::try_from(number).ok())
+}
+
+fn queues_of(state: &impl ReadState, name: &str) -> Result<Option<Vec<QueueStatus>>, StateError> {
+    let Some(row) = topic(state, name)? else { return Ok(None) };
+    let mut queues = Vec::new();
+    for number in numbers(&row) {
+        let queue = queue(state, TopicId(row.id), number)?;
+        queues.push(QueueStatus {
+            queue: u32::from(number),
+            min_offset: queue.min,
+            max_offset: queue.next,
+            last_store_ms: queue.last_store_ms,
+        });
+    }
+    Ok(Some(queues))
+}
+
+/// Progress of a consumer group, or of all for an empty name; `None` when there is none of that name.
+fn progress_of(state: &impl ReadState, name: &str, topic_name: &str) -> Result<Option<Vec<QueueProgress>>, StateError> {
+    let groups = match name {
+        "" => consumer_groups(state)?,
+        name => match consumer_group(state, name)? {
+            Some(group) => vec![group],
+            None => return Ok(None),
+        },
+    };
+    let mut rows = Vec::new();
+    for group in groups {
+        for id in consumed(state, ConsumerGroupId(group.id), usize::MAX)? {
+            // Rows of a deleted topic stay for a while; the topic is gone.
+            let Some(name) = topic::name(state, id)? else { continue };
+            if (topic_name.is_empty() || topic_name == name)
+                && let Some(topic) = topic(state, &name)?
+            {
+                progress_in(state, &group, &topic, &mut rows)?;
+            }
+        }
+    }
+    Ok(Some(rows))
+}
+
+fn progress_in(
+    state: &impl ReadState,
+    group: &ConsumerGroup,
+    topic: &Topic,
+    rows: &mut Vec<QueueProgress>,
+) -> Result<(), StateError> {
+    let (topic_id, group_id) = (TopicId(topic.id), ConsumerGroupId(group.id));
+    let share = subscription(state, topic_id, group_id)?.unwrap_or_default();
+    for number in numbers(topic) {
+        let queue = queue(state, topic_id, number)?;
+        let progress = progress(state, topic_id, group_id, number)?;
+        let last = match progress.progress.checked_sub(1) {
+            Some(last) if last >= queue.min => run_of(state, topic_id, number, last)?,
+            _ => None,
+        };
+        let first = number == 0;
+        rows.push(QueueProgress {
+            consumer_group: group.name.clone(),
+            topic: topic.name.clone(),
+            queue: u32::from(number),
+            broker_offset: queue.next,
+            progress: progress.progress,
+            in_flight: progress.in_flight + if first { share.retry_in_flight } else { 0 },
+            retrying: if first { share.retry_waiting } else { 0 },
+            last_ms: last.map_or(0, |run| run.store_ms),
+        });
+    }
+    Ok(())
+}
