@@ -345,8 +345,9 @@ impl RaftGroup {
     /// Waits until leadership is not `seen`, and gives what it is then.
     pub async fn leadership_changed(&self, seen: Leadership) -> Leadership {
         let mut watched = self.shared().leadership.subscribe();
-        match watched.wait_for(|now| *now != seen).await {
-            Ok(now) => *now,
+        // Copied out at once: what is lent would keep the future from moving between threads.
+        match watched.wait_for(|now| *now != seen).await.map(|now| *now) {
+            Ok(now) => now,
             // The sender lives as long as this handle.
             Err(_) => std::future::pending().await,
         }

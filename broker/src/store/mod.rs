@@ -12,6 +12,7 @@ mod codec;
 pub mod consumer_group;
 pub mod deadline;
 pub mod key;
+mod lag;
 pub mod lease;
 pub mod machine;
 pub mod message;
@@ -26,6 +27,7 @@ pub(crate) mod work;
 
 pub use available::available;
 pub use key::TABLES;
+pub use lag::{Lag, lag};
 pub use raft_store::StateError;
 
 /// One life of a topic: a topic deleted and created again has another.

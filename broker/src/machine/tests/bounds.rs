@@ -1,9 +1,10 @@
 //! What is too long for one command is done in pieces, and what a receive looks at is bounded.
 
-use super::{Harness, START_MS, TABLES, dump};
+use super::{Harness, START_MS, TABLES, apply, dump};
 use crate::filter::tag::{TagFilter, tag_hash};
 use crate::machine::{Effect, TICK_ROWS_MAX};
 use crate::store::{available, deadline};
+use raft_store::{State, StateOptions};
 use raftmq_proto::command::{
     Append, AppendMessage, DeleteConsumerGroup, DeleteTopic, EndSession, Filter, Lease, Leased, PutSession, PutTopic,
     Subscription, Tick, Topic, command, reply,
@@ -214,4 +215,34 @@ fn a_look_is_bounded_and_goes_on() {
     assert!(!available(&harness.state, "g", "t", &wants("*")).expect("read"));
     assert!(available(&harness.state, "new", "t", &wants("*")).expect("read"));
     assert!(!available(&harness.state, "new", "nothing", &wants("*")).expect("read"));
+}
+
+#[test]
+fn maps_are_stored_in_their_order() {
+    let mut harness = Harness::new();
+    let topic = Topic {
+        name: "t".into(),
+        read_queues: 1,
+        write_queues: 1,
+        attributes: (0..50).map(|number| (format!("key{number}"), number.to_string())).collect(),
+        ..Topic::default()
+    };
+    harness.run(command::Kind::PutTopic(PutTopic { topic: Some(topic), create_only: false }));
+    harness.assert_replays(1);
+}
+
+#[test]
+fn rocksdb_holds_the_same_rows() {
+    let mut harness = busy();
+    harness.now_ms += 31_000;
+    tick(&mut harness);
+    let dir = tempfile::tempdir().expect("folder");
+    let state = State::open(&dir.path().join("state"), TABLES, &StateOptions::default()).expect("open");
+    for (number, entries) in harness.log.chunks(100).enumerate() {
+        apply(&state, entries, 1 + (number * 100) as u64);
+        if number % 7 == 0 {
+            state.flush().expect("flush");
+        }
+    }
+    assert_eq!(dump(&state), dump(&harness.state));
 }

@@ -5,7 +5,7 @@
 
 use super::Harness;
 use crate::filter::tag::{TagFilter, tag_hash};
-use crate::store::{ConsumerGroupId, TopicId, consumer_group, progress, queue, subscription, topic};
+use crate::store::{ConsumerGroupId, TopicId, consumer_group, lag, progress, queue, subscription, topic};
 use raftmq_proto::command::{
     Ack, Append, AppendMessage, ChangeInvisible, ConsumerGroup, DeleteConsumerGroup, DeleteTopic, EndSession, Filter,
     Handle, Lease, PutConsumerGroup, PutSession, PutTopic, Refusal, Reply, Subscription, Tick, Topic, command, reply,
@@ -237,6 +237,8 @@ impl Timeline {
         }
         let retry = subscription::subscription(state, id, group).expect("read").unwrap_or_default();
         shown.push(format!("retry {} flying {}", retry.retry_waiting, retry.retry_in_flight));
+        let left = lag(state, &topic, group).expect("read");
+        shown.push(format!("lag {}+{}+{}", left.ready, left.retry_waiting, left.in_flight));
         shown.join(", ")
     }
 }
@@ -275,15 +277,15 @@ fn a_message_comes_back_when_its_lease_ends_and_not_before() {
          receive c1 g t          => a:1 b:1 c:1
          ack g t b               => ok
          receive c2 g t          => nothing
-         progress g t            => 0/3/3 flying 2, retry 0 flying 0
+         progress g t            => 0/3/3 flying 2, retry 0 flying 0, lag 0+0+2
          +29999ms; tick; receive c2 g t => nothing
          +1ms; tick; receive c2 g t => a:2 c:2
-         progress g t            => 3/3/3 flying 0, retry 0 flying 2
+         progress g t            => 3/3/3 flying 0, retry 0 flying 2, lag 0+0+2
          ack g t a#1             => invalid_handle
          ack g t a c             => ok ok
          ack g t a c             => ok ok
          +1h; tick; receive c1 g t => nothing
-         progress g t            => 3/3/3 flying 0, retry 0 flying 0",
+         progress g t            => 3/3/3 flying 0, retry 0 flying 0, lag 0+0+0",
     );
 }
 
@@ -322,7 +324,7 @@ fn a_message_is_delivered_retry_max_plus_one_times_then_it_is_a_dead_letter() {
          +30s; tick; receive c g t => a:2
          +30s; tick; receive c g t => a:3
          +30s; tick; receive c g t => nothing
-         progress g t            => 1/1/1 flying 0, retry 0 flying 0
+         progress g t            => 1/1/1 flying 0, retry 0 flying 0, lag 0+0+0
          receive d h %DLQ%g      => a:1
          +30s; tick; receive d h %DLQ%g => a:2
          ack h %DLQ%g a          => ok
@@ -340,7 +342,7 @@ fn a_changed_invisible_duration_supersedes_the_handle() {
          ack g t a#1             => invalid_handle
          hide g t a#1 1s         => invalid_handle
          +30s; tick; receive c g t => b:2
-         progress g t            => 0/2/2 flying 1, retry 0 flying 1
+         progress g t            => 0/2/2 flying 1, retry 0 flying 1, lag 0+0+2
          +30s; tick; receive c g t => a:2 b:3
          ack g t a#2             => invalid_handle
          ack g t a b             => ok ok
@@ -381,7 +383,7 @@ fn forged_and_foreign_handles_acknowledge_nothing() {
          ack nobody t a#1        => invalid_handle
          ack g nothing a#1       => invalid_handle
          hide g t a#1! 0s        => invalid_handle
-         progress g t            => 0/1/1 flying 1, retry 0 flying 0
+         progress g t            => 0/1/1 flying 1, retry 0 flying 0, lag 0+0+1
          ack g t a#1             => ok
          ack g t a#1!            => invalid_handle",
     );
@@ -436,7 +438,7 @@ fn tags_that_a_live_member_wants_wait_for_it() {
          session c2 g t=y
          send t a/x b/y c/z d e/x
          receive c1 g t tags=x   => a:1 e:1
-         progress g t            => 0/5/5 flying 2, retry 1 flying 0
+         progress g t            => 0/5/5 flying 2, retry 1 flying 0, lag 0+1+2
          receive c1 g t tags=x   => nothing
          receive c2 g t tags=y   => b:1
          +30s; tick; receive c2 g t tags=y => b:2
@@ -455,7 +457,7 @@ fn tags_that_nobody_wants_are_skipped() {
          send t a/y b/x; receive c1 g t tags=x => b:1
          session c2 g t=y
          receive c2 g t tags=y   => nothing
-         progress g t            => 1/2/2 flying 1, retry 0 flying 0",
+         progress g t            => 1/2/2 flying 1, retry 0 flying 0, lag 0+0+1",
     );
 }
 
@@ -466,13 +468,13 @@ fn what_nobody_wants_any_more_leaves_the_retry_index() {
          session c1 g t=x
          session c2 g t=y
          send t a/y; receive c1 g t tags=x => nothing
-         progress g t            => 1/1/1 flying 0, retry 1 flying 0
+         progress g t            => 1/1/1 flying 0, retry 1 flying 0, lag 0+1+0
          end c2
          session c2 g t=x
          receive c2 g t tags=x   => nothing
          send t b/x; receive c2 g t tags=x => b:1
          receive c1 g t tags=z   => nothing
-         progress g t            => 1/2/2 flying 1, retry 0 flying 0",
+         progress g t            => 1/2/2 flying 1, retry 0 flying 0, lag 0+0+1",
     );
 }
 

@@ -1,0 +1,49 @@
+//! What a consumer group has still to do in a topic, summed up for metrics and operators.
+
+use super::{ConsumerGroupId, StateError, TopicId, progress, queue, subscription};
+use raft_store::ReadState;
+use raftmq_proto::command::Topic;
+
+/// Messages of a topic that a consumer group has not finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lag {
+    /// In the queues behind the cursor: never handed out.
+    pub ready: u64,
+    /// Waiting in the retry index: to be delivered again, or put aside for a member whose filter takes them.
+    pub retry_waiting: u64,
+    /// Leased now, from the queues and from the retry index.
+    pub in_flight: u64,
+    /// Dead letters so far; finished, and not part of the sum.
+    pub dead_letters: u64,
+}
+
+impl Lag {
+    /// Messages that are not finished.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.ready + self.retry_waiting + self.in_flight
+    }
+}
+
+/// What a consumer group has still to do in a topic. Reads two rows a queue.
+///
+/// # Errors
+/// When a row cannot be read.
+pub fn lag(state: &impl ReadState, topic: &Topic, group: ConsumerGroupId) -> Result<Lag, StateError> {
+    let id = TopicId(topic.id);
+    let mut lag = Lag::default();
+    if let Some(row) = subscription::subscription(state, id, group)? {
+        lag.retry_waiting = row.retry_waiting;
+        lag.in_flight = row.retry_in_flight;
+        lag.dead_letters = row.dead_letters;
+    }
+    // A queue that is only written to holds messages too.
+    for number in 0..topic.read_queues.max(topic.write_queues) {
+        let Ok(number) = u16::try_from(number) else { break };
+        let queue = queue::queue(state, id, number)?;
+        let row = progress::row(state, id, group, number)?.unwrap_or(progress::Row::first(&queue));
+        lag.ready += queue.next - row.cursor.clamp(queue.min, queue.next);
+        lag.in_flight += row.in_flight;
+    }
+    Ok(lag)
+}
