@@ -27,10 +27,12 @@ pub(crate) struct Token {
 
 impl Token {
     pub(crate) fn new(token: Option<&str>) -> Result<Token, AdminError> {
-        let value = token.map(|token| format!("Bearer {token}").parse()).transpose();
-        value
-            .map(Token)
-            .map_err(|_| AdminError::Usage("the admin token has characters that a header cannot have".into()))
+        let user = std::env::var("USER").unwrap_or_else(|_| "mqadmin".to_owned());
+        let token = token
+            .map(|token| format!("Bearer {token}").parse())
+            .transpose()
+            .map_err(|_| AdminError::Usage("the admin token has characters that a header cannot have".to_owned()))?;
+        Ok(Token { token, caller: user.parse().ok() })
     }
 }
 

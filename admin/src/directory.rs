@@ -227,6 +227,29 @@ impl Directory {
         })
     }
 
+    /// As [`Directory::on_group`], for reads: where no node can promise that it has all that was acknowledged, because
+    /// there is no leader, what one of them has is better than nothing, and a line says so.
+    pub(crate) async fn read_group<T, F>(
+        &self,
+        group: &Group,
+        mut call: impl FnMut(Admin, bool) -> F,
+    ) -> Result<(String, T), AdminError>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        match self.on_group(group, |node| call(node, false)).await {
+            Err(refused @ AdminError::NoNode { .. }) => {
+                let Ok(answer) = self.on_group(group, |node| call(node, true)).await else { return Err(refused) };
+                eprintln!(
+                    "mqadmin: broker group {} has no leader; {} answers with what it has, which may not be the newest",
+                    group.name, answer.0
+                );
+                Ok(answer)
+            }
+            outcome => outcome,
+        }
+    }
+
     /// Asks the nodes of a group, the leader first, until one answers; its admin address and the answer.
     pub(crate) async fn on_group<T, F>(
         &self,

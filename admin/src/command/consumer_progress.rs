@@ -41,13 +41,12 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
     };
     let (mut queues, mut failures) = (Vec::new(), Vec::new());
     for group in groups {
-        let request = ConsumerProgressRequest {
-            consumer_group: arguments.group.clone(),
-            topic: arguments.topic.clone(),
-            stale: false,
-        };
-        let progress = directory.on_group(&group, |mut node| {
-            let request = request.clone();
+        let progress = directory.read_group(&group, |mut node, stale| {
+            let request = ConsumerProgressRequest {
+                consumer_group: arguments.group.clone(),
+                topic: arguments.topic.clone(),
+                stale,
+            };
             async move {
                 let mut parts = node.consumer_progress(request).await?.into_inner();
                 let mut queues = Vec::new();

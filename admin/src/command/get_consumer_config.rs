@@ -30,9 +30,8 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
     };
     let (mut text, mut rows, mut failures) = (String::new(), Vec::new(), Vec::new());
     for group in groups {
-        let request = GetConsumerGroupRequest { name: arguments.group.clone(), stale: false };
-        let found = directory.on_group(&group, |mut node| {
-            let request = request.clone();
+        let found = directory.read_group(&group, |mut node, stale| {
+            let request = GetConsumerGroupRequest { name: arguments.group.clone(), stale };
             async move { Ok(node.get_consumer_group(request).await?.into_inner()) }
         });
         match found.await {

@@ -54,8 +54,9 @@ async fn consumers(directory: &Directory) -> Result<(Consumers, Vec<String>), Ad
     let mut consumers = Consumers::new();
     let mut failures = Vec::new();
     for group in directory.all().await? {
-        let progress = directory.on_group(&group, |mut node| async move {
-            let mut parts = node.consumer_progress(ConsumerProgressRequest::default()).await?.into_inner();
+        let progress = directory.read_group(&group, |mut node, stale| async move {
+            let request = ConsumerProgressRequest { stale, ..ConsumerProgressRequest::default() };
+            let mut parts = node.consumer_progress(request).await?.into_inner();
             let mut queues = Vec::new();
             while let Some(part) = parts.next().await {
                 queues.extend(part?.queues);

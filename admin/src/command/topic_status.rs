@@ -32,9 +32,8 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
     let mut table = Table::new(&["#Broker Name", "#QID", "#Min Offset", "#Max Offset", "#Last Updated"]);
     let (mut rows, mut failures) = (Vec::new(), Vec::new());
     for group in groups {
-        let request = TopicStatusRequest { name: arguments.topic.clone(), stale: false };
-        let status = directory.on_group(&group, |mut node| {
-            let request = request.clone();
+        let status = directory.read_group(&group, |mut node, stale| {
+            let request = TopicStatusRequest { name: arguments.topic.clone(), stale };
             async move { Ok(node.topic_status(request).await?.into_inner()) }
         });
         let queues = match status.await {
