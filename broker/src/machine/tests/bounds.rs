@@ -3,11 +3,11 @@
 use super::{Harness, START_MS, TABLES, apply, dump};
 use crate::filter::tag::{TagFilter, tag_hash};
 use crate::machine::{Effect, TICK_ROWS_MAX};
-use crate::store::{available, deadline};
+use crate::store::{ConsumerGroupId, TopicId, available, consumer_group, deadline, progress, topic};
 use raft_store::{State, StateOptions};
 use raftmq_proto::command::{
-    Append, AppendMessage, DeleteConsumerGroup, DeleteTopic, EndSession, Filter, Lease, Leased, PutSession, PutTopic,
-    Subscription, Tick, Topic, command, reply,
+    Ack, Append, AppendMessage, DeleteConsumerGroup, DeleteTopic, EndSession, Filter, Handle, Lease, Leased,
+    PutSession, PutTopic, Subscription, Tick, Topic, command, reply,
 };
 
 fn with_topic() -> Harness {
@@ -245,4 +245,46 @@ fn rocksdb_holds_the_same_rows() {
         }
     }
     assert_eq!(dump(&state), dump(&harness.state));
+}
+
+#[test]
+fn progress_waits_for_one_message_however_far_the_cursor_goes() {
+    let mut harness = with_topic();
+    send(&mut harness, 6_000, "");
+    let at = |harness: &Harness| {
+        let topic = topic::topic(&harness.state, "t").expect("read").expect("exists");
+        let group = consumer_group::consumer_group(&harness.state, "g").expect("read").expect("exists");
+        let found = progress::progress(&harness.state, TopicId(topic.id), ConsumerGroupId(group.id), 0).expect("read");
+        (found.progress, found.cursor, found.in_flight)
+    };
+    let ack = |harness: &mut Harness, leased: &Leased| {
+        let handles = leased.messages.iter().map(|message| Handle {
+            consumer_group_id: leased.consumer_group_id,
+            lease_id: leased.lease_id,
+            item: message.item,
+            nonce: leased.nonce,
+        });
+        let ack = Ack { consumer_group: "g".into(), topic: "t".into(), handles: handles.collect() };
+        harness.run(command::Kind::Ack(ack));
+    };
+    let finished = receive(&mut harness, "c", &[], 100, false);
+    ack(&mut harness, &finished);
+    let first = receive(&mut harness, "c", &[], 1, false);
+    let mut open = Vec::new();
+    for round in 0..20u64 {
+        let leased = receive(&mut harness, "d", &[], 200, false);
+        if round % 10 == 9 {
+            open.push(leased)
+        } else {
+            ack(&mut harness, &leased)
+        }
+        let cursor = 101 + 200 * (round + 1);
+        assert_eq!(at(&harness), (100, cursor, 1 + 200 * open.len() as u64));
+    }
+    ack(&mut harness, &first);
+    assert_eq!(at(&harness), (101 + 200 * 9, 4_101, 400));
+    ack(&mut harness, &open[1]);
+    assert_eq!(at(&harness), (101 + 200 * 9, 4_101, 200));
+    ack(&mut harness, &open[0]);
+    assert_eq!(at(&harness), (4_101, 4_101, 0));
 }
