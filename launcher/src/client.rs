@@ -1,4 +1,4 @@
-//! The little of the public API that the demonstration needs: send, receive, acknowledge, on one node.
+//! The little of the API that the demonstration needs: create a topic, send, receive, acknowledge, on one node.
 //!
 //! It speaks as an SDK does and to whatever node it was given; it repeats nothing by itself.
 
@@ -6,6 +6,7 @@ use std::{collections::HashMap, str::FromStr, time::Duration};
 
 use anyhow::{Context, bail};
 use prost_types::Timestamp;
+use raftmq_proto::admin::{PutTopicRequest, admin_client::AdminClient};
 use raftmq_proto::rocketmq::{
     AckMessageEntry, AckMessageRequest, Broker, Code, Encoding, FilterExpression, FilterType, Message, MessageQueue,
     MessageType, ReceiveMessageRequest, Resource, SendMessageRequest, Status, SystemProperties,
@@ -46,6 +47,14 @@ pub struct Received {
     pub place: (i32, i64),
     message_id: String,
     receipt_handle: String,
+}
+
+/// Creates a topic through any node's admin address; one that exists stays as it is.
+pub async fn create_topic(admin_address: &str, topic: &str) -> anyhow::Result<()> {
+    let channel = Endpoint::from_shared(format!("http://{admin_address}"))?.connect().await?;
+    let request = PutTopicRequest { name: topic.to_owned(), ..Default::default() };
+    AdminClient::new(channel).put_topic(request).await.context("the topic cannot be created")?;
+    Ok(())
 }
 
 impl Client {

@@ -16,13 +16,11 @@ use std::{
 use anyhow::{Context, bail};
 use parking_lot::Mutex;
 use prost_types::Timestamp;
-use raftmq_proto::admin::{PutTopicRequest, admin_client::AdminClient};
 use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
 
 use crate::{
-    client::{Client, INVISIBLE},
+    client::{Client, INVISIBLE, create_topic},
     layout::{BROKER_GROUP, Layout},
     status,
     supervisor::{self, Event, Programs, Supervisor},
@@ -119,7 +117,8 @@ async fn run_in(data: &Path) -> anyhow::Result<()> {
 async fn act(timeline: &Timeline, layout: &Layout) -> anyhow::Result<Verdict> {
     let leader = status::leader_after(layout, 0, ELECTION_MAX).await?;
     timeline.say(&format!("{} leads term {}", layout.brokers[leader.member].label, leader.term));
-    create_topic(layout).await?;
+    let node = layout.brokers.first().context("a cluster has nodes")?;
+    create_topic(&node.admin_address(), TOPIC).await?;
 
     let seen = Arc::new(Seen::default());
     let (stop_sending, stop_receiving) = (CancellationToken::new(), CancellationToken::new());
@@ -232,14 +231,6 @@ async fn consume(clients: Vec<Client>, place: usize, seen: Arc<Seen>, stop: Canc
 
 fn clients(layout: &Layout, id: &str) -> anyhow::Result<Vec<Client>> {
     layout.brokers.iter().map(|broker| Client::new(&broker.grpc_address(), id, BROKER_GROUP)).collect()
-}
-
-async fn create_topic(layout: &Layout) -> anyhow::Result<()> {
-    let node = layout.brokers.first().context("a cluster has nodes")?;
-    let channel = Endpoint::from_shared(format!("http://{}", node.admin_address()))?.connect().await?;
-    let request = PutTopicRequest { name: TOPIC.to_owned(), ..Default::default() };
-    AdminClient::new(channel).put_topic(request).await.context("the topic cannot be created")?;
-    Ok(())
 }
 
 fn missing(seen: &Seen) -> usize {
