@@ -600,6 +600,34 @@ struct Opened {
     machine: Box<dyn Machine>,
 }
 
+/// What openraft is built on, before it is.
+struct Parts {
+    config: RaftConfig,
+    home: Arc<Home>,
+    log: Log,
+    recovery: Recovery,
+    state: State,
+    halt: Halt,
+    flusher: Arc<Flusher>,
+    replica: Replica,
+    store: LogStore,
+}
+
+/// Opens the storage of a node as openraft sees it, for the library's own conformance suite. The suite applies
+/// entries that it never appended, so apply does not wait for the log here.
+///
+/// # Errors
+/// As [`RaftGroup::start`].
+#[doc(hidden)]
+pub fn open_storage(
+    config: RaftConfig,
+    disk: Arc<dyn Disk>,
+    machine: impl Machine,
+) -> Result<(LogStore, Replica), StartError> {
+    let parts = Opened::open(config, disk, Box::new(machine))?.parts(false)?;
+    Ok((parts.store, parts.replica))
+}
+
 impl Opened {
     fn open(config: RaftConfig, disk: Arc<dyn Disk>, machine: Box<dyn Machine>) -> Result<Opened, StartError> {
         let log_dir = config.log_dir.as_ref().unwrap_or(&config.data_dir);
@@ -623,16 +651,14 @@ impl Opened {
         Ok(Opened { config, home: Arc::new(home), log, recovery, state, machine })
     }
 
-    async fn assemble(self, tasks: &TaskTracker, stop: &CancellationToken) -> Result<Arc<Shared>, StartError> {
+    /// What openraft is built on. `apply_waits`: rows wait until the log is durable up to them.
+    fn parts(self, apply_waits: bool) -> Result<Parts, StartError> {
         let Opened { config, home, log, recovery, state, machine } = self;
-        let identity = home.identity().clone();
-        let addresses = config.addresses();
-        let info = NodeInfo { label: config.label.clone(), disk: identity.disk, addresses };
         let halt = Halt::new();
         let flusher = Arc::new(Flusher::new(
             state.clone(),
             log.clone(),
-            config.flush == FlushMode::Sync,
+            apply_waits,
             config.state_flush_bytes,
             Duration::from_millis(config.state_flush_ms),
         ));
@@ -645,6 +671,17 @@ impl Opened {
         ));
         let replica = Replica::new(state.clone(), machine, log.clone(), flusher.clone(), snapshots, halt.clone())?;
         let store = LogStore::new(log.clone(), halt.clone());
+        Ok(Parts { config, home, log, recovery, state, halt, flusher, replica, store })
+    }
+
+    async fn assemble(self, tasks: &TaskTracker, stop: &CancellationToken) -> Result<Arc<Shared>, StartError> {
+        let Parts { config, home, log, recovery, state, halt, flusher, replica, store } = {
+            let apply_waits = self.config.flush == FlushMode::Sync;
+            self.parts(apply_waits)?
+        };
+        let identity = home.identity().clone();
+        let addresses = config.addresses();
+        let info = NodeInfo { label: config.label.clone(), disk: identity.disk, addresses };
         let network =
             Arc::new(Network::new(&config.cluster, &config.group, identity.node, identity.disk, config.election_min()));
         let raft_config = Arc::new(config.raft()?);

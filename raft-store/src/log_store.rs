@@ -9,6 +9,7 @@ use crate::raft_types::{
     RaftEntry, RaftLogId, RaftVote, Types, from_log_entry, from_raft_log_id, from_raft_vote, to_log_entry,
     to_raft_log_id, to_raft_vote,
 };
+use crate::types::LogId;
 use futures::stream::{self, Stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::type_config::alias::EntryOf;
@@ -59,10 +60,8 @@ impl LogStore {
             Bound::Excluded(end) => *end,
             Bound::Unbounded => u64::MAX,
         };
-        let state = self.log.state();
-        let first = state.purged.map_or(0, |id| id.index + 1);
-        let next = state.last.map_or(0, |id| id.index + 1);
-        (start.max(first), end.min(next))
+        let visible = self.log.visible();
+        (start.max(visible.start), end.min(visible.end))
     }
 }
 
@@ -130,10 +129,19 @@ impl RaftLogReader<Types> for LogStore {
         self.read(start, end).await?.into_iter().map(to_raft).collect()
     }
 
+    /// The last id of each leader, which is what openraft's log id list keeps.
     async fn get_key_log_ids(&mut self, range: RangeInclusive<RaftLogId>) -> Result<Vec<RaftLogId>, io::Error> {
-        let ids = self.log.key_log_ids(range.start().index..range.end().index + 1);
-        Ok(ids.into_iter().map(to_raft_log_id).collect())
+        let firsts = self.log.key_log_ids(range.start().index..range.end().index + 1);
+        Ok(lasts(&firsts).into_iter().map(to_raft_log_id).collect())
     }
+}
+
+/// The last id of each leader, out of the first of each and the last of all.
+fn lasts(firsts: &[LogId]) -> Vec<LogId> {
+    let leader = |id: &LogId| (id.term, id.node);
+    let changes = firsts.windows(2).filter(|pair| leader(&pair[0]) != leader(&pair[1]));
+    let before_changes = changes.map(|pair| LogId { index: pair[1].index - 1, ..pair[0] });
+    before_changes.chain(firsts.last().copied()).collect()
 }
 
 impl RaftLogStorage<Types> for LogStore {
@@ -172,7 +180,11 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn read_committed(&mut self) -> Result<Option<RaftLogId>, io::Error> {
-        Ok(self.log.state().committed.map(to_raft_log_id))
+        let state = self.log.state();
+        // What was purged had been applied: there is nothing to replay up to it.
+        let beyond =
+            state.committed.filter(|committed| state.purged.is_none_or(|purged| committed.index > purged.index));
+        Ok(beyond.map(to_raft_log_id))
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> Result<(), io::Error>
@@ -195,6 +207,10 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<RaftLogId>) -> Result<(), io::Error> {
+        if last_log_id.as_ref().is_some_and(|last| last.index + 1 >= self.log.visible().end) {
+            // Nothing stands after it.
+            return Ok(());
+        }
         self.log.truncate_after(last_log_id.as_ref().map(from_raft_log_id))
     }
 

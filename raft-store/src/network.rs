@@ -4,6 +4,8 @@
 //! delays no heartbeat. Connections are made when something is sent, never before, and again after they broke.
 //! Every call says who calls whom; the other side refuses what is not meant for it.
 
+#![allow(clippy::result_large_err, reason = "the types of errors are openraft's and tonic's")]
+
 use crate::raft_types::{
     RaftLogId, Types, entry_to_wire, raft_log_id_from_wire, raft_log_id_to_wire, vote_from_wire, vote_to_wire,
 };

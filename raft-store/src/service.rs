@@ -4,6 +4,8 @@
 //! for this disk, or comes from a disk that the membership does not know under that name, is refused with a
 //! sentence. Entries are taken in within a bound of bytes: what is not yet durable here holds back its leader.
 
+#![allow(clippy::result_large_err, reason = "the type of errors is tonic's")]
+
 use crate::group::Shared;
 use crate::network::{
     CALLER_KEY, CONNECTION_WINDOW_BYTES, KEEP_ALIVE, KEEP_ALIVE_TIMEOUT, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
@@ -78,7 +80,6 @@ impl PeerGuard {
     ///
     /// # Errors
     /// `FAILED_PRECONDITION` with a sentence that says what does not fit.
-    #[allow(clippy::result_large_err, reason = "the type is tonic's")]
     pub fn check(&self, metadata: &MetadataMap) -> Result<NodeId, Status> {
         check(&self.shared, metadata)
     }
@@ -92,7 +93,6 @@ impl Interceptor for PeerGuard {
     }
 }
 
-#[allow(clippy::result_large_err, reason = "the type is tonic's")]
 fn check(shared: &Shared, metadata: &MetadataMap) -> Result<NodeId, Status> {
     let refuse = |text: String| Err(Status::failed_precondition(text));
     let Some(caller) = metadata.get_bin(CALLER_KEY) else {
@@ -284,25 +284,22 @@ impl Intake {
     }
 }
 
-#[allow(clippy::result_large_err, reason = "the type is tonic's")]
 fn append_request(request: wire::AppendRequest) -> Result<AppendEntriesRequest<Types>, Status> {
     let vote = vote_from_wire(request.vote.ok_or_else(|| Status::invalid_argument("the request names no vote"))?);
     let previous = request.previous.map(raft_log_id_from_wire);
-    let mut next = previous.as_ref().map_or(0, |id| id.index + 1);
+    let first = previous.as_ref().map_or(0, |id| id.index + 1);
     let mut entries = Vec::with_capacity(request.entries.len());
-    for entry in request.entries {
+    for (expected, entry) in (first..).zip(request.entries) {
         let entry = entry_from_wire(entry).map_err(|error| Status::data_loss(error.to_string()))?;
-        if entry.log_id.index != next {
-            return Err(Status::data_loss(format!("entry {} comes where {next} must", entry.log_id.index)));
+        if entry.log_id.index != expected {
+            return Err(Status::data_loss(format!("entry {} comes where {expected} must", entry.log_id.index)));
         }
-        next += 1;
         entries.push(entry);
     }
     let leader_commit = request.committed.map(raft_log_id_from_wire);
     Ok(AppendEntriesRequest { vote, prev_log_id: previous, entries, leader_commit })
 }
 
-#[allow(clippy::result_large_err, reason = "the type is tonic's")]
 fn append_answer(answer: Result<StreamAppendResult<Types>, Fatal<Types>>) -> Result<wire::AppendReply, Status> {
     use wire::append_reply::Result as Reply;
     let result = match answer.map_err(|error| stopped(&error))? {
@@ -313,7 +310,6 @@ fn append_answer(answer: Result<StreamAppendResult<Types>, Fatal<Types>>) -> Res
     Ok(wire::AppendReply { result: Some(result) })
 }
 
-#[allow(clippy::result_large_err, reason = "the type is tonic's")]
 fn vote_request(request: wire::VoteRequest) -> Result<VoteRequest<Types>, Status> {
     let vote = vote_from_wire(request.vote.ok_or_else(|| Status::invalid_argument("the request names no vote"))?);
     let mut asked = VoteRequest::new(vote, request.last.map(raft_log_id_from_wire));

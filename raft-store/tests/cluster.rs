@@ -1,5 +1,7 @@
 //! Three nodes in one process, over real sockets: they form a group, replicate, lose a leader, come back.
 
+#![allow(clippy::panic, reason = "a test fails by panicking")]
+
 use bytes::Bytes;
 use raft_store::disk::{Disk, DiskFile, DiskLock, MemoryDisk, OpenMode, RealDisk};
 use raft_store::{

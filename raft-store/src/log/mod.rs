@@ -643,6 +643,17 @@ impl Log {
         core.catalog.segments.iter().map(summary).collect()
     }
 
+    /// Indexes of the entries of the Raft-visible log.
+    #[must_use]
+    pub fn visible(&self) -> Range<u64> {
+        let core = self.shared().core.lock();
+        let first = match core.known.purged {
+            Some(purged) => purged.index + 1,
+            None => core.leaders.first().map_or(0, |first| first.index),
+        };
+        first..core.known.last.map_or(first, |last| last.index + 1).max(first)
+    }
+
     /// The id of the entry at `index`, which the Raft-visible log must have, or of the purge point.
     #[must_use]
     pub fn log_id(&self, index: u64) -> Option<LogId> {
