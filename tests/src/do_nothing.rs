@@ -23,6 +23,8 @@ pub async fn serve(address: SocketAddr) -> Result<()> {
     let service = server::MessagingServiceServer::new(DoNothing { address: listener.local_addr()? })
         .max_decoding_message_size(16 << 20);
     tonic::transport::Server::builder()
+        .initial_connection_window_size(16 << 20)
+        .initial_stream_window_size(4 << 20)
         .tcp_nodelay(true)
         .add_service(service)
         .serve_with_incoming(TcpListenerStream::new(listener))

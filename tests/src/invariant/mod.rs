@@ -77,3 +77,85 @@ pub fn coverage(history: &History) -> Verdict {
     }
     Verdict::True
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::oracle::{DeliveryRecord, Fate, SendRecord};
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn delivery(attempt: i32, leased_after: u64, fate: Fate) -> DeliveryRecord {
+        let received = s(leased_after) + Duration::from_millis(5);
+        DeliveryRecord { sequence: 1, attempt, leased_after: s(leased_after), received, invisible: s(10), fate }
+    }
+
+    /// One message, acknowledged when sent, delivered as told.
+    fn history(deliveries: Vec<DeliveryRecord>) -> History {
+        let mut history = History::default();
+        history.sends.insert(1, SendRecord { started: s(0), acknowledged: Some(s(1)), calls: 1 });
+        if !deliveries.is_empty() {
+            history.deliveries.insert(("g".into(), 0, 0), deliveries);
+        }
+        history
+    }
+
+    fn holds(verdict: &Verdict) -> bool {
+        *verdict == Verdict::True
+    }
+
+    #[test]
+    fn a_good_history_is_good() {
+        let history = history(vec![delivery(1, 2, Fate::Left), delivery(2, 12, Fate::Acknowledged(s(13)))]);
+        assert!(holds(&acked_is_delivered(&history)));
+        assert!(holds(&acked_never_returns(&history)));
+        assert!(holds(&no_early_redelivery(&history)));
+        assert!(holds(&stored_once(&history)));
+    }
+
+    #[test]
+    fn a_lost_message_is_seen() {
+        assert!(!holds(&acked_is_delivered(&history(Vec::new()))));
+    }
+
+    #[test]
+    fn a_message_that_returns_is_seen() {
+        let history = history(vec![delivery(1, 2, Fate::Acknowledged(s(3))), delivery(2, 12, Fate::Left)]);
+        assert!(!holds(&acked_never_returns(&history)));
+    }
+
+    #[test]
+    fn an_early_delivery_and_a_repeated_attempt_are_seen() {
+        assert!(!holds(&no_early_redelivery(&history(vec![delivery(1, 2, Fate::Left), delivery(2, 11, Fate::Left)]))));
+        assert!(!holds(&no_early_redelivery(&history(vec![delivery(1, 2, Fate::Left), delivery(1, 20, Fate::Left)]))));
+        let changed = vec![delivery(1, 2, Fate::Changed(s(60))), delivery(2, 20, Fate::Left)];
+        assert!(!holds(&no_early_redelivery(&history(changed))));
+    }
+
+    #[test]
+    fn a_second_copy_is_seen() {
+        let mut history = history(vec![delivery(1, 2, Fate::Left)]);
+        history.deliveries.insert(("g".into(), 0, 1), vec![delivery(1, 2, Fate::Left)]);
+        assert!(!holds(&stored_once(&history)));
+        if let Some(send) = history.sends.get_mut(&1) {
+            send.calls = 2;
+        }
+        assert!(holds(&stored_once(&history)), "two calls may store two copies");
+    }
+
+    #[test]
+    fn a_run_with_too_little_in_it_proves_nothing() {
+        let mut history = history(Vec::new());
+        history.acknowledged_before = ACKNOWLEDGED_MIN;
+        history.acknowledged_after = ACKNOWLEDGED_MIN;
+        history.in_flight_at_fault = IN_FLIGHT_MIN;
+        assert!(holds(&coverage(&history)));
+        history.in_flight_at_fault -= 1;
+        assert!(matches!(coverage(&history), Verdict::Unknown(_)));
+        assert!(matches!(handles_survive(&[]), Verdict::Unknown(_)));
+    }
+}

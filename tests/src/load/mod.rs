@@ -104,7 +104,7 @@ impl Target {
         let client_id = format!("bench@{}#{:x}", std::process::id(), rand::rng().random::<u32>());
         let wire = Wire::connect(access, &client_id).await?;
         let request = pb::QueryRouteRequest { topic: Some(resource(topic)), endpoints: Some(endpoints(access)) };
-        let mut frames = wire.call(&wire.call_of(ROUTE, 10)?, frame(&request)).await?;
+        let mut frames = wire.call(&wire.call_of(ROUTE, 10), frame(&request)).await?;
         let route: pb::QueryRouteResponse = next_message(&mut frames)?.context("an empty answer")?;
         check(route.status.as_ref())?;
         let mut queues = route.message_queues;
@@ -172,7 +172,7 @@ impl Pool {
 ///
 /// No call at all was answered OK.
 pub async fn send(target: &Target, pool: &Pool, in_flight: usize, duration: Duration) -> Result<Figures> {
-    let calls: Vec<Call> = target.wires.iter().map(|wire| wire.call_of(SEND, 30)).collect::<Result<_>>()?;
+    let calls: Vec<Call> = target.wires.iter().map(|wire| wire.call_of(SEND, 30)).collect();
     let next = AtomicU64::new(0);
     let started = Instant::now();
     let end = started + duration;
@@ -256,7 +256,7 @@ pub async fn receive(target: &Target, receivers: &Receivers, duration: Duration)
                         break;
                     }
                     let wire = &target.wires[queue];
-                    let call = wire.call_of(ACK, 10)?;
+                    let call = wire.call_of(ACK, 10);
                     let mut acks: FuturesUnordered<_> = messages
                         .into_iter()
                         .map(|message| {
@@ -306,7 +306,8 @@ async fn receive_batch(target: &Target, receivers: &Receivers, queue: usize) -> 
         long_polling_timeout: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
         attempt_id: None,
     };
-    let mut frames = wire.call(&wire.call_of(RECEIVE, 8)?, frame(&request)).await?;
+    let mut frames = wire.call(&wire.call_of(RECEIVE, 8), frame(&request)).await?;
+    ensure!(!frames.is_empty(), "the call was refused");
     let mut messages = Vec::new();
     while let Some(part) = next_message::<pb::ReceiveMessageResponse>(&mut frames)? {
         match part.content.context("a part without content")? {
@@ -370,7 +371,7 @@ pub async fn latency(target: &Target, group: &str, rate: u32, duration: Duration
                 };
                 let now = zero.elapsed().as_nanos() as u64;
                 let wire = &target.wires[queue];
-                let call = wire.call_of(ACK, 10)?;
+                let call = wire.call_of(ACK, 10);
                 let acks = FuturesUnordered::new();
                 for message in messages {
                     if let Some(stamp) = message.body.first_chunk::<8>() {
@@ -389,7 +390,7 @@ pub async fn latency(target: &Target, group: &str, rate: u32, duration: Duration
         }
     });
     let produce = async {
-        let calls: Vec<Call> = target.wires.iter().map(|wire| wire.call_of(SEND, 30)).collect::<Result<_>>()?;
+        let calls: Vec<Call> = target.wires.iter().map(|wire| wire.call_of(SEND, 30)).collect();
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);
         let mut sends = FuturesUnordered::new();
         let mut failures = 0;
