@@ -1,6 +1,35 @@
-//! The broker: queue semantics on a Raft group, and the public gRPC API.
+//! The broker: RocketMQ's queue semantics on a Raft group, behind the public gRPC API.
+//!
+//! ```text
+//! send:     grpc/send ─► propose ─► forward ─► Raft log, synced by a majority ─► apply ─► machine/append
+//!                ▲                                                                 │
+//!                └──────────────── answer, at this node's own apply ◄──────────────┤
+//! receive:  grpc/receive ─► deliver/wait ◄── Arrived ──────────────────────────────┘
+//!                 └─► propose ─► … ─► machine/lease ─► bodies from the log ─► handles
+//! ack:      grpc/ack ─► propose ─► … ─► machine/ack
+//! no ack:   task/clock ─► Tick ─► … ─► machine/tick: the retry index, or the dead letter topic
+//! ```
+//!
+//! Every node does the same: a follower's batches reach the leader over one stream, and its clients are answered
+//! by its own apply. `machine` reads no clock, no randomness and no configuration; only `grpc` and `admin` know
+//! the wire.
 
+pub mod admin;
+pub mod apply;
+pub mod broker;
+pub mod client;
+pub mod clock;
 pub mod command;
+pub mod config;
+pub mod deliver;
 pub mod filter;
+pub mod forward;
+pub mod grpc;
 pub mod machine;
+mod main_function;
+pub mod namesrv;
+pub mod propose;
 pub mod store;
+pub mod task;
+
+pub use main_function::main_with;

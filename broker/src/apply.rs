@@ -1,0 +1,120 @@
+//! The meeting point of log and rules: decodes a committed entry, lets the machine carry it out, and hands on what
+//! came of it once readers can see the rows.
+
+use crate::clock::ClusterClock;
+use crate::deliver::wait::Waiters;
+use crate::forward::Merger;
+use crate::machine::{Answer, Effect, Rules};
+use crate::propose::Proposer;
+use crate::store;
+use parking_lot::Mutex;
+use raft_store::{Committed, LogIndex, Machine, NodeId, StateBatch, StateError, Term};
+use std::sync::{Arc, OnceLock};
+use tokio::sync::Notify;
+
+/// Who this node is in its group, known once the group has started.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    pub node: NodeId,
+    pub boot: u64,
+}
+
+/// What an apply changes beside rows: waiting clients, waiting polls, clocks, the leader's tasks.
+pub(crate) struct Outlets {
+    pub origin: OnceLock<Origin>,
+    pub proposer: Proposer,
+    pub merger: Arc<Merger>,
+    pub clock: Arc<ClusterClock>,
+    pub waiters: Waiters,
+    /// Something may be due earlier than before.
+    pub due: Notify,
+    /// Topics or consumer groups changed: name servers and routes want to know.
+    pub catalog_changed: Notify,
+}
+
+/// The broker's [`Machine`].
+pub(crate) struct Applier {
+    rules: Rules,
+    outlets: Arc<Outlets>,
+    answers: Vec<Answer>,
+    effects: Vec<Effect>,
+    entries: Vec<(Term, u64)>,
+    time_ms: u64,
+    /// The newest entry whose effects have been handed on, for tests and status.
+    applied: Arc<Mutex<LogIndex>>,
+}
+
+impl Applier {
+    pub(crate) fn new(outlets: Arc<Outlets>) -> Applier {
+        Applier {
+            rules: Rules::default(),
+            outlets,
+            answers: Vec::new(),
+            effects: Vec::new(),
+            entries: Vec::new(),
+            time_ms: 0,
+            applied: Arc::default(),
+        }
+    }
+}
+
+impl Machine for Applier {
+    fn tables(&self) -> &'static [&'static str] {
+        store::TABLES
+    }
+
+    fn apply(&mut self, entry: &Committed, state: &mut StateBatch<'_>) -> Result<(), StateError> {
+        let outcome = self.rules.apply_payload(entry.index, entry.payload.clone(), state)?;
+        if let Some(error) = &outcome.unreadable {
+            tracing::error!(index = entry.index.0, %error, "an entry was passed over");
+        }
+        // Every node computes every answer; only those of this node's clients are waited for here.
+        if let Some(origin) = self.outlets.origin.get() {
+            self.answers.extend(
+                outcome.answers.into_iter().filter(|answer| answer.node == origin.node && answer.boot == origin.boot),
+            );
+        }
+        self.effects.extend(outcome.effects);
+        self.time_ms = store::machine::applied(state)?.time_ms;
+        match self.entries.last_mut() {
+            Some((term, count)) if *term == entry.term => *count += 1,
+            _ => self.entries.push((entry.term, 1)),
+        }
+        Ok(())
+    }
+
+    fn applied(&mut self, index: LogIndex) {
+        if self.entries.is_empty() {
+            return;
+        }
+        let outlets = &*self.outlets;
+        outlets.clock.applied(self.time_ms);
+        for (term, count) in self.entries.drain(..) {
+            outlets.merger.applied(term, count);
+        }
+        outlets.proposer.answer(self.answers.drain(..));
+        for effect in self.effects.drain(..) {
+            match &effect {
+                Effect::Due { .. } => outlets.due.notify_one(),
+                Effect::TopicChanged { .. } | Effect::ConsumerGroupChanged { .. } => {
+                    outlets.catalog_changed.notify_one();
+                }
+                Effect::Arrived { .. }
+                | Effect::Retryable { .. }
+                | Effect::DeadLettered { .. }
+                | Effect::SessionEnded { .. }
+                | Effect::SettingChanged { .. } => {}
+            }
+            outlets.waiters.arrived(&effect);
+        }
+        *self.applied.lock() = index;
+    }
+
+    fn restored(&mut self, index: LogIndex) {
+        self.rules = Rules::default();
+        self.outlets.waiters.wake_all();
+        self.outlets.catalog_changed.notify_one();
+        self.outlets.due.notify_one();
+        *self.applied.lock() = index;
+    }
+}

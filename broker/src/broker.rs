@@ -1,0 +1,242 @@
+//! Builds the parts of a broker node, owns their tasks and the order in which they stop.
+
+use crate::admin::AdminService;
+use crate::apply::{Applier, Origin, Outlets};
+use crate::client::Registry;
+use crate::clock::{ClusterClock, system_clock};
+use crate::config::{BrokerConfig, FlushDiskType};
+use crate::deliver::wait::Waiters;
+use crate::forward::{FORWARD_MESSAGE_BYTES_MAX, ForwardService, Merger};
+use crate::grpc;
+use crate::namesrv::Reporter;
+use crate::propose::Proposer;
+use crate::task;
+use anyhow::Context as _;
+use raft_store::{FlushMode, NodeAddresses, RaftConfig, RaftGroup, peer_server};
+use raftmq_proto::forward::forward_server::ForwardServer;
+use raftmq_proto::forward::{ReportRequest, ReportResponse};
+use raftmq_server::listener::{Listener, ListenerOptions, Tls};
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Server;
+
+/// Calls that are under way when a node stops have this long to end.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// What every handler and task of a node shares.
+pub struct Node {
+    /// As read at start.
+    pub config: Arc<BrokerConfig>,
+    /// The Raft group that this node is a member of.
+    pub group: RaftGroup,
+    /// The door to it.
+    pub proposer: Proposer,
+    /// Long polls that wait for messages.
+    pub waiters: Waiters,
+    /// Who is alive.
+    pub registry: Registry,
+    /// Cluster time.
+    pub clock: Arc<ClusterClock>,
+    /// What the name servers are told, and what they told about other broker groups.
+    pub reporter: Reporter,
+    /// Work that outlives the call that began it: long polls, client streams, messages given back.
+    pub calls: TaskTracker,
+    /// Cancelled when the node stops: long polls and client streams end.
+    pub closing: CancellationToken,
+    pub(crate) outlets: Arc<Outlets>,
+}
+
+/// Bound ports of a node, in the order of `Addresses`.
+pub struct Listeners {
+    /// `grpcServerPort`.
+    pub grpc: Listener,
+    /// `listenPort`.
+    pub admin: Listener,
+    /// The own entry in `dLegerPeers`.
+    pub peer: Listener,
+}
+
+impl Listeners {
+    /// Binds every port that the configuration names, before any work is done.
+    ///
+    /// # Errors
+    /// The port that is taken and its key, or a certificate that cannot be used.
+    pub fn bind(config: &BrokerConfig) -> anyhow::Result<Listeners> {
+        let tls = match &config.tls_files {
+            Some((certificate, key)) => Tls::from_files(certificate, key)?,
+            None => Tls::self_signed([config.addresses.host.clone(), "localhost".to_owned()])?,
+        };
+        let bind = |key: &str, port: u16, options: ListenerOptions| {
+            Listener::bind(SocketAddr::new(config.addresses.bind, port), options)
+                .with_context(|| format!("{key}: stop what uses the port, or set another"))
+        };
+        Ok(Listeners {
+            grpc: bind("grpcServerPort", config.addresses.grpc_port, ListenerOptions::new("gRPC").with_tls(tls))?,
+            admin: bind("listenPort", config.addresses.admin_port, ListenerOptions::new("admin"))?,
+            peer: bind("dLegerPeers", config.addresses.peer_port, ListenerOptions::new("peer"))?,
+        })
+    }
+}
+
+/// A running broker node.
+pub struct Broker {
+    /// What its parts share.
+    pub node: Arc<Node>,
+    /// Ends the proposer, the tasks and the peer port.
+    rest: CancellationToken,
+    door_tasks: TaskTracker,
+    rest_tasks: TaskTracker,
+}
+
+impl Broker {
+    /// Starts a node on listeners that are bound already. It returns when the ports answer; a leader may not be
+    /// known yet.
+    ///
+    /// # Errors
+    /// What is wrong with the store, the identity or the certificate, and what to do about it.
+    pub async fn start(config: BrokerConfig, listeners: Listeners) -> anyhow::Result<Broker> {
+        let config = Arc::new(config);
+        let clock = Arc::new(ClusterClock::new(system_clock));
+        let proposer = Proposer::new(config.propose.clone(), clock.clone());
+        let merger = Arc::new(Merger::new(config.merge.clone(), clock.clone()));
+        let waiters = Waiters::new(config.grpc.long_polls_max);
+        let outlets = Arc::new(Outlets {
+            origin: OnceLock::new(),
+            proposer: proposer.clone(),
+            merger: merger.clone(),
+            clock: clock.clone(),
+            waiters: waiters.clone(),
+            due: Notify::new(),
+            catalog_changed: Notify::new(),
+        });
+        let (group, peers) =
+            RaftGroup::start(raft_config(&config), raft_store::disk::from_env(), Applier::new(outlets.clone())).await?;
+        outlets.origin.get_or_init(|| Origin { node: group.node(), boot: group.boot() });
+
+        let reporter = Reporter::new(config.name_servers.clone());
+        let registry = Registry::default();
+        let (calls, closing, rest) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+        let node =
+            Arc::new(Node { config, group, proposer, waiters, registry, clock, reporter, calls, closing, outlets });
+        let (door_tasks, rest_tasks) = (TaskTracker::new(), TaskTracker::new());
+
+        // Raft's own runtime serves the peers, so that clients' load never starves a heartbeat.
+        let forward = ForwardServer::new(ForwardService::new(merger.clone(), reports(&node)))
+            .max_decoding_message_size(FORWARD_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(FORWARD_MESSAGE_BYTES_MAX);
+        let forward = InterceptedService::new(forward, peers.guard);
+        let peer_routes = Routes::new(peers.raft).add_service(forward);
+        let peer_server = serve(listeners.peer, peer_server(), peer_routes, rest.clone());
+        node.group.runtime().spawn(rest_tasks.track_future(peer_server));
+
+        rest_tasks.spawn(merger.run(node.group.clone(), rest.clone()));
+        rest_tasks.spawn(node.proposer.clone().run(node.group.clone(), merger_of(&node), rest.clone()));
+        rest_tasks.spawn(task::run(node.clone(), rest.clone()));
+        rest_tasks.spawn(crate::namesrv::run(node.clone(), rest.clone()));
+
+        door_tasks.spawn(serve(listeners.grpc, door(), grpc::routes(node.clone()), node.closing.clone()));
+        door_tasks.spawn(serve(listeners.admin, door(), AdminService::routes(node.clone()), node.closing.clone()));
+        Ok(Broker { node, rest, door_tasks, rest_tasks })
+    }
+
+    /// Refuses new work, lets what is under way end, hands leadership over, and closes the store.
+    pub async fn stop(self) {
+        self.node.closing.cancel();
+        self.door_tasks.close();
+        self.node.calls.close();
+        let drained = async { tokio::join!(self.door_tasks.wait(), self.node.calls.wait()) };
+        if tokio::time::timeout(DRAIN, drained).await.is_err() {
+            tracing::info!("calls still under way after {} s are cut", DRAIN.as_secs());
+        }
+        self.node.group.stop().await;
+        self.rest.cancel();
+        self.rest_tasks.close();
+        if tokio::time::timeout(DRAIN, self.rest_tasks.wait()).await.is_err() {
+            tracing::warn!("tasks still running after {} s are abandoned", DRAIN.as_secs());
+        }
+    }
+
+    /// Returns the reason when storage failed: nothing may be acknowledged after it, and the process must end.
+    pub async fn halted(&self) -> String {
+        self.node.group.halted().await.to_string()
+    }
+}
+
+fn merger_of(node: &Node) -> Arc<Merger> {
+    node.outlets.merger.clone()
+}
+
+fn raft_config(config: &BrokerConfig) -> RaftConfig {
+    let address = |port: u16| format!("{}:{port}", config.addresses.host);
+    let (heartbeat_ms, election_ms_min, election_ms_max) = config.raft_ms;
+    RaftConfig {
+        peers: config
+            .peers
+            .iter()
+            .map(|peer| raft_store::Peer { label: peer.label.clone(), address: peer.address.clone() })
+            .collect(),
+        log_dir: config.log_dir.clone(),
+        flush: match config.flush {
+            FlushDiskType::Sync => FlushMode::Sync,
+            FlushDiskType::Async => FlushMode::Async,
+        },
+        heartbeat_ms,
+        election_ms_min,
+        election_ms_max,
+        segment_bytes: config.segment_bytes,
+        advertised: NodeAddresses {
+            peer: address(config.addresses.peer_port),
+            admin: address(config.addresses.admin_port),
+            grpc: address(config.addresses.grpc_port),
+        },
+        ..RaftConfig::new(&config.cluster, &config.broker_group, &config.label, config.store_dir.clone())
+    }
+}
+
+/// Takes members' reports while this node leads.
+fn reports(
+    node: &Arc<Node>,
+) -> impl Fn(ReportRequest) -> Result<ReportResponse, tonic::Status> + Send + Sync + 'static {
+    let node = Arc::downgrade(node);
+    move |report| {
+        let node = node.upgrade().ok_or_else(|| tonic::Status::unavailable("this node stops"))?;
+        let leadership = node.group.leadership();
+        if leadership.leader != Some(node.group.node()) {
+            return Err(tonic::Status::failed_precondition("this node does not lead"));
+        }
+        node.clock.reported(report.node, report.clock_ms);
+        node.registry.reported(report.clients);
+        Ok(ReportResponse { time_ms: node.clock.now() })
+    }
+}
+
+/// How the public and the admin port are served.
+fn door() -> Server {
+    Server::builder()
+        .initial_stream_window_size(Some(4 << 20))
+        .initial_connection_window_size(Some(16 << 20))
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .max_concurrent_streams(Some(4096))
+}
+
+/// Serves routes on a listener until `stop`.
+async fn serve(listener: Listener, mut server: Server, routes: Routes, stop: CancellationToken) {
+    let incoming = match listener.incoming() {
+        Ok(incoming) => incoming,
+        Err(error) => {
+            tracing::error!(%error, "a listener failed");
+            return;
+        }
+    };
+    let served = server.add_routes(routes).serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "a listener failed");
+    }
+}

@@ -1,0 +1,196 @@
+//! Who is alive. Each node remembers when it last heard from each of its clients; members report theirs to the
+//! leader, which alone decides that a client is gone.
+//!
+//! A lost connection is not a death, since it may be ours: only a termination notice, or silence towards every
+//! member for [`SILENT_PERIODS`] of that SDK's heartbeat periods, ends a session (design decision 13).
+
+use parking_lot::Mutex;
+use raft_store::Term;
+use raftmq_proto::forward::ClientReport;
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Missed heartbeats, in tenths of a period, after which a client is gone.
+const SILENT_PERIODS_TENTHS: u32 = 25;
+/// Heartbeat period of an SDK that did not say otherwise.
+pub const HEARTBEAT_PERIOD: Duration = Duration::from_secs(10);
+/// The Rust SDK's.
+pub const HEARTBEAT_PERIOD_RUST: Duration = Duration::from_secs(30);
+/// A client that is silent for this long is forgotten here, whatever the leader decides.
+const FORGET_AFTER: Duration = Duration::from_secs(600);
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    at: Instant,
+    period: Duration,
+}
+
+impl Seen {
+    fn gone_at(&self) -> Instant {
+        self.at + self.period * SILENT_PERIODS_TENTHS / 10
+    }
+}
+
+#[derive(Default)]
+struct Clients {
+    /// Heard from on this node.
+    ours: HashMap<String, Seen>,
+    /// On the leader: heard from on any member, in the present term.
+    group: HashMap<String, Seen>,
+    /// When this node began to lead.
+    leading: Option<(Term, Instant)>,
+}
+
+/// The clients that this node knows of.
+#[derive(Default)]
+pub struct Registry {
+    clients: Mutex<Clients>,
+}
+
+impl Registry {
+    /// A client called. `language` is its `x-mq-language`.
+    pub fn seen(&self, client_id: &str, language: &str) {
+        let period = if language.eq_ignore_ascii_case("RUST") { HEARTBEAT_PERIOD_RUST } else { HEARTBEAT_PERIOD };
+        let seen = Seen { at: Instant::now(), period };
+        let mut clients = self.clients.lock();
+        match clients.ours.get_mut(client_id) {
+            Some(known) => *known = seen,
+            None => {
+                clients.ours.insert(client_id.to_owned(), seen);
+            }
+        }
+    }
+
+    /// A client said that it ends.
+    pub fn ended(&self, client_id: &str) {
+        let mut clients = self.clients.lock();
+        clients.ours.remove(client_id);
+        clients.group.remove(client_id);
+    }
+
+    /// How many clients called on this node lately.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.clients.lock().ours.len()
+    }
+
+    /// What this node tells the leader; forgets clients that are long silent.
+    pub fn report(&self) -> Vec<ClientReport> {
+        let mut clients = self.clients.lock();
+        clients.ours.retain(|_, seen| seen.at.elapsed() < FORGET_AFTER);
+        clients
+            .ours
+            .iter()
+            .map(|(client_id, seen)| ClientReport {
+                client_id: client_id.clone(),
+                silent_ms: millis(seen.at.elapsed()),
+                period_ms: millis(seen.period),
+            })
+            .collect()
+    }
+
+    /// A member's report reached this node, which leads.
+    pub fn reported(&self, reports: Vec<ClientReport>) {
+        let now = Instant::now();
+        let mut clients = self.clients.lock();
+        for report in reports {
+            let Some(at) = now.checked_sub(Duration::from_millis(report.silent_ms)) else { continue };
+            let seen = Seen { at, period: Duration::from_millis(report.period_ms).max(Duration::from_secs(1)) };
+            let known = clients.group.entry(report.client_id).or_insert(seen);
+            if seen.at > known.at {
+                *known = seen;
+            }
+        }
+    }
+
+    /// This node leads in `term`: it knows nothing yet of clients that other members hold.
+    pub fn lead(&self, term: Term) {
+        let mut clients = self.clients.lock();
+        if clients.leading.is_none_or(|(known, _)| known != term) {
+            clients.leading = Some((term, Instant::now()));
+            clients.group.clear();
+        }
+    }
+
+    /// This node does not lead.
+    pub fn follow(&self) {
+        let mut clients = self.clients.lock();
+        clients.leading = None;
+        clients.group.clear();
+    }
+
+    /// Which of the clients with a session are gone. After an election none is, for one full span of silence.
+    pub fn gone<'c>(&self, sessions: impl Iterator<Item = &'c str>) -> Vec<String> {
+        let now = Instant::now();
+        let clients = self.clients.lock();
+        let Some((_, since)) = clients.leading else { return Vec::new() };
+        sessions
+            .filter(|client_id| {
+                let heard = [clients.ours.get(*client_id), clients.group.get(*client_id)];
+                // A client that nobody has heard from since the election may be one that heartbeats slowly.
+                let unheard = Seen { at: since, period: HEARTBEAT_PERIOD_RUST };
+                let seen = heard.into_iter().flatten().max_by_key(|seen| seen.at).copied().unwrap_or(unheard);
+                let since_election = Seen { at: since, period: seen.period };
+                now >= seen.gone_at().max(since_election.gone_at())
+            })
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Duration, Registry};
+    use raft_store::Term;
+
+    async fn pass(seconds: u64) {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_is_gone_after_two_and_a_half_periods_of_its_own() {
+        let registry = Registry::default();
+        registry.lead(Term(1));
+        pass(100).await;
+        registry.seen("java", "JAVA");
+        registry.seen("rust", "RUST");
+        pass(24).await;
+        assert!(registry.gone(["java", "rust"].into_iter()).is_empty());
+        pass(1).await;
+        assert_eq!(registry.gone(["java", "rust"].into_iter()), ["java"]);
+        pass(50).await;
+        assert_eq!(registry.gone(["java", "rust"].into_iter()), ["java", "rust"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_an_election_nobody_is_gone_for_a_full_span() {
+        let registry = Registry::default();
+        registry.seen("java", "JAVA");
+        pass(300).await;
+        registry.lead(Term(2));
+        pass(24).await;
+        assert!(registry.gone(["java", "never-heard-of"].into_iter()).is_empty());
+        pass(1).await;
+        assert_eq!(registry.gone(["java", "never-heard-of"].into_iter()), ["java"]);
+        pass(50).await;
+        assert_eq!(registry.gone(["java", "never-heard-of"].into_iter()), ["java", "never-heard-of"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_any_member_heard_counts() {
+        let (leader, member) = (Registry::default(), Registry::default());
+        leader.lead(Term(1));
+        pass(100).await;
+        member.seen("go", "GO");
+        pass(20).await;
+        leader.reported(member.report());
+        assert!(leader.gone(["go"].into_iter()).is_empty());
+        pass(5).await;
+        assert_eq!(leader.gone(["go"].into_iter()), ["go"]);
+    }
+}

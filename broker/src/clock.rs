@@ -1,0 +1,223 @@
+//! Cluster time: what a command is stamped with, and the only place that reads a clock for it.
+//!
+//! Time comes in with the command. A leader continues from the last applied time with its own monotonic clock and
+//! leans towards the median of the voters' wall clocks: by at most 0.1 % where the two are near, and by a step
+//! forward where cluster time fell behind (the group was down). It never runs backwards, and one clock that is an
+//! hour off moves it not at all.
+
+use parking_lot::Mutex;
+use raft_store::NodeId;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Behind the median by more than this, cluster time steps forward instead of leaning.
+const STEP_MS: i64 = 500;
+/// Leaning: one part in a thousand of the time that passes.
+const SLEW_DIVISOR: u64 = 1000;
+/// A member's clock counts for this long after its last report.
+const REPORT_AGE_MAX: Duration = Duration::from_secs(5);
+
+/// Reads the wall clock, in ms since the Unix epoch. Replaced in simulation.
+pub type WallClock = fn() -> u64;
+
+/// The wall clock of this machine.
+#[must_use]
+#[allow(clippy::disallowed_methods, reason = "the one place that reads the wall clock for cluster time")]
+pub fn system_clock() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+struct Now {
+    ms: u64,
+    at: Instant,
+}
+
+struct Times {
+    /// The newest applied time and when this node applied it.
+    applied: Now,
+    /// The last stamp given out and when; only while this node leads.
+    stamped: Option<Now>,
+    /// Each other member's wall clock less ours, and when it was told.
+    offsets: BTreeMap<NodeId, (i64, Instant)>,
+}
+
+/// Cluster time as one node knows it.
+pub struct ClusterClock {
+    wall: WallClock,
+    times: Mutex<Times>,
+}
+
+impl ClusterClock {
+    /// A clock that knows of no applied time yet.
+    #[must_use]
+    pub fn new(wall: WallClock) -> ClusterClock {
+        let times = Times { applied: Now { ms: 0, at: Instant::now() }, stamped: None, offsets: BTreeMap::new() };
+        ClusterClock { wall, times: Mutex::new(times) }
+    }
+
+    /// This node's wall clock.
+    #[must_use]
+    pub fn wall(&self) -> u64 {
+        (self.wall)()
+    }
+
+    /// An entry stamped `ms` was applied.
+    pub fn applied(&self, ms: u64) {
+        let mut times = self.times.lock();
+        if ms >= times.applied.ms {
+            times.applied = Now { ms, at: Instant::now() };
+        }
+    }
+
+    /// Cluster time as near as this node knows it without asking: never ahead of the leader's by more than the
+    /// two monotonic clocks differ.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        let times = self.times.lock();
+        let base = times.stamped.as_ref().unwrap_or(&times.applied);
+        base.ms + millis(base.at.elapsed())
+    }
+
+    /// A member told its wall clock.
+    pub fn reported(&self, node: NodeId, clock_ms: u64) {
+        let offset = difference(clock_ms, self.wall());
+        self.times.lock().offsets.insert(node, (offset, Instant::now()));
+    }
+
+    /// This node begins to lead: stamps continue from what it knows. What members reported to an earlier term is
+    /// forgotten.
+    pub fn lead(&self) {
+        let mut times = self.times.lock();
+        let ms = times.applied.ms + millis(times.applied.at.elapsed());
+        // Before the first entry there is nothing to continue from.
+        let ms = if times.applied.ms == 0 { (self.wall)() } else { ms };
+        times.stamped = Some(Now { ms, at: Instant::now() });
+        times.offsets.clear();
+    }
+
+    /// This node no longer leads.
+    pub fn follow(&self) {
+        self.times.lock().stamped = None;
+    }
+
+    /// The stamp of the next entry of a leader in a group of `voters`; never less than an earlier one.
+    #[must_use]
+    pub fn stamp(&self, voters: usize) -> u64 {
+        let wall = self.wall();
+        let mut times = self.times.lock();
+        let median = median_offset(&times.offsets, voters).map(|offset| shift(wall, offset));
+        let applied = times.applied.ms;
+        let base = times.stamped.get_or_insert(Now { ms: applied, at: Instant::now() });
+        let passed = millis(base.at.elapsed());
+        let mut ms = base.ms + passed;
+        if let Some(median) = median {
+            let behind = difference(median, ms);
+            let lean = passed / SLEW_DIVISOR;
+            if behind > STEP_MS {
+                ms = median;
+            } else if behind > 0 {
+                ms += lean.min(behind.unsigned_abs());
+            } else {
+                ms -= lean.min(behind.unsigned_abs()).min(passed);
+            }
+        }
+        ms = ms.max(applied).max(base.ms);
+        // Without this a leader that stamps every few microseconds would never see a whole millisecond pass.
+        if ms > base.ms {
+            *base = Now { ms, at: Instant::now() };
+        }
+        ms
+    }
+
+    /// How far this node's wall clock is from the median of the voters', when a majority of them has told.
+    #[must_use]
+    pub fn skew_ms(&self, voters: usize) -> Option<i64> {
+        median_offset(&self.times.lock().offsets, voters).map(|offset| -offset)
+    }
+}
+
+/// The median of the voters' clocks less ours, ours among them, the lower one of two; `None` without a majority.
+fn median_offset(offsets: &BTreeMap<NodeId, (i64, Instant)>, voters: usize) -> Option<i64> {
+    let mut known: Vec<i64> =
+        offsets.values().filter(|(_, at)| at.elapsed() <= REPORT_AGE_MAX).map(|(offset, _)| *offset).collect();
+    known.push(0);
+    if known.len() * 2 <= voters {
+        return None;
+    }
+    known.sort_unstable();
+    Some(known[(known.len() - 1) / 2])
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `a - b`, held within what an `i64` takes.
+fn difference(a: u64, b: u64) -> i64 {
+    i64::try_from(i128::from(a) - i128::from(b)).unwrap_or(if a > b { i64::MAX } else { i64::MIN })
+}
+
+fn shift(ms: u64, offset: i64) -> u64 {
+    ms.saturating_add_signed(offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ClusterClock, Duration};
+
+    const HOUR: u64 = 3_600_000;
+    const WALL: u64 = 1_700_000_000_000;
+
+    async fn pass(ms: u64) {
+        tokio::time::advance(Duration::from_millis(ms)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_an_hour_ahead_moves_nothing() {
+        let clock = ClusterClock::new(|| WALL + HOUR);
+        clock.applied(WALL);
+        clock.lead();
+        pass(10_000).await;
+        clock.reported(2, WALL);
+        clock.reported(3, WALL + 10);
+        let stamp = clock.stamp(3);
+        assert!((WALL + 9_900..=WALL + 10_100).contains(&stamp), "{}", stamp - WALL);
+        assert_eq!(clock.skew_ms(3), Some(i64::try_from(HOUR - 10).expect("fits")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_that_was_down_steps_forward_once_a_majority_has_told() {
+        let clock = ClusterClock::new(|| WALL + HOUR);
+        clock.applied(WALL);
+        clock.lead();
+        assert_eq!(clock.stamp(3), WALL);
+        clock.reported(2, WALL + HOUR);
+        assert_eq!(clock.stamp(3), WALL + HOUR);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_of_three_take_the_lower_clock() {
+        let clock = ClusterClock::new(|| WALL + HOUR);
+        clock.applied(WALL);
+        clock.lead();
+        clock.reported(2, WALL);
+        assert_eq!(clock.stamp(3), WALL);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stamps_never_decrease_and_do_not_stand_still() {
+        let clock = ClusterClock::new(|| WALL);
+        clock.applied(WALL + 5_000);
+        clock.lead();
+        let mut last = 0;
+        for _ in 0..2_000 {
+            let stamp = clock.stamp(1);
+            assert!(stamp >= last);
+            last = stamp;
+            pass(1).await;
+        }
+        assert!(last > WALL + 6_500, "{}", last - WALL);
+    }
+}

@@ -1,0 +1,346 @@
+//! The broker's configuration: RocketMQ's keys where it has one, checked as a whole at start.
+
+use crate::forward::MergeLimits;
+use crate::propose::ProposeLimits;
+use raftmq_server::settings::{Alias, Effective, SettingErrors, Settings};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+/// Spellings that RocketMQ's users have in their files.
+pub const ALIASES: &[Alias] = &[
+    ("enableDLedgerCommitLog", "enableDLegerCommitLog"),
+    ("dLedgerGroup", "dLegerGroup"),
+    ("dLedgerPeers", "dLegerPeers"),
+    ("dLedgerSelfId", "dLegerSelfId"),
+    ("rocketMQClusterName", "brokerClusterName"),
+    ("maxInvisibleTimeMills", "maxInvisibleTimeMillis"),
+    ("minInvisibleTimeMillsForRecv", "minInvisibleTimeMillisForRecv"),
+];
+
+/// When a message counts as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlushDiskType {
+    /// fdatasync on a majority before OK.
+    Sync,
+    /// In the operating system's memory on a majority before OK; votes and membership are synced all the same.
+    Async,
+}
+
+/// A member of the broker group as the file names it: a label and the address of its peer port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// `n0` and the like; a label, not an identity.
+    pub label: String,
+    /// `host:port`.
+    pub address: String,
+}
+
+/// Who answers what, where.
+#[derive(Debug, Clone)]
+pub struct Addresses {
+    /// The host that clients and peers reach this node by (`brokerIP1`).
+    pub host: String,
+    /// All listeners bind here.
+    pub bind: IpAddr,
+    /// `raftmq.admin.v1` (`listenPort`).
+    pub admin_port: u16,
+    /// The public API (`grpcServerPort`).
+    pub grpc_port: u16,
+    /// Members of the group, out of this node's own entry in `dLegerPeers`.
+    pub peer_port: u16,
+}
+
+/// Limits and defaults of the public API, the reference's unless said otherwise.
+#[derive(Debug, Clone)]
+pub struct GrpcConfig {
+    /// Largest body, in bytes (`maxMessageSize`).
+    pub max_message_bytes: usize,
+    /// Largest inbound gRPC message, in bytes (`grpcMaxInboundMessageSize`).
+    pub max_inbound_bytes: usize,
+    /// User properties of one message (`userPropertyMaxNum`).
+    pub user_property_count_max: usize,
+    /// Bytes of keys and values of all user properties, tag and keys of one message (`maxUserPropertySize`).
+    pub user_property_bytes_max: usize,
+    /// Shortest invisible duration of a receive, in ms (`minInvisibleTimeMillisForRecv`).
+    pub invisible_ms_min: u64,
+    /// Longest invisible duration, in ms (`maxInvisibleTimeMillis`).
+    pub invisible_ms_max: u64,
+    /// A lease that the server renews ends after this at the latest, in ms (`renewMaxTimeMillis`).
+    pub renew_ms_max: u64,
+    /// Shortest long poll, in ms (`grpcClientConsumerMinLongPollingTimeoutMillis`).
+    pub long_polling_ms_min: u64,
+    /// Longest long poll, in ms (`grpcClientConsumerMaxLongPollingTimeoutMillis`).
+    pub long_polling_ms_max: u64,
+    /// Long polls that wait at once on this node (`maxPopPollingSize`).
+    pub long_polls_max: usize,
+    /// Messages of one receive; a larger wish is cut to it (`grpcClientConsumerLongPollingBatchSize`).
+    pub receive_batch_max: u32,
+    /// Attempts that a producer is told (`grpcClientProducerMaxAttempts`).
+    pub producer_attempts_max: i32,
+    /// A producer's backoff: first, longest, factor (`grpcClientProducerBackoff…`).
+    pub producer_backoff: (u64, u64, f32),
+    /// A topic that nobody created comes into being when a client asks for its route (`autoCreateTopicEnable`).
+    pub auto_create_topic: bool,
+    /// A consumer group comes into being with its first receive (`autoCreateSubscriptionGroup`).
+    pub auto_create_subscription_group: bool,
+    /// Queues of an automatically created topic (`defaultTopicQueueNums`).
+    pub default_topic_queues: u32,
+    /// Messages must be of a type that their topic takes (`enableTopicMessageTypeCheck`).
+    pub check_message_type: bool,
+    /// A route says the port that the client dialled, for mapped ports (`useEndpointPortFromRequest`).
+    pub use_endpoint_port_from_request: bool,
+}
+
+/// Everything that a broker node is told.
+#[derive(Debug, Clone)]
+pub struct BrokerConfig {
+    /// `brokerClusterName`.
+    pub cluster: String,
+    /// Name of the broker group (`brokerName`).
+    pub broker_group: String,
+    /// This node's label in `dLegerPeers` (`dLegerSelfId`).
+    pub label: String,
+    /// Members to form the group with; afterwards the log's membership counts.
+    pub peers: Vec<Peer>,
+    /// Where it listens and is reached.
+    pub addresses: Addresses,
+    /// Name servers, `host:port` each.
+    pub name_servers: Vec<String>,
+    /// Identity and state (`storePathRootDir`).
+    pub store_dir: PathBuf,
+    /// The log, when it lives elsewhere (`storePathCommitLog`).
+    pub log_dir: Option<PathBuf>,
+    /// `flushDiskType`.
+    pub flush: FlushDiskType,
+    /// Bytes of one log segment (`mappedFileSizeCommitLog`).
+    pub segment_bytes: u64,
+    /// Heartbeat and least and greatest election timeout, in ms.
+    pub raft_ms: (u64, u64, u64),
+    /// A node whose clock is further than this from the median does not lead, in ms.
+    pub clock_skew_ms_max: u64,
+    /// Public API.
+    pub grpc: GrpcConfig,
+    /// Batching towards the leader.
+    pub propose: ProposeLimits,
+    /// Batching into the log.
+    pub merge: MergeLimits,
+    /// Certificate and key; a self-signed certificate without them.
+    pub tls_files: Option<(PathBuf, PathBuf)>,
+    /// What admin callers from other machines must show (`adminToken`).
+    pub admin_token: Option<String>,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.label, self.address)
+    }
+}
+
+const PEERS_EXPECTED: &str = "label-host:port entries separated by ';', each label once, such as n0-127.0.0.1:40911;n1-127.0.0.1:40912;n2-127.0.0.1:40913";
+
+/// `n0-host:port;n1-host:port`.
+fn read_peers(text: &str) -> Option<Vec<Peer>> {
+    let mut peers = Vec::new();
+    for entry in text.split(';').map(str::trim).filter(|entry| !entry.is_empty()) {
+        let (label, address) = entry.split_once('-')?;
+        let (host, port) = address.rsplit_once(':')?;
+        if label.is_empty() || host.is_empty() || port.parse::<u16>().ok()? == 0 {
+            return None;
+        }
+        peers.push(Peer { label: label.to_owned(), address: address.to_owned() });
+    }
+    let mut labels: Vec<_> = peers.iter().map(|peer| peer.label.as_str()).collect();
+    labels.sort_unstable();
+    labels.dedup();
+    (!peers.is_empty() && labels.len() == peers.len()).then_some(peers)
+}
+
+fn read_addresses(text: &str) -> Option<Vec<String>> {
+    let addresses: Vec<String> =
+        text.split(';').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect();
+    addresses
+        .iter()
+        .all(|address| {
+            address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        })
+        .then_some(addresses)
+}
+
+impl BrokerConfig {
+    /// Reads and checks everything; all mistakes come at once.
+    ///
+    /// # Errors
+    /// [`SettingErrors`], each with key, value and bounds.
+    pub fn read(mut settings: Settings) -> Result<(BrokerConfig, Effective), SettingErrors> {
+        let s = &mut settings;
+        s.variable("NAMESRV_ADDR", "namesrvAddr");
+        let cluster = s.string("brokerClusterName", "DefaultCluster");
+        let broker_group = s.string("brokerName", "RaftNode00");
+        let group = s.string("dLegerGroup", &broker_group);
+        if group != broker_group {
+            s.wrong(
+                "dLegerGroup",
+                &format!("the same as brokerName ({broker_group}): a broker group is one Raft group"),
+            );
+        }
+        let host = s.string("brokerIP1", "127.0.0.1");
+        let bind =
+            s.parsed("bindAddress", IpAddr::V4(Ipv4Addr::UNSPECIFIED), "an IP address", |text| text.parse().ok());
+        let admin_port = s.number("listenPort", 10911, 1..=u16::MAX);
+        let grpc_port = s.number("grpcServerPort", 8081, 1..=u16::MAX);
+        let raft = s.boolean("enableDLegerCommitLog", true);
+        if !raft {
+            s.warn("enableDLegerCommitLog = false: a broker group is always a Raft group here; one without dLegerPeers has one member");
+        }
+        let label = s.string("dLegerSelfId", "n0");
+        let peers = s
+            .optional_parsed("dLegerPeers", PEERS_EXPECTED, read_peers)
+            .unwrap_or_else(|| vec![Peer { label: label.clone(), address: format!("{host}:40911") }]);
+        let own = peers.iter().find(|peer| peer.label == label);
+        if own.is_none() {
+            s.wrong("dLegerSelfId", &format!("one of the labels in dLegerPeers ({})", join(&peers)));
+        }
+        let peer_port =
+            own.and_then(|peer| peer.address.rsplit_once(':')).and_then(|(_, port)| port.parse().ok()).unwrap_or(40911);
+        let name_servers =
+            s.optional_parsed("namesrvAddr", "host:port entries separated by ';'", read_addresses).unwrap_or_default();
+        let store_dir = s.path("storePathRootDir", "~/store");
+        let log_dir = s.optional_path("storePathCommitLog");
+        let flush = s.choice(
+            "flushDiskType",
+            "SYNC_FLUSH",
+            &[("SYNC_FLUSH", FlushDiskType::Sync), ("ASYNC_FLUSH", FlushDiskType::Async)],
+        );
+        let heartbeat = s.number("raftHeartbeatIntervalMillis", 60, 10..=10_000u64);
+        let election_min = s.number("raftElectionTimeoutMinMillis", 200, 50..=60_000u64);
+        let election_max = s.number("raftElectionTimeoutMaxMillis", 350, 60..=120_000u64);
+        if !(heartbeat < election_min && election_min < election_max) {
+            s.rule(format!(
+                "raftHeartbeatIntervalMillis = {heartbeat} must be below raftElectionTimeoutMinMillis = {election_min}, and that below raftElectionTimeoutMaxMillis = {election_max}"
+            ));
+        }
+        let clock_skew_ms_max = s.number("clockSkewMaxMs", 5_000, 100..=3_600_000u64);
+        let grpc = GrpcConfig {
+            max_message_bytes: s.number("maxMessageSize", 4 << 20, 1..=64usize << 20),
+            max_inbound_bytes: s.number("grpcMaxInboundMessageSize", 130 << 20, 1 << 20..=1usize << 30),
+            user_property_count_max: s.number("userPropertyMaxNum", 128, 0..=4096),
+            user_property_bytes_max: s.number("maxUserPropertySize", 16_384, 0..=1usize << 20),
+            invisible_ms_min: s.number("minInvisibleTimeMillisForRecv", 10_000, 1..=43_200_000),
+            invisible_ms_max: s.number("maxInvisibleTimeMillis", 43_200_000, 1_000..=7 * 86_400_000),
+            renew_ms_max: s.number("renewMaxTimeMillis", 10_800_000, 60_000..=7 * 86_400_000),
+            long_polling_ms_min: s.number("grpcClientConsumerMinLongPollingTimeoutMillis", 5_000, 0..=60_000),
+            long_polling_ms_max: s.number("grpcClientConsumerMaxLongPollingTimeoutMillis", 20_000, 100..=600_000),
+            long_polls_max: s.number("maxPopPollingSize", 100_000, 1..=10_000_000),
+            receive_batch_max: s.number("grpcClientConsumerLongPollingBatchSize", 32, 1..=1_024),
+            producer_attempts_max: s.number("grpcClientProducerMaxAttempts", 3, 1..=100),
+            producer_backoff: (
+                s.number("grpcClientProducerBackoffInitialMillis", 10, 1..=60_000),
+                s.number("grpcClientProducerBackoffMaxMillis", 1_000, 1..=600_000),
+                s.number("grpcClientProducerBackoffMultiplier", 2.0, 1.0..=100.0),
+            ),
+            auto_create_topic: s.boolean("autoCreateTopicEnable", true),
+            auto_create_subscription_group: s.boolean("autoCreateSubscriptionGroup", true),
+            default_topic_queues: s.number("defaultTopicQueueNums", 8, 1..=1_024),
+            check_message_type: s.boolean("enableTopicMessageTypeCheck", true),
+            use_endpoint_port_from_request: s.boolean("useEndpointPortFromRequest", false),
+        };
+        let propose = ProposeLimits {
+            inflight_bytes_max: s.number("requestInflightBytesMax", 64 << 20, 8 << 20..=16usize << 30),
+            ..ProposeLimits::default()
+        };
+        let tls_files = match (s.optional_path("tlsCertPath"), s.optional_path("tlsKeyPath")) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (certificate, key) => {
+                let (set, unset) =
+                    if certificate.is_some() { ("tlsCertPath", "tlsKeyPath") } else { ("tlsKeyPath", "tlsCertPath") };
+                drop((certificate, key));
+                s.rule(format!("{set} is set and {unset} is not: set both, or neither for a self-signed certificate"));
+                None
+            }
+        };
+        let admin_token = s.secret("adminToken");
+        let segment_bytes = s.number("mappedFileSizeCommitLog", 512 << 20, 1 << 20..=4u64 << 30);
+        s.unused(&["brokerRole", "brokerId"], "replication is by majority and any member may lead");
+        s.unused(&["sendMessageThreadPoolNums", "waitTimeMillsInSendQueue"], "requests are not bound to threads here");
+        s.unused(&["deleteWhen", "fileReservedTime"], "retention is not there yet: nothing is deleted");
+        let effective = settings.finish()?;
+        let addresses = Addresses { host, bind, admin_port, grpc_port, peer_port };
+        let config = BrokerConfig {
+            cluster,
+            broker_group,
+            label,
+            peers,
+            addresses,
+            name_servers,
+            store_dir,
+            log_dir,
+            flush,
+            segment_bytes,
+            raft_ms: (heartbeat, election_min, election_max),
+            clock_skew_ms_max,
+            grpc,
+            propose,
+            merge: MergeLimits::default(),
+            tls_files,
+            admin_token,
+        };
+        Ok((config, effective))
+    }
+}
+
+fn join(peers: &[Peer]) -> String {
+    peers.iter().map(|peer| peer.label.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ALIASES, BrokerConfig, FlushDiskType};
+    use raftmq_server::settings::Settings;
+    use std::path::Path;
+
+    fn read(text: &str) -> Result<BrokerConfig, String> {
+        let mut settings = Settings::with_environment(ALIASES, |_| None);
+        settings.text(Path::new("broker.conf"), text);
+        BrokerConfig::read(settings).map(|(config, _)| config).map_err(|errors| errors.to_string())
+    }
+
+    #[test]
+    fn rocketmqs_own_raft_settings_stand_as_they_are() {
+        let config = read(
+            "brokerClusterName = RaftCluster\nbrokerName=RaftNode00\nlistenPort=30921\nbrokerIP1=127.0.0.1\n\
+             namesrvAddr=127.0.0.1:9876;127.0.0.1:9877\nstorePathRootDir=/tmp/rmqstore/node01\n\
+             storePathCommitLog=/tmp/rmqstore/node01/commitlog\nenableDLegerCommitLog=true\ndLegerGroup=RaftNode00\n\
+             dLegerPeers=n0-127.0.0.1:40911;n1-127.0.0.1:40912;n2-127.0.0.1:40913\ndLegerSelfId=n1\n\
+             sendMessageThreadPoolNums=16\nflushDiskType=ASYNC_FLUSH\ngrpcServerPort=8181\n",
+        )
+        .expect("valid");
+        assert_eq!(config.addresses.peer_port, 40912);
+        assert_eq!(config.addresses.grpc_port, 8181);
+        assert_eq!(config.peers.len(), 3);
+        assert_eq!(config.flush, FlushDiskType::Async);
+        assert_eq!(config.name_servers.len(), 2);
+    }
+
+    #[test]
+    fn every_mistake_is_named_at_once() {
+        let errors = read("listenPort=0\nflushDiskType=MAYBE\ndLegerPeers=n0:1\n").expect_err("wrong");
+        for key in ["listenPort = 0", "flushDiskType = MAYBE", "dLegerPeers = n0:1"] {
+            assert!(errors.contains(key), "{key} in {errors}");
+        }
+    }
+
+    #[test]
+    fn a_label_that_is_no_peer_is_refused() {
+        let errors = read("dLegerPeers=n0-127.0.0.1:40911;n1-127.0.0.1:40912\ndLegerSelfId=n7\n").expect_err("wrong");
+        assert!(errors.contains("dLegerSelfId = n7") && errors.contains("n0, n1"), "{errors}");
+    }
+
+    #[test]
+    fn without_a_file_there_is_a_group_of_one() {
+        let config = read("").expect("valid");
+        assert_eq!(config.peers.len(), 1);
+        assert_eq!(config.flush, FlushDiskType::Sync);
+    }
+}

@@ -1,0 +1,313 @@
+//! Batches on their way into the log: from this node to the leader, and on the leader from all members into one
+//! Raft entry.
+//!
+//! A follower streams its batches over the peer port. The leader's [`Merger`] puts everything that came while the
+//! previous entries were being committed into the next entry, so that a lone batch leaves at once and a busy
+//! leader writes few, large entries. Nothing is answered here: answers come with each node's own apply.
+
+use crate::clock::ClusterClock;
+use crate::command::{EncodedBatch, encode_entry};
+use parking_lot::Mutex;
+use raft_store::{Leadership, NodeId, ProposeError, RaftGroup, Term};
+use raftmq_proto::forward::forward_client::ForwardClient;
+use raftmq_proto::forward::forward_server::Forward;
+use raftmq_proto::forward::{ForwardRequest, ForwardResponse, ForwardedBatch, ReportRequest, ReportResponse};
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Request, Response, Status, Streaming};
+
+/// Largest message on a forward stream: a batch's bytes, or one command with bodies at their limit.
+pub const FORWARD_MESSAGE_BYTES_MAX: usize = 256 << 20;
+
+/// A leader counts the voters anew this often; the count only bounds whose clocks make a majority.
+const COUNT_VOTERS_EVERY: Duration = Duration::from_secs(1);
+
+/// Where this node's batches go.
+pub(crate) enum Link {
+    /// Nobody leads: batches wait and are sent again when somebody does.
+    Nowhere,
+    /// This node leads.
+    Here(Arc<Merger>, Term),
+    /// Another node leads; dropping the guard ends the stream.
+    There {
+        batches: mpsc::UnboundedSender<ForwardRequest>,
+        term: Term,
+        node: u64,
+        broken: CancellationToken,
+        _stream: DropGuard,
+    },
+}
+
+impl Link {
+    /// A link to whom `leadership` names.
+    pub(crate) fn open(group: &RaftGroup, merger: &Arc<Merger>, leadership: &Leadership) -> Link {
+        let Some(leader) = leadership.leader else { return Link::Nowhere };
+        if leader == group.node() {
+            return Link::Here(merger.clone(), leadership.term);
+        }
+        let Some(channel) = group.peer_channel(leader) else { return Link::Nowhere };
+        let (batches, outbound) = mpsc::unbounded_channel();
+        let (broken, stop) = (CancellationToken::new(), CancellationToken::new());
+        let (ended, stopped) = (broken.clone(), stop.clone());
+        group.runtime().spawn(async move {
+            let mut client = ForwardClient::new(channel)
+                .max_decoding_message_size(FORWARD_MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(FORWARD_MESSAGE_BYTES_MAX);
+            let stream = async {
+                let mut answers = client.forward(UnboundedReceiverStream::new(outbound)).await?.into_inner();
+                while answers.message().await?.is_some() {}
+                Ok::<(), Status>(())
+            };
+            tokio::select! {
+                () = stopped.cancelled() => {}
+                outcome = stream => {
+                    if let Err(status) = outcome {
+                        tracing::debug!(leader, %status, "forward stream ended");
+                    }
+                }
+            }
+            ended.cancel();
+        });
+        Link::There { batches, term: leadership.term, node: group.node(), broken, _stream: stop.drop_guard() }
+    }
+
+    /// Sends a batch; one that is lost is sent again by the proposer on the next link.
+    pub(crate) fn send(&self, batch: ForwardedBatch) {
+        match self {
+            Link::Nowhere => {}
+            Link::Here(merger, term) => {
+                merger.push(*term, std::iter::once(batch));
+            }
+            Link::There { batches, term, node, .. } => {
+                let request = ForwardRequest { node: *node, term: term.0, batches: vec![batch] };
+                // A closed stream shows in `broken`.
+                let _ = batches.send(request);
+            }
+        }
+    }
+
+    /// Returns when the stream to the leader has ended.
+    pub(crate) async fn broken(&self) {
+        match self {
+            Link::There { broken, .. } => broken.cancelled().await,
+            Link::Nowhere | Link::Here(..) => std::future::pending().await,
+        }
+    }
+}
+
+/// Bounds of what a leader puts into one entry.
+#[derive(Debug, Clone)]
+pub struct MergeLimits {
+    /// Bytes of one entry; a larger batch still travels alone.
+    pub entry_bytes_max: usize,
+    /// Entries proposed and not yet applied here; what comes meanwhile goes into the next one.
+    pub entries_inflight_max: u64,
+}
+
+impl Default for MergeLimits {
+    fn default() -> Self {
+        MergeLimits { entry_bytes_max: 1 << 20, entries_inflight_max: 4 }
+    }
+}
+
+/// What a leader holds of one term. Two nodes may lead in one term, one after the other (the later one has the
+/// higher id), so a term that another node leads in is closed here for good.
+#[derive(Default)]
+struct Merging {
+    term: Term,
+    closed: bool,
+    queue: VecDeque<EncodedBatch>,
+    /// Entries that were proposed and not yet applied.
+    inflight: u64,
+}
+
+/// The leader's queue of batches from all members.
+pub struct Merger {
+    limits: MergeLimits,
+    clock: Arc<ClusterClock>,
+    merging: Mutex<Merging>,
+    changed: Notify,
+    /// Grows when proposals came to nothing: the streams end, and the members send again.
+    refusals: watch::Sender<u64>,
+}
+
+impl Merger {
+    /// A merger that takes nothing until this node leads.
+    #[must_use]
+    pub fn new(limits: MergeLimits, clock: Arc<ClusterClock>) -> Merger {
+        Merger { limits, clock, merging: Mutex::default(), changed: Notify::new(), refusals: watch::channel(0).0 }
+    }
+
+    /// Takes batches from a node that knows this one to lead in `term`, which may be earlier than this node's own
+    /// tasks know it. False when it leads no more.
+    pub(crate) fn push(&self, term: Term, batches: impl Iterator<Item = ForwardedBatch>) -> bool {
+        {
+            let mut merging = self.merging.lock();
+            if term > merging.term {
+                *merging = Merging { term, ..Merging::default() };
+            } else if term < merging.term || merging.closed {
+                return false;
+            }
+            merging.queue.extend(batches.map(|batch| EncodedBatch { batch: batch.batch, blobs: batch.blobs }));
+        }
+        self.changed.notify_one();
+        true
+    }
+
+    /// Entries of `term` were applied here.
+    pub(crate) fn applied(&self, term: Term, entries: u64) {
+        {
+            let mut merging = self.merging.lock();
+            if merging.term != term {
+                return;
+            }
+            merging.inflight = merging.inflight.saturating_sub(entries);
+        }
+        self.changed.notify_one();
+    }
+
+    /// Another leadership than before.
+    fn turn(&self, leadership: &Leadership, node: NodeId) {
+        let mut merging = self.merging.lock();
+        if leadership.term > merging.term {
+            *merging = Merging { term: leadership.term, ..Merging::default() };
+        }
+        match leadership.leader {
+            Some(leader) if leader == node => self.clock.lead(),
+            Some(_) => {
+                merging.closed = true;
+                merging.queue.clear();
+                self.clock.follow();
+            }
+            None => self.clock.follow(),
+        }
+    }
+
+    /// The next entry's batches of the leader of `term`, unless enough entries are under way.
+    fn take(&self, term: Term) -> Vec<EncodedBatch> {
+        let mut merging = self.merging.lock();
+        if merging.term != term || merging.inflight >= self.limits.entries_inflight_max {
+            return Vec::new();
+        }
+        let (mut batches, mut bytes) = (Vec::new(), 0);
+        while let Some(next) = merging.queue.front() {
+            let size = next.batch.len() + next.blobs.iter().map(bytes::Bytes::len).sum::<usize>();
+            if !batches.is_empty() && bytes + size > self.limits.entry_bytes_max {
+                break;
+            }
+            bytes += size;
+            batches.extend(merging.queue.pop_front());
+        }
+        if !batches.is_empty() {
+            merging.inflight += 1;
+        }
+        batches
+    }
+
+    /// Proposes entries while this node leads, until `stop`.
+    pub(crate) async fn run(self: Arc<Self>, group: RaftGroup, stop: CancellationToken) {
+        let mut seen = group.leadership();
+        self.turn(&seen, group.node());
+        let (mut voters, mut counted) = (voters(&group), Instant::now());
+        loop {
+            // Until its first own entry is committed a leader may not propose; what comes meanwhile waits.
+            let batches = if seen.leads { self.take(seen.term) } else { Vec::new() };
+            if batches.is_empty() {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = self.changed.notified() => {}
+                    leadership = group.leadership_changed(seen) => {
+                        if (leadership.term, leadership.leader) != (seen.term, seen.leader) {
+                            self.turn(&leadership, group.node());
+                        }
+                        if leadership.refusals != seen.refusals {
+                            // What was refused will not be applied, so it cannot be waited for.
+                            self.merging.lock().inflight = 0;
+                            self.refusals.send_replace(leadership.refusals);
+                        }
+                        seen = leadership;
+                    }
+                }
+                continue;
+            }
+            if counted.elapsed() > COUNT_VOTERS_EVERY {
+                (voters, counted) = (self::voters(&group), Instant::now());
+            }
+            let payload = match encode_entry(self.clock.stamp(voters), &batches) {
+                Ok(payload) => payload,
+                Err(error) => {
+                    // A batch is bounded far below what an entry takes, so nothing that a client sent gets here.
+                    tracing::error!(%error, "batches do not fit into an entry");
+                    continue;
+                }
+            };
+            while let Err(error) = group.propose(payload.clone()).await {
+                match error {
+                    // Nothing is lost: their nodes send the batches again to the next leader.
+                    ProposeError::NotLeader { .. } | ProposeError::Closed => break,
+                    ProposeError::Overloaded { .. } => tokio::time::sleep(Duration::from_millis(1)).await,
+                }
+            }
+        }
+    }
+}
+
+/// Members with a vote.
+pub(crate) fn voters(group: &RaftGroup) -> usize {
+    group.members().iter().filter(|member| member.voter).count()
+}
+
+/// Takes members' batches and reports on the peer port.
+pub struct ForwardService {
+    merger: Arc<Merger>,
+    reports: Arc<dyn Fn(ReportRequest) -> Result<ReportResponse, Status> + Send + Sync>,
+}
+
+impl ForwardService {
+    /// A service that hands batches to `merger` and reports to `reports`.
+    pub fn new(
+        merger: Arc<Merger>,
+        reports: impl Fn(ReportRequest) -> Result<ReportResponse, Status> + Send + Sync + 'static,
+    ) -> ForwardService {
+        ForwardService { merger, reports: Arc::new(reports) }
+    }
+}
+
+#[tonic::async_trait]
+impl Forward for ForwardService {
+    type ForwardStream = Pin<Box<dyn Stream<Item = Result<ForwardResponse, Status>> + Send>>;
+
+    async fn forward(
+        &self,
+        request: Request<Streaming<ForwardRequest>>,
+    ) -> Result<Response<Self::ForwardStream>, Status> {
+        let merger = self.merger.clone();
+        let mut refusals = merger.refusals.subscribe();
+        refusals.mark_unchanged();
+        // One empty item per request keeps the stream honest about its end without telling anything twice.
+        let taken = request.into_inner().map(move |request| {
+            let request = request?;
+            let count = u64::try_from(request.batches.len()).unwrap_or(u64::MAX);
+            if merger.push(Term(request.term), request.batches.into_iter()) {
+                Ok(ForwardResponse { taken: count })
+            } else {
+                Err(Status::failed_precondition("this node does not lead in the sender's term"))
+            }
+        });
+        let refused = async move {
+            let _ = refusals.changed().await;
+        };
+        Ok(Response::new(Box::pin(futures::StreamExt::take_until(taken, refused))))
+    }
+
+    async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
+        (self.reports)(request.into_inner()).map(Response::new)
+    }
+}

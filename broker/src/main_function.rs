@@ -1,0 +1,84 @@
+//! `mqbroker`: configuration, ports, start, a signal, drain.
+
+use crate::broker::{Broker, Listeners};
+use crate::config::{ALIASES, BrokerConfig};
+use clap::Parser;
+use raftmq_server::logs;
+use raftmq_server::settings::Settings;
+use raftmq_server::shutdown::Shutdown;
+use std::path::PathBuf;
+
+/// Runs a broker node.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mqbroker",
+    version,
+    about = "A broker node: one member of a broker group",
+    after_help = "Example: mqbroker -c deploy/config/broker-n0.conf"
+)]
+pub struct Arguments {
+    /// Properties file with RocketMQ's keys.
+    #[arg(short = 'c', long = "configFile", value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
+    /// Name servers, host:port separated by ';'.
+    #[arg(short = 'n', long = "namesrvAddr", value_name = "ADDRESSES")]
+    pub namesrv_addr: Option<String>,
+    /// Prints the configuration that is in effect, and leaves.
+    #[arg(short = 'p', long = "print-config", visible_alias = "printConfigItem")]
+    pub print_config: bool,
+    /// As -p; there is no list of "important" keys here.
+    #[arg(short = 'm', long = "printImportantConfig", hide = true)]
+    pub print_important: bool,
+    /// Accepted: the gRPC API is part of every broker.
+    #[arg(long = "enable-proxy", hide = true)]
+    pub enable_proxy: bool,
+    /// Sets one key, on top of file and environment.
+    #[arg(short = 'D', value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl Arguments {
+    /// The layers that these arguments name.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        let mut settings = Settings::new(ALIASES);
+        if let Some(file) = &self.config_file {
+            settings.file(file);
+        }
+        settings.flag("-n", "namesrvAddr", self.namesrv_addr.as_ref());
+        for assignment in &self.set {
+            settings.assignment("-D", assignment);
+        }
+        settings
+    }
+}
+
+/// The whole of `mqbroker` without `--dev`.
+///
+/// # Errors
+/// What is wrong with configuration, ports or store, and what to do about it.
+pub async fn main_with(arguments: Arguments) -> anyhow::Result<()> {
+    let (config, effective) = BrokerConfig::read(arguments.settings())?;
+    if arguments.print_config || arguments.print_important {
+        print!("{effective}");
+        return Ok(());
+    }
+    logs::start("info");
+    logs::notice_java_options();
+    for warning in &effective.warnings {
+        tracing::warn!("{warning}");
+    }
+    let shutdown = Shutdown::on_signals()?;
+    let listeners = Listeners::bind(&config)?;
+    let (name, address) =
+        (config.broker_group.clone(), format!("{}:{}", config.addresses.host, config.addresses.admin_port));
+    let name_servers = config.name_servers.join(";");
+    let broker = Broker::start(config, listeners).await?;
+    // The line that RocketMQ's scripts wait for.
+    println!("The broker[{name}, {address}] boot success. serializeType=JSON and name server is {name_servers}");
+    tokio::select! {
+        () = shutdown.requested() => broker.stop().await,
+        reason = broker.halted() => anyhow::bail!("storage failed, nothing is acknowledged any more: {reason}"),
+    }
+    Ok(())
+}

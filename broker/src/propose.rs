@@ -1,0 +1,323 @@
+//! The proposer: the only door to Raft. It batches the commands of this node's clients, hands the batches to the
+//! leader, and answers each client when this node's own apply reaches its command.
+//!
+//! ```text
+//! submit ─► queue ─► batch (node, boot, sequence) ─► leader's merger ─► Raft entry ─► apply here ─► answer
+//!                      └── kept until answered; sent again, unchanged, to every new leader
+//! ```
+//!
+//! A batch that was sent twice is carried out once: the machine answers a repeat with its first replies. So a
+//! leader that dies, a stream that breaks or a reply that is lost leaves no unknown outcome behind.
+
+use crate::clock::ClusterClock;
+use crate::forward::{Link, Merger};
+use crate::machine::Answer;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prost::Message as _;
+use raft_store::{NodeId, RaftGroup};
+use raftmq_proto::command::{Batch, Command, Reply, command::Kind};
+use raftmq_proto::forward::ForwardedBatch;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Bytes counted for a command beside its blobs.
+const COMMAND_BYTES: usize = 256;
+/// A stream to the leader that broke is opened again after this.
+const RECONNECT_AFTER: Duration = Duration::from_millis(20);
+/// Batches that nobody answered for this long are sent again. Elections and broken streams resend at once; this
+/// is for a leader that took a batch and dropped it.
+const RESEND_AFTER: Duration = Duration::from_secs(2);
+
+/// Bounds of what this node keeps between a client and an answer.
+#[derive(Debug, Clone)]
+pub struct ProposeLimits {
+    /// Bytes of commands and bodies between a client and its answer; more are refused as busy.
+    pub inflight_bytes_max: usize,
+    /// Bytes of blobs in one batch; one larger command still travels alone.
+    pub batch_bytes_max: usize,
+    /// Commands in one batch.
+    pub batch_commands_max: usize,
+    /// Batches under way at once; what comes meanwhile goes into the next one.
+    pub batches_inflight_max: usize,
+}
+
+impl Default for ProposeLimits {
+    fn default() -> Self {
+        ProposeLimits {
+            inflight_bytes_max: 64 << 20,
+            batch_bytes_max: 512 << 10,
+            batch_commands_max: 1024,
+            batches_inflight_max: 4,
+        }
+    }
+}
+
+/// Why a command got no reply.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// The node holds as much unanswered work as it may.
+    #[error("busy: {value} bytes of unanswered requests, the limit is {limit}; raise {key} or send slower")]
+    Overloaded {
+        /// The limit, in bytes.
+        limit: usize,
+        /// What would be held with this command, in bytes.
+        value: usize,
+        /// The configuration key that changes the limit.
+        key: &'static str,
+    },
+    /// The client's deadline passed before the command was applied; it is refused if it arrives later.
+    #[error("not committed before the deadline of the request; the group may have no leader at the moment")]
+    Deadline,
+    /// The node stops.
+    #[error("this node is shutting down")]
+    Closed,
+}
+
+struct Pending {
+    command: Command,
+    blobs: Vec<Bytes>,
+    bytes: usize,
+    answer: oneshot::Sender<Reply>,
+}
+
+/// A batch that has been sent and not answered.
+struct Unsettled {
+    batch: ForwardedBatch,
+    answers: Vec<oneshot::Sender<Reply>>,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct Batches {
+    next_sequence: u64,
+    unsettled: BTreeMap<u64, Unsettled>,
+    last_progress: Option<Instant>,
+}
+
+struct Inner {
+    limits: ProposeLimits,
+    clock: Arc<ClusterClock>,
+    inflight_bytes: AtomicUsize,
+    queue: Mutex<VecDeque<Pending>>,
+    queued: Notify,
+    batches: Mutex<Batches>,
+    settled: Notify,
+    closed: CancellationToken,
+}
+
+/// A handle to the proposer of this node; cheap to clone.
+#[derive(Clone)]
+pub struct Proposer {
+    inner: Arc<Inner>,
+}
+
+impl Proposer {
+    /// A proposer that queues until [`Proposer::run`] is given a group.
+    #[must_use]
+    pub fn new(limits: ProposeLimits, clock: Arc<ClusterClock>) -> Proposer {
+        Proposer {
+            inner: Arc::new(Inner {
+                limits,
+                clock,
+                inflight_bytes: AtomicUsize::new(0),
+                queue: Mutex::default(),
+                queued: Notify::new(),
+                batches: Mutex::default(),
+                settled: Notify::new(),
+                closed: CancellationToken::new(),
+            }),
+        }
+    }
+
+    /// Cluster time as this node knows it, in ms since the Unix epoch.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.inner.clock.now()
+    }
+
+    /// Carries out a command with its message blobs, and returns its reply once this node has applied it: it is
+    /// then on disk on a majority and visible in this node's state.
+    ///
+    /// # Errors
+    /// [`SubmitError::Overloaded`] at once when the node holds too many bytes; [`SubmitError::Deadline`] when the
+    /// deadline passed first, after which the command is refused by every replica.
+    pub async fn submit(&self, kind: Kind, blobs: Vec<Bytes>, deadline: Option<Instant>) -> Result<Reply, SubmitError> {
+        let reply = self.enqueue(kind, blobs, deadline)?;
+        let outcome = match deadline {
+            Some(deadline) => tokio::time::timeout_at(deadline, reply).await.map_err(|_| SubmitError::Deadline)?,
+            None => reply.await,
+        };
+        outcome.map_err(|_| SubmitError::Closed)
+    }
+
+    /// As [`Proposer::submit`], for callers that must learn of a reply that comes after the deadline. The channel
+    /// closes without a reply when the node stops.
+    ///
+    /// # Errors
+    /// [`SubmitError::Overloaded`] and [`SubmitError::Closed`].
+    pub fn enqueue(
+        &self,
+        kind: Kind,
+        blobs: Vec<Bytes>,
+        deadline: Option<Instant>,
+    ) -> Result<oneshot::Receiver<Reply>, SubmitError> {
+        let inner = &*self.inner;
+        if inner.closed.is_cancelled() {
+            return Err(SubmitError::Closed);
+        }
+        let bytes = blobs.iter().map(Bytes::len).sum::<usize>() + COMMAND_BYTES;
+        inner.take(bytes)?;
+        let deadline_ms = deadline.map_or(0, |deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            inner.clock.now() + u64::try_from(left.as_millis()).unwrap_or(u64::from(u32::MAX))
+        });
+        let (answer, reply) = oneshot::channel();
+        let command = Command { deadline_ms, kind: Some(kind) };
+        inner.queue.lock().push_back(Pending { command, blobs, bytes, answer });
+        inner.queued.notify_one();
+        Ok(reply)
+    }
+
+    /// Gives the replies that this node's apply produced to the waiting clients.
+    pub(crate) fn answer(&self, answers: impl Iterator<Item = Answer>) {
+        let mut given = Vec::new();
+        {
+            let mut batches = self.inner.batches.lock();
+            for answer in answers {
+                if let Some(unsettled) = batches.unsettled.remove(&answer.sequence) {
+                    given.push((unsettled, answer.replies));
+                }
+            }
+            if given.is_empty() {
+                return;
+            }
+            batches.last_progress = Some(Instant::now());
+        }
+        self.inner.settled.notify_one();
+        for (unsettled, replies) in given {
+            self.inner.inflight_bytes.fetch_sub(unsettled.bytes, Ordering::Relaxed);
+            for (answer, reply) in unsettled.answers.into_iter().zip(replies) {
+                // A client that has gone away needs no reply.
+                let _ = answer.send(reply);
+            }
+        }
+    }
+
+    /// Sends batches to whoever leads, until `stop`.
+    pub(crate) async fn run(self, group: RaftGroup, merger: Arc<Merger>, stop: CancellationToken) {
+        let inner = &*self.inner;
+        let mut seen = group.leadership();
+        let mut link = Link::open(&group, &merger, &seen);
+        loop {
+            let room = inner.batches.lock().unsettled.len() < inner.limits.batches_inflight_max;
+            if room && let Some(batch) = inner.next_batch(group.node(), group.boot()) {
+                link.send(batch);
+                continue;
+            }
+            let resend = tokio::select! {
+                () = stop.cancelled() => break,
+                () = inner.queued.notified(), if room => false,
+                () = inner.settled.notified(), if !room => false,
+                leadership = group.leadership_changed(seen) => {
+                    seen = leadership;
+                    link = Link::open(&group, &merger, &seen);
+                    true
+                }
+                () = link.broken() => {
+                    tokio::time::sleep(RECONNECT_AFTER).await;
+                    seen = group.leadership();
+                    link = Link::open(&group, &merger, &seen);
+                    true
+                }
+                () = inner.stalled() => true,
+            };
+            if resend {
+                inner.resend(&link);
+            }
+        }
+        inner.close();
+    }
+}
+
+impl Inner {
+    fn take(&self, bytes: usize) -> Result<(), SubmitError> {
+        let limit = self.limits.inflight_bytes_max;
+        let held = self.inflight_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if held + bytes > limit && held > 0 {
+            self.inflight_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(SubmitError::Overloaded { limit, value: held + bytes, key: "requestInflightBytesMax" });
+        }
+        Ok(())
+    }
+
+    /// Drains the queue into one batch and keeps it until it is answered.
+    fn next_batch(&self, node: NodeId, boot: u64) -> Option<ForwardedBatch> {
+        let (mut commands, mut blobs, mut answers, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        {
+            let mut queue = self.queue.lock();
+            while let Some(next) = queue.front() {
+                if !commands.is_empty()
+                    && (bytes + next.bytes > self.limits.batch_bytes_max
+                        || commands.len() >= self.limits.batch_commands_max)
+                {
+                    break;
+                }
+                let Some(next) = queue.pop_front() else { break };
+                bytes += next.bytes;
+                commands.push(next.command);
+                blobs.extend(next.blobs);
+                answers.push(next.answer);
+            }
+        }
+        if commands.is_empty() {
+            return None;
+        }
+        let mut batches = self.batches.lock();
+        batches.next_sequence += 1;
+        let sequence = batches.next_sequence;
+        if batches.unsettled.is_empty() {
+            batches.last_progress = Some(Instant::now());
+        }
+        let settled = batches.unsettled.keys().next().map_or(sequence, |oldest| *oldest) - 1;
+        let slots = u32::try_from(blobs.len()).expect("a batch has fewer blobs than bytes, and those are bounded");
+        let batch = Batch { node, boot, sequence, settled, slots, commands };
+        let batch = ForwardedBatch { batch: batch.encode_to_vec().into(), blobs };
+        batches.unsettled.insert(sequence, Unsettled { batch: batch.clone(), answers, bytes });
+        Some(batch)
+    }
+
+    fn resend(&self, link: &Link) {
+        let mut batches = self.batches.lock();
+        batches.last_progress = Some(Instant::now());
+        for unsettled in batches.unsettled.values() {
+            link.send(unsettled.batch.clone());
+        }
+    }
+
+    /// Returns once batches have waited too long for any answer.
+    async fn stalled(&self) {
+        loop {
+            let waited = {
+                let batches = self.batches.lock();
+                if batches.unsettled.is_empty() { None } else { batches.last_progress.map(|since| since.elapsed()) }
+            };
+            match waited {
+                Some(waited) if waited >= RESEND_AFTER => return,
+                waited => tokio::time::sleep(RESEND_AFTER.saturating_sub(waited.unwrap_or_default())).await,
+            }
+        }
+    }
+
+    /// Answers nobody any more: dropped channels tell every waiting client that the node stops.
+    fn close(&self) {
+        self.closed.cancel();
+        self.queue.lock().clear();
+        self.batches.lock().unsettled.clear();
+    }
+}

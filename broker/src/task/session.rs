@@ -1,0 +1,70 @@
+//! Ends the sessions of clients that are gone, and keeps the leader told of everyone's clients and clocks.
+
+use super::REPORT_EVERY;
+use crate::broker::Node;
+use crate::forward;
+use crate::store;
+use raftmq_proto::command::EndSession;
+use raftmq_proto::command::command::Kind;
+use raftmq_proto::forward::ReportRequest;
+use raftmq_proto::forward::forward_client::ForwardClient;
+
+/// On the leader: ends sessions, and hands leadership over when this node's clock is far off. Runs until dropped.
+pub(super) async fn run(node: &Node) {
+    loop {
+        tokio::time::sleep(REPORT_EVERY).await;
+        let mut clients = match store::session::sessions(&node.group.state()) {
+            Ok(sessions) => sessions.into_iter().map(|(client_id, _, _)| client_id).collect::<Vec<_>>(),
+            Err(error) => {
+                tracing::error!(%error, "cannot read sessions");
+                continue;
+            }
+        };
+        clients.dedup();
+        for client_id in node.registry.gone(clients.iter().map(String::as_str)) {
+            tracing::info!(client_id, "client is silent for 2.5 heartbeat periods, its session ends");
+            if let Err(error) = node.proposer.submit(Kind::EndSession(EndSession { client_id }), Vec::new(), None).await
+            {
+                tracing::debug!(%error, "session was not ended");
+            }
+        }
+        yield_to_a_better_clock(node).await;
+    }
+}
+
+/// A node whose clock is far from the median of the voters' does not lead (design decision 5).
+async fn yield_to_a_better_clock(node: &Node) {
+    let limit = node.config.clock_skew_ms_max;
+    let voters = forward::voters(&node.group);
+    let Some(skew) = node.clock.skew_ms(voters) else { return };
+    if skew.unsigned_abs() > limit && voters > 1 {
+        tracing::warn!(
+            skew_ms = skew,
+            limit_ms = limit,
+            "this node's clock is off (clockSkewMaxMs), leadership is handed over"
+        );
+        if let Err(error) = node.group.transfer_leadership(None).await {
+            tracing::warn!(%error, "leadership could not be handed over");
+        }
+    }
+}
+
+/// On a follower: reports to the leader. Runs until dropped.
+pub(super) async fn report(node: &Node) {
+    loop {
+        let leadership = node.group.leadership();
+        if let Some(channel) = leadership.leader.and_then(|leader| node.group.peer_channel(leader)) {
+            let request = ReportRequest {
+                node: node.group.node(),
+                term: leadership.term.0,
+                clock_ms: node.clock.wall(),
+                clients: node.registry.report(),
+            };
+            let reported = tokio::time::timeout(REPORT_EVERY, ForwardClient::new(channel).report(request)).await;
+            if let Ok(Err(status)) = reported {
+                tracing::debug!(%status, "the leader did not take this node's report");
+            }
+        }
+        tokio::time::sleep(REPORT_EVERY).await;
+    }
+}
