@@ -8,6 +8,9 @@ mod catalog;
 mod door;
 mod progress;
 mod status;
+mod traffic;
+
+pub(crate) use traffic::Traffic;
 
 use crate::broker::Node;
 use crate::propose::SubmitError;

@@ -1,6 +1,7 @@
 //! The meeting point of log and rules: decodes a committed entry, lets the machine carry it out, and hands on what
 //! came of it once readers can see the rows.
 
+use crate::admin::Traffic;
 use crate::clock::ClusterClock;
 use crate::deliver::wait::Waiters;
 use crate::forward::Merger;
@@ -30,6 +31,8 @@ pub(crate) struct Outlets {
     pub due: Notify,
     /// Topics or consumer groups changed: name servers and routes want to know.
     pub catalog_changed: Notify,
+    /// What the group takes and hands out.
+    pub traffic: Traffic,
 }
 
 /// The broker's [`Machine`].
@@ -70,6 +73,7 @@ impl Machine for Applier {
         }
         // Every node computes every answer; only those of this node's clients are waited for here.
         if let Some(origin) = self.outlets.origin.get() {
+            self.outlets.traffic.count(&outcome);
             self.answers.extend(
                 outcome.answers.into_iter().filter(|answer| answer.node == origin.node && answer.boot == origin.boot),
             );

@@ -1,6 +1,6 @@
 //! Builds the parts of a broker node, owns their tasks and the order in which they stop.
 
-use crate::admin::AdminService;
+use crate::admin::{AdminService, Traffic};
 use crate::apply::{Applier, Origin, Outlets};
 use crate::client::Registry;
 use crate::clock::{ClusterClock, system_clock};
@@ -114,6 +114,7 @@ impl Broker {
             waiters: waiters.clone(),
             due: Notify::new(),
             catalog_changed: Notify::new(),
+            traffic: Traffic::default(),
         });
         let (group, peers) =
             RaftGroup::start(raft_config(&config), raft_store::disk::from_env(), Applier::new(outlets.clone())).await?;

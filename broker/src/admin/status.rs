@@ -35,6 +35,7 @@ impl AdminService {
                 Ok(count)
             })
             .await?;
+        let traffic = node.outlets.traffic.look(Instant::now());
         Ok(GroupStatusResponse {
             role: role(&status).to_owned(),
             cluster: status.cluster,
@@ -63,6 +64,10 @@ impl AdminService {
             topics: node.reporter.topic_count(),
             consumer_groups,
             disk_used_ratio: disk_used_ratio(node.config.log_dir.as_deref().unwrap_or(&node.config.store_dir)),
+            messages_in: traffic.stored,
+            messages_out: traffic.leased,
+            in_rate: traffic.rates.0,
+            out_rate: traffic.rates.1,
             trouble: status.halted.map(|reason| reason.to_string()).or(status.waiting).unwrap_or_default(),
             ..GroupStatusResponse::default()
         })
