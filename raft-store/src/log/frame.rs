@@ -21,7 +21,7 @@ pub const HEADER_BYTES: usize = 56;
 /// Largest payload.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 30;
 
-/// Vote: granted by a majority. Truncation: nothing is left.
+/// Vote: granted by a majority. Truncation: nothing is left. Hint: nothing is known to be committed.
 pub const FLAG: u8 = 1;
 
 /// What a frame records. Every code has at least two bits set, so that one flipped bit in zeros makes none of them.
@@ -185,4 +185,77 @@ pub fn read_u64(bytes: &[u8], at: usize) -> u64 {
     let mut number = [0; 8];
     number.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{any, proptest};
+
+    /// What follows the first 12 bytes, in all the headers below.
+    const REST: &str = "d4c3b2a103000000000000008877665544332211990000000000000010200000000000007b6c50c4a0010000";
+
+    /// Every kind with its flags, and how the header starts that stands for it on disk.
+    #[test]
+    fn golden_headers() {
+        let golden = [
+            (Kind::Command, 0, "364e3de70201000011000000"),
+            (Kind::Blank, 0, "3a6946c30201000012000000"),
+            (Kind::Membership, 0, "2227b08b0201000014000000"),
+            (Kind::Vote, FLAG, "48d45fe40201000021010000"),
+            (Kind::TruncateAfter, FLAG, "44f324c00201000022010000"),
+            (Kind::PurgeUpto, 0, "00badac70201000024000000"),
+            (Kind::CommitHint, 0, "302636560201000028000000"),
+            (Kind::SegmentFooter, 0, "50e982330201000041000000"),
+            (Kind::LogReset, 0, "5ccef9170201000042000000"),
+        ];
+        for (kind, flags, expected) in golden {
+            let frame = Frame {
+                kind,
+                flags,
+                payload_bytes: 0x0102,
+                payload_crc: 0xA1B2_C3D4,
+                id: LogId { term: 3, node: 0x1122_3344_5566_7788, index: 0x99 },
+                durable: 0x2010,
+                time_ms: 1_790_000_000_123,
+            };
+            let seed = seed(0x00FF_EEDD_CCBB_AA99_8877_6655_4433_2211, 5);
+            let (bytes, crc) = frame.encode(seed);
+            let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(text, format!("{expected}{REST}"), "{kind:?}");
+            assert_eq!(Frame::decode(&bytes, seed), Ok((frame, crc)));
+            assert_eq!(Frame::decode(&bytes, seed ^ 1), Err(NoFrame::Bad), "a frame of another segment");
+        }
+    }
+
+    #[test]
+    fn zeros_and_stray_bits_are_blank() {
+        for bit in 0..HEADER_BYTES * 8 {
+            let mut bytes = [0; HEADER_BYTES];
+            assert_eq!(Frame::decode(&bytes, 7), Err(NoFrame::Blank));
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Frame::decode(&bytes, 7), Err(NoFrame::Blank), "bit {bit}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_or_not(bytes in any::<[u8; HEADER_BYTES]>(), seed in any::<u32>()) {
+            if let Ok((frame, crc)) = Frame::decode(&bytes, seed) {
+                let (again, crc_again) = frame.encode(seed);
+                assert_eq!((again, crc_again), (bytes, crc));
+            }
+        }
+
+        #[test]
+        fn headers_come_back(
+            term in any::<u64>(), node in any::<u64>(), index in any::<u64>(), durable in any::<u64>(),
+            payload_bytes in 0..PAYLOAD_BYTES_MAX as u32, payload_crc in any::<u32>(), seed in any::<u32>(),
+        ) {
+            let id = LogId { term, node, index };
+            let frame = Frame { kind: Kind::Command, flags: 0, payload_bytes, payload_crc, id, durable, time_ms: 1 };
+            let (bytes, crc) = frame.encode(seed);
+            assert_eq!(Frame::decode(&bytes, seed), Ok((frame, crc)));
+        }
+    }
 }

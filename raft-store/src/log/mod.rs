@@ -459,6 +459,7 @@ impl Log {
             ));
         }
         core.known.last = after;
+        core.known.lower_committed();
         core.truncate_view(end);
         core.epoch += 1;
         core.publish(&self.shared().marks);
@@ -784,20 +785,19 @@ impl Core {
     }
 
     fn check_follows(&self, entries: &[Entry]) -> io::Result<()> {
-        let mut next = match (self.known.last, entries.first()) {
+        let first = match (self.known.last, entries.first()) {
             (Some(last), _) => last.index + 1,
             // A log that holds nothing may begin anywhere.
             (None, Some(first)) => first.id.index,
             (None, None) => 0,
         };
-        for entry in entries {
+        for (entry, next) in entries.iter().zip(first..) {
             if entry.id.index != next || entry.payload.len() > frame::PAYLOAD_BYTES_MAX {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidInput,
                     format!("entry {} of {} bytes cannot be at {next}", entry.id, entry.payload.len()),
                 ));
             }
-            next += 1;
         }
         Ok(())
     }

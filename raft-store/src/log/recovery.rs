@@ -118,6 +118,8 @@ pub fn open(disk: &dyn Disk, dir: &Path, owner: &LogOwner, options: &LogOptions)
             }
             None => {
                 let (end, cut) = load_newest(file.as_ref(), header, owner, &mut log)?;
+                // After a kill the end may only be in memory of the operating system; the new header vouches for it.
+                file.sync_data()?;
                 cut_bytes += cut;
                 oversized = Some(Arc::clone(&file));
                 end
@@ -128,13 +130,10 @@ pub fn open(disk: &dyn Disk, dir: &Path, owner: &LogOwner, options: &LogOptions)
     log.check_complete()?;
 
     let mut known = log.known;
-    if let (Some(committed), Some(last)) = (known.committed, known.last)
-        && committed.index > last.index
-    {
-        // A hint beyond the log says that the last entry is committed, if anything.
-        known.committed = Some(last);
-    }
-    let begun = begin(disk, dir, owner, options, &files, previous, &known, log.last_ms)?;
+    // The hint for an entry may be written before the entry is.
+    known.lower_committed();
+    let past = Past { previous, known, last_ms: log.last_ms };
+    let begun = begin(disk, dir, owner, options, &files, past)?;
     log.catalog.apply(Change::Begin {
         number: begun.active.number,
         first: known.last.map_or(0, |last| last.index + 1),
@@ -204,6 +203,9 @@ fn survey(disk: &dyn Disk, dir: &Path, owner: &LogOwner) -> Result<Survey, OpenE
         let file = disk.open(&segment_path(dir, number), OpenMode::Read)?;
         let mut bytes = [0; HEADER_USED_BYTES];
         let read = file.read_at(0, &mut bytes)?;
+        if (1..HEADER_USED_BYTES).contains(&read) {
+            return Err(corrupt(number, read as u64, "the file was cut inside its header"));
+        }
         bytes[read..].fill(0);
         match Header::decode(&bytes) {
             Ok(header) if header.group != owner.group || header.disk_id != owner.disk_id => {
@@ -327,13 +329,15 @@ impl Replay {
             Kind::TruncateAfter => {
                 let after = (frame.flags & FLAG == 0).then_some(frame.id);
                 known.last = after;
+                known.lower_committed();
                 self.truncate(after.map_or(0, |id| id.index + 1));
             }
             Kind::PurgeUpto => {
                 known.purged = Some(frame.id);
                 known.raise_committed(frame.id);
             }
-            Kind::CommitHint => known.raise_committed(frame.id),
+            Kind::CommitHint if frame.flags & FLAG == 0 => known.raise_committed(frame.id),
+            Kind::CommitHint => {}
             Kind::LogReset => {
                 known.purged = Some(frame.id);
                 known.last = Some(frame.id);
@@ -400,14 +404,6 @@ impl Replay {
         } else {
             let number = self.catalog.segments.back().map_or(0, |segment| segment.number);
             Err(corrupt(number, 0, format!("entries from {next} to {last} are missing")))
-        }
-    }
-}
-
-impl Known {
-    fn raise_committed(&mut self, id: LogId) {
-        if self.committed.is_none_or(|committed| committed.index < id.index) {
-            self.committed = Some(id);
         }
     }
 }
@@ -621,7 +617,7 @@ fn has_missing_sector(bytes: &[u8], at: u64) -> bool {
     false
 }
 
-/// A bad header was written in part. A store time between 2004 and 2527 never has zeros in its upper bytes.
+/// A bad header was written in part. Of a store time between 2004 and 10889 these bytes are never all zeros.
 fn is_torn_header(header: &[u8; HEADER_BYTES], at: u64) -> bool {
     header[53..].iter().all(|&byte| byte == 0) || has_missing_sector(header, at)
 }
@@ -708,6 +704,13 @@ fn later_frames(file: &dyn DiskFile, seed: u32, at: u64) -> Result<Later, OpenEr
     Ok(later)
 }
 
+/// What the new segment goes on from.
+struct Past {
+    previous: Option<Previous>,
+    known: Known,
+    last_ms: u64,
+}
+
 /// The new segment and its reserve.
 struct Begun {
     active: Active,
@@ -724,9 +727,7 @@ fn begin(
     owner: &LogOwner,
     options: &LogOptions,
     files: &Survey,
-    previous: Option<Previous>,
-    known: &Known,
-    last_ms: u64,
+    past: Past,
 ) -> Result<Begun, OpenError> {
     let mut blank: VecDeque<u64> = files.blank.iter().copied().collect();
     for &number in &blank {
@@ -764,14 +765,14 @@ fn begin(
     let Some(reserve) = ready.pop_front() else {
         return Err(io::Error::other("the loop above leaves at least one segment").into());
     };
-    let created_ms = (options.clock)().max(last_ms).max(1);
+    let created_ms = (options.clock)().max(past.last_ms).max(1);
     let header = Header {
         group: owner.group.clone(),
         disk_id: owner.disk_id,
         number: reserve.number,
-        first: known.last.map_or(0, |last| last.index + 1),
-        previous,
-        known: *known,
+        first: past.known.last.map_or(0, |last| last.index + 1),
+        previous: past.previous,
+        known: past.known,
         created_ms,
         allocated: reserve.bytes,
     };

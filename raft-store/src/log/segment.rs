@@ -64,6 +64,22 @@ pub struct Known {
     pub committed: Option<LogId>,
 }
 
+impl Known {
+    /// Notes a commit point, if it is a higher one.
+    pub fn raise_committed(&mut self, id: LogId) {
+        if self.committed.is_none_or(|committed| committed.index < id.index) {
+            self.committed = Some(id);
+        }
+    }
+
+    /// A commit point beyond the last entry says that this one is committed, if anything.
+    pub fn lower_committed(&mut self) {
+        if self.committed.is_some_and(|committed| self.last.is_none_or(|last| last.index < committed.index)) {
+            self.committed = self.last;
+        }
+    }
+}
+
 /// The header block of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
@@ -431,5 +447,81 @@ impl OpenFiles {
     /// Closes the file of a segment that is about to be removed.
     pub fn forget(&self, number: u64) {
         self.files.lock().retain(|(known, _)| *known != number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{any, proptest};
+
+    fn header() -> Header {
+        let id = |index| LogId { term: 4, node: 9, index };
+        Header {
+            group: "broker-a".to_owned(),
+            disk_id: 0x00FF_EEDD_CCBB_AA99_8877_6655_4433_2211,
+            number: 12,
+            first: 501,
+            previous: Some(Previous { number: 10, valid_bytes: 8192, footer_at: Some(8000), closing_crc: 0xABCD }),
+            known: Known {
+                vote: Some(Vote { term: 5, node: 9, committed: true }),
+                purged: Some(id(100)),
+                last: Some(id(500)),
+                committed: None,
+            },
+            created_ms: 1_790_000_000_123,
+            allocated: 16384,
+        }
+    }
+
+    #[test]
+    fn golden_header_block() {
+        let bytes = header().encode();
+        assert_eq!(bytes.len() as u64, HEADER_BLOCK_BYTES);
+        assert_eq!(crc32c::crc32c(&bytes), 0xBA9A_0B09, "{:02x?}", &bytes[..200]);
+        let used = bytes.first_chunk().expect("a block is longer");
+        assert_eq!(Header::decode(used), Ok(header()));
+    }
+
+    #[test]
+    fn a_flipped_bit_makes_no_other_header() {
+        let block = header().encode();
+        for bit in 0..HEADER_USED_BYTES * 8 {
+            let mut bytes = *block.first_chunk::<HEADER_USED_BYTES>().expect("a block is longer");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Header::decode(&bytes), Err(NoHeader::Bad), "bit {bit}");
+            let mut blank = [0; HEADER_USED_BYTES];
+            blank[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Header::decode(&blank), Err(NoHeader::Blank), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn footers_come_back_without_their_table() {
+        let leaders = vec![LogId { term: 1, node: 2, index: 7 }, LogId { term: 2, node: 1, index: 9 }];
+        let footer = Footer { first: 7, entries: 3, leaders, closing_crc: 77 };
+        let bytes = footer.encode(&[4096, 4200, 4300]);
+        assert_eq!(bytes.len(), Footer::payload_bytes(3, 2));
+        assert_eq!(Footer::decode(&bytes), Some(footer.clone()));
+        assert_eq!(Footer::decode(&bytes[..footer.table_at()]), Some(footer));
+        assert_eq!(Footer::decode(&bytes[..30]), None);
+    }
+
+    #[test]
+    fn file_names() {
+        let path = segment_path(Path::new("/l"), 42);
+        assert_eq!(path, Path::new("/l/00000000000000000042.seg"));
+        assert_eq!(segment_number("00000000000000000042.seg"), Some(42));
+        for other in ["42.seg", "00000000000000000042.idx", "0000000000000000004x.seg", "LOCK"] {
+            assert_eq!(segment_number(other), None, "{other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_or_not(bytes in proptest::collection::vec(any::<u8>(), HEADER_USED_BYTES)) {
+            let _ = Header::decode(bytes.first_chunk().expect("long enough"));
+            let _ = Footer::decode(&bytes);
+        }
     }
 }

@@ -170,7 +170,7 @@ impl Writer {
         {
             return;
         }
-        self.put_hint(committed.unwrap_or_default());
+        self.put_hint(committed);
         if let Err(error) = self.flush() {
             return self.shared.fail(&error, Vec::new());
         }
@@ -210,11 +210,8 @@ impl Writer {
                 return Next::Closed(closing);
             }
             let timed_out = self.shared.work.wait_for(&mut core, self.shared.options.idle_hint).timed_out();
-            if timed_out && core.queue.is_empty() {
-                if self.wants_hint(core.known.committed) {
-                    return Next::Idle;
-                }
-                // Nothing changes by itself from here on, but the commit point may.
+            if timed_out && core.queue.is_empty() && self.wants_hint(core.known.committed) {
+                return Next::Idle;
             }
         }
     }
@@ -234,9 +231,7 @@ impl Writer {
 
     fn try_write_group(&mut self, group: &[Record]) -> io::Result<()> {
         let committed = self.shared.core.lock().known.committed;
-        if committed != self.committed
-            && let Some(committed) = committed
-        {
+        if committed != self.committed {
             self.make_room(frame_bytes(0))?;
             self.put_hint(committed);
         }
@@ -332,6 +327,7 @@ impl Writer {
     fn put_truncate(&mut self, after: Option<LogId>) -> io::Result<()> {
         self.make_room(frame_bytes(0))?;
         self.known.last = after;
+        self.known.lower_committed();
         let from = after.map_or(0, |id| id.index + 1);
         self.put(Kind::TruncateAfter, if after.is_none() { FLAG } else { 0 }, after.unwrap_or_default(), None);
         while self.active.leaders.last().is_some_and(|leader| leader.index >= from) {
@@ -341,10 +337,11 @@ impl Writer {
         Ok(())
     }
 
-    fn put_hint(&mut self, committed: LogId) {
-        self.known.committed = Some(committed);
-        self.committed = Some(committed);
-        self.put(Kind::CommitHint, 0, committed, None);
+    fn put_hint(&mut self, committed: Option<LogId>) {
+        self.known.committed = committed;
+        self.committed = committed;
+        let flags = if committed.is_none() { FLAG } else { 0 };
+        self.put(Kind::CommitHint, flags, committed.unwrap_or_default(), None);
     }
 
     /// Encodes a frame; gives its offset.
