@@ -18,7 +18,9 @@ use crate::config::GrpcConfig;
 use crate::deliver::read::Reader;
 use crate::filter::tag::{TagFilter, TagSet};
 use crate::propose::SubmitError;
-use crate::store::available;
+use crate::store::lease::{of_receive, receive_digest};
+use crate::store::topic::READABLE;
+use crate::store::{self, ConsumerGroupId, TopicId};
 use futures::future::join_all;
 use prost::Message as _;
 use raftmq_proto::command::command::Kind;
@@ -206,8 +208,9 @@ async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answe
     loop {
         waiter.look();
         let mut again = false;
+        // Before anything arrives, so that no other member's receive skips what this one waits for.
+        subscribe(front, ask).await?;
         if worth_asking(front, ask)? {
-            subscribe(front, ask).await?;
             let asked = front.node.proposer.enqueue(lease(front, ask), Vec::new(), Some(ask.end))?;
             let leased = match granted(asked, ask).await {
                 Ok(leased) => leased?,
@@ -218,11 +221,6 @@ async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answe
             }
             again = leased.more;
             if !leased.messages.is_empty() {
-                if ask.invisible_ms.is_none() && !front.has_session(&ask.client_id, ask.consumer_group.as_str())? {
-                    // The client ended meanwhile: nothing would end a lease that lives as long as it does.
-                    GiveBack::new(front, ask, &leased).now().await;
-                    return Err(ApiError::NothingNew);
-                }
                 let found = read(front, ask, &leased).await;
                 if let Some(found) = found {
                     return Ok(Outcome::Answer(found));
@@ -242,8 +240,7 @@ async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answe
     }
 }
 
-/// Sees to it that the replicated rules know this client's filter and, for a lease that is renewed for as long as the
-/// client lives, the client.
+/// Sees to it that the replicated rules know this client's filter.
 async fn subscribe(front: &Front, ask: &Ask) -> Result<(), ApiError> {
     if front.is_subscribed(&ask.client_id, ask.consumer_group.as_str(), ask.topic.as_str(), &ask.set)? {
         return Ok(());
@@ -258,16 +255,18 @@ async fn subscribe(front: &Front, ask: &Ask) -> Result<(), ApiError> {
 
 /// Whether this node sees anything to lease. Where it knows too little, the replicated rules answer.
 fn worth_asking(front: &Front, ask: &Ask) -> Result<bool, ApiError> {
-    let state = front.node.group.state();
-    let group = crate::store::consumer_group::consumer_group(&state, ask.consumer_group.as_str())?;
-    if group.is_none_or(|group| !group.consume_enable) {
+    let state = front.state();
+    let group = store::consumer_group::consumer_group(&state, ask.consumer_group.as_str())?;
+    let Some(group) = group.filter(|group| group.consume_enable) else { return Ok(true) };
+    let topic = store::topic::topic(&state, ask.topic.as_str())?;
+    let Some(topic) = topic.filter(|topic| topic.permission & READABLE != 0) else { return Ok(true) };
+    // The reply to the same receive was lost on its way: its messages are to be had again.
+    let renewed = ask.invisible_ms.is_none();
+    let receive = receive_digest(TopicId(topic.id), renewed, &ask.client_id, &ask.attempt_id);
+    if receive != 0 && of_receive(&state, ConsumerGroupId(group.id), receive)?.is_some() {
         return Ok(true);
     }
-    let topic = crate::store::topic::topic(&state, ask.topic.as_str())?;
-    if topic.is_none_or(|topic| topic.permission & crate::store::topic::READABLE == 0) {
-        return Ok(true);
-    }
-    Ok(available(&state, ask.consumer_group.as_str(), ask.topic.as_str(), &ask.set)?)
+    Ok(store::available(&state, ask.consumer_group.as_str(), ask.topic.as_str(), &ask.set)?)
 }
 
 fn lease(front: &Front, ask: &Ask) -> Kind {

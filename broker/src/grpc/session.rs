@@ -18,10 +18,6 @@ impl Front {
         Ok(session::session(&state, client_id, ConsumerGroupId(row.id))?)
     }
 
-    pub(super) fn has_session(&self, client_id: &str, group: &str) -> Result<bool, ApiError> {
-        Ok(self.session(client_id, group)?.is_some())
-    }
-
     pub(super) fn is_subscribed(
         &self,
         client_id: &str,

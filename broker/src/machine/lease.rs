@@ -96,7 +96,7 @@ impl Turn<'_, '_> {
             return Ok(refused(Refusal::ConsumerGroupDisabled, detail));
         }
         self.make_secret(command.nonce)?;
-        let receive = receive_digest(topic.id, &command);
+        let receive = lease::receive_digest(topic.id, command.renewed, &command.client_id, &command.attempt_id);
         if let Some(reply) = self.same_lease(&topic, &group, &command, receive, lasting_ms)? {
             return Ok(reply);
         }
@@ -359,17 +359,4 @@ impl Turn<'_, '_> {
             deadline_ms: if lease.renewed { 0 } else { lease.deadline_ms },
         })))
     }
-}
-
-/// Names a receive that may be asked again; 0 when it carries no attempt id.
-fn receive_digest(topic: TopicId, command: &command::Lease) -> u64 {
-    if command.attempt_id.is_empty() {
-        return 0;
-    }
-    let mut named = topic.0.to_be_bytes().to_vec();
-    named.push(u8::from(command.renewed));
-    named.extend_from_slice(&(command.client_id.len() as u64).to_be_bytes());
-    named.extend_from_slice(command.client_id.as_bytes());
-    named.extend_from_slice(command.attempt_id.as_bytes());
-    xxhash_rust::xxh3::xxh3_64(&named).max(1)
 }

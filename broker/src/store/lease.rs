@@ -222,6 +222,19 @@ pub fn lease(state: &impl ReadState, group: ConsumerGroupId, id: LeaseId) -> Res
     state.get(key::LEASE, &key::lease(group, id))?.map(|value| Lease::decode(&value)).transpose()
 }
 
+/// Names a receive that may be asked again; 0 when it carries no attempt id.
+pub(crate) fn receive_digest(topic: TopicId, renewed: bool, client_id: &str, attempt_id: &str) -> u64 {
+    if attempt_id.is_empty() {
+        return 0;
+    }
+    let mut named = topic.0.to_be_bytes().to_vec();
+    named.push(u8::from(renewed));
+    named.extend_from_slice(&(client_id.len() as u64).to_be_bytes());
+    named.extend_from_slice(client_id.as_bytes());
+    named.extend_from_slice(attempt_id.as_bytes());
+    xxhash_rust::xxh3::xxh3_64(&named).max(1)
+}
+
 /// The lease that a receive with an attempt id was answered with.
 pub(crate) fn of_receive(
     state: &impl ReadState,
