@@ -32,4 +32,4 @@ pub mod propose;
 pub mod store;
 pub mod task;
 
-pub use main_function::main_with;
+pub use main_function::{Arguments, main_with};

@@ -33,7 +33,7 @@ pub struct Arguments {
     #[arg(long = "enable-proxy", hide = true)]
     pub enable_proxy: bool,
     /// Sets one key, on top of file and environment.
-    #[arg(short = 'D', value_name = "KEY=VALUE")]
+    #[arg(short = 'D', long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 }
 
@@ -42,6 +42,12 @@ impl Arguments {
     #[must_use]
     pub fn settings(&self) -> Settings {
         let mut settings = Settings::new(ALIASES);
+        self.layers(&mut settings);
+        settings
+    }
+
+    /// Puts the layers that these arguments name on top of what is there.
+    pub fn layers(&self, settings: &mut Settings) {
         if let Some(file) = &self.config_file {
             settings.file(file);
         }
@@ -49,7 +55,6 @@ impl Arguments {
         for assignment in &self.set {
             settings.assignment("-D", assignment);
         }
-        settings
     }
 }
 

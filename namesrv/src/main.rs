@@ -23,7 +23,7 @@ struct Arguments {
     #[arg(short = 'n', long = "namesrvAddr", value_name = "ADDRESSES")]
     namesrv_addr: Option<String>,
     /// Set a key over file and environment.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
+    #[arg(short = 'D', long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
 
