@@ -1,7 +1,7 @@
 //! The log on real files and on a disk in memory: what is promised when nothing goes wrong.
 
 use bytes::Bytes;
-use raft_store::disk::{Disk, MemoryDisk, PowerLossDisk, RealDisk};
+use raft_store::disk::{Disk, MemoryDisk, OpenMode, PowerLossDisk, RealDisk};
 use raft_store::log::{Done, Entry, EntryKind, Log, LogOptions, LogOwner, Recovery, SyncMode, WriterMode};
 use raft_store::{LogId, LogIndex, Vote};
 use std::path::Path;
@@ -141,4 +141,66 @@ fn without_a_sync_for_each() {
     let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
     let options = LogOptions { sync: SyncMode::Votes, ..options() };
     fills_segments_and_reopens(&disk, Path::new("/log"), options);
+}
+
+#[test]
+fn power_loss_keeps_what_was_synced_and_no_more() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path().join("log");
+    let options = LogOptions { sync: SyncMode::Votes, ..inline() };
+    let disk: Arc<dyn Disk> = Arc::new(PowerLossDisk::new());
+    let (log, _) = open(&disk, &dir, options.clone());
+    append_all(&log, (0..10).map(|index| entry(1, index, 100)).collect());
+    let vote = Vote { term: 2, node: 1, committed: false };
+    let (done, durable) = wait();
+    log.save_vote(vote, done);
+    log.run_pending();
+    durable.recv().expect("called").expect("durable");
+    append_all(&log, vec![entry(2, 10, 100)]);
+    assert_eq!((log.durable(), log.state().last), (Some(9), Some(id(2, 10))));
+    check_read(&log, 10..11, 2, 100);
+    let unsynced = disk.open(&dir.join("note"), OpenMode::Create).expect("created");
+    unsynced.sync_data().expect("synced");
+    assert!(disk.list(&dir).expect("listed").contains(&"note".to_owned()));
+
+    // Another disk over the same files knows what a process knows that starts after a kill.
+    let disk: Arc<dyn Disk> = Arc::new(PowerLossDisk::new());
+    let (log, recovery) = open(&disk, &dir, options);
+    assert_eq!((recovery.vote, recovery.last), (Some(vote), Some(id(1, 9))));
+    check_read(&log, 0..10, 1, 100);
+    assert!(!disk.list(&dir).expect("listed").iter().any(|name| name.starts_with("note")));
+}
+
+#[tokio::test]
+async fn waiting_for_durability_follows_the_log_as_it_is() {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    let (log, _) = open(&disk, Path::new("/log"), inline());
+    log.append((0..5).map(|index| entry(1, index, 10)).collect(), Box::new(|result| result.expect("durable")));
+    assert_eq!(log.durable(), None);
+    log.run_pending();
+    log.wait_durable(4).await.expect("durable");
+    log.truncate_after(Some(id(1, 2))).expect("open");
+    log.append(vec![entry(2, 3, 10)], Box::new(|result| result.expect("durable")));
+    // Entry 3 of the branch that is gone was durable; the one that replaced it is not.
+    assert_eq!(log.durable(), Some(2));
+    log.run_pending();
+    log.wait_durable(3).await.expect("durable");
+    assert_eq!(log.durable(), Some(3));
+    log.close().expect("clean");
+    assert!(log.wait_durable(4).await.is_err());
+    assert_eq!(log.failed().await.kind(), std::io::ErrorKind::BrokenPipe);
+}
+
+#[test]
+fn entries_that_do_not_follow_are_refused() {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    let (log, _) = open(&disk, Path::new("/log"), inline());
+    append_all(&log, vec![entry(1, 0, 10)]);
+    for wrong in [vec![entry(1, 2, 10)], vec![entry(1, 0, 10)], vec![entry(1, 1, 10), entry(1, 3, 10)]] {
+        let (done, refused) = wait();
+        log.append(wrong, done);
+        assert_eq!(refused.recv().expect("called").expect_err("refused").kind(), std::io::ErrorKind::InvalidInput);
+    }
+    assert!(log.truncate_after(Some(id(1, 5))).is_err());
+    append_all(&log, vec![entry(1, 1, 10)]);
 }

@@ -21,7 +21,8 @@ pub const HEADER_BYTES: usize = 56;
 /// Largest payload.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 30;
 
-/// Vote: granted by a majority. Truncation: nothing is left. Hint: nothing is known to be committed.
+/// Vote: granted by a majority. Truncation: nothing is left. Hint: nothing is known to be committed. Footer: of the
+/// segment before, whose tail was cut.
 pub const FLAG: u8 = 1;
 
 /// What a frame records. Every code has at least two bits set, so that one flipped bit in zeros makes none of them.

@@ -27,7 +27,7 @@ struct Plan {
 
 enum Found {
     Known(Vec<u32>),
-    Table(u64),
+    Table { file: u64, at: u64 },
 }
 
 enum Step {
@@ -104,7 +104,7 @@ impl Shared {
         let from = (at - segment.first) as usize;
         let offsets = match &segment.offsets {
             Offsets::Memory(offsets) => Found::Known(offsets[from..(end - segment.first) as usize].to_vec()),
-            Offsets::Table { at, .. } => Found::Table(at + from as u64 * 4),
+            Offsets::Table { file, at, .. } => Found::Table { file: *file, at: at + from as u64 * 4 },
         };
         Step::Read(Plan { number: segment.number, entries: at..end, offsets, bytes: segment.bytes })
     }
@@ -119,9 +119,9 @@ impl Shared {
         let table;
         let offsets = match &plan.offsets {
             Found::Known(offsets) => offsets,
-            Found::Table(at) => {
+            Found::Table { file, at } => {
                 let mut bytes = vec![0; (plan.entries.end - plan.entries.start) as usize * 4];
-                read_exact_at(file.as_ref(), *at, &mut bytes)?;
+                read_exact_at(self.files.get(*file)?.as_ref(), *at, &mut bytes)?;
                 table = bytes.chunks_exact(4).map(|offset| read_u32(offset, 0)).collect();
                 &table
             }

@@ -1,7 +1,8 @@
 //! Opening a log after any end of the process: go on, cut a torn tail, or refuse what is damaged.
 //!
 //! 1. Headers form a chain: each states where its predecessor ends, so only the newest segment can have a torn tail.
-//! 2. A sealed segment is trusted by its footer, one without (cut by an earlier recovery) is read through.
+//! 2. A sealed segment is trusted by its footer. One that was cut by an earlier recovery has its footer in the
+//!    segment begun then; should that be missing, it is read through.
 //! 3. The newest segment is read frame by frame. At the first place P that is no frame, a later frame that was
 //!    built when P was durable already proves damage. So does a frame that is there as a whole and fails its
 //!    checksum: power loss leaves sectors unwritten, it does not change bits. Anything else is a torn tail, which
@@ -112,7 +113,10 @@ pub fn open(disk: &dyn Disk, dir: &Path, owner: &LogOwner, options: &LogOptions)
         let end = match successor.and_then(|next| next.previous) {
             Some(stated) => {
                 if let Some(next) = successor {
-                    load_sealed(file.as_ref(), header.number, stated, next, owner, &mut log)?;
+                    let next_file = disk.open(&segment_path(dir, next.number), OpenMode::Read)?;
+                    let sealed =
+                        Sealed { file: file.as_ref(), number: header.number, stated, next, next_file: &*next_file };
+                    sealed.load(owner, &mut log)?;
                 }
                 stated
             }
@@ -132,7 +136,8 @@ pub fn open(disk: &dyn Disk, dir: &Path, owner: &LogOwner, options: &LogOptions)
     let mut known = log.known;
     // The hint for an entry may be written before the entry is.
     known.lower_committed();
-    let past = Past { previous, known, last_ms: log.last_ms };
+    let footer = previous.filter(|end| end.footer_at.is_none()).and_then(|end| log.footer_of_last(end.closing_crc));
+    let past = Past { previous, footer, known, last_ms: log.last_ms };
     let begun = begin(disk, dir, owner, options, &files, past)?;
     log.catalog.apply(Change::Begin {
         number: begun.active.number,
@@ -350,8 +355,8 @@ impl Replay {
         Ok(())
     }
 
-    /// Takes over what a segment's footer says of its entries.
-    fn apply_footer(&mut self, footer: &Footer, at: u64, bytes: u64, time_ms: u64) {
+    /// Takes over what a segment's footer, in segment `file` at `at`, says of its entries.
+    fn apply_footer(&mut self, footer: &Footer, file: u64, at: u64, bytes: u64, time_ms: u64) {
         if footer.entries > 0 {
             self.truncate(footer.first);
             if let Some(segment) = self.catalog.segments.back_mut() {
@@ -365,7 +370,7 @@ impl Replay {
         if let Some(segment) = self.catalog.segments.back_mut() {
             segment.sealed = true;
             let table_at = at + (HEADER_BYTES + footer.table_at()) as u64;
-            segment.offsets = Offsets::Table { at: table_at, entries: footer.entries };
+            segment.offsets = Offsets::Table { file, at: table_at, entries: footer.entries };
         }
         self.last_ms = self.last_ms.max(time_ms);
     }
@@ -379,6 +384,21 @@ impl Replay {
         } else {
             Err(corrupt(next.number, 0, format!("its header says {stated:?}, the segments before it say {mine:?}")))
         }
+    }
+
+    /// Payload of a footer for the newest segment, which was read through.
+    fn footer_of_last(&self, closing_crc: u32) -> Option<Vec<u8>> {
+        let segment = self.catalog.segments.back()?;
+        let Offsets::Memory(offsets) = &segment.offsets else { return None };
+        let first = segment.first;
+        let mut leaders = Vec::new();
+        if !offsets.is_empty() {
+            let known = self.leaders.partition_point(|leader| leader.index <= first);
+            // A log reset forgets who led before it; those entries are below the purge point.
+            leaders.extend(self.leaders[..known].last().map(|leader| LogId { index: first, ..*leader }));
+            leaders.extend(&self.leaders[known..]);
+        }
+        Some(Footer { first, entries: offsets.len() as u32, leaders, closing_crc }.encode(offsets))
     }
 
     /// Every entry after the purge point must be there.
@@ -408,22 +428,52 @@ impl Replay {
     }
 }
 
-/// Loads a segment whose end its successor states.
-fn load_sealed(
-    file: &dyn DiskFile,
+/// A segment whose end its successor states.
+struct Sealed<'s> {
+    file: &'s dyn DiskFile,
     number: u64,
     stated: Previous,
-    next: &Header,
-    owner: &LogOwner,
-    log: &mut Replay,
-) -> Result<(), OpenError> {
-    let size = file.size()?;
-    if size < stated.valid_bytes {
-        return Err(corrupt(number, size, format!("the file ends before {}", stated.valid_bytes)));
+    next: &'s Header,
+    next_file: &'s dyn DiskFile,
+}
+
+impl Sealed<'_> {
+    fn load(&self, owner: &LogOwner, log: &mut Replay) -> Result<(), OpenError> {
+        let (number, stated) = (self.number, self.stated);
+        let size = self.file.size()?;
+        if size < stated.valid_bytes {
+            return Err(corrupt(number, size, format!("the file ends before {}", stated.valid_bytes)));
+        }
+        if let Some(at) = stated.footer_at {
+            let Some(found) = read_footer(self.file, seed(owner.disk_id, number), at, 0)? else {
+                return Err(corrupt(number, at, "the footer fails its checksum"));
+            };
+            if found.footer.closing_crc != stated.closing_crc || at + found.bytes != stated.valid_bytes {
+                return Err(corrupt(number, at, "the footer does not match the next segment's header"));
+            }
+            self.trust(number, at, &found, log);
+            return Ok(());
+        }
+        let next = self.next.number;
+        match read_footer(self.next_file, seed(owner.disk_id, next), HEADER_BLOCK_BYTES, FLAG)? {
+            Some(found) if found.footer.closing_crc == stated.closing_crc => {
+                self.trust(next, HEADER_BLOCK_BYTES, &found, log);
+                Ok(())
+            }
+            _ => self.read_through(owner, log),
+        }
     }
-    let seed = seed(owner.disk_id, number);
-    let Some(at) = stated.footer_at else {
-        let end = scan(file, number, seed, stated.valid_bytes, log)?;
+
+    /// Takes the footer's and the next header's word for what the frames amount to.
+    fn trust(&self, file: u64, at: u64, found: &FoundFooter, log: &mut Replay) {
+        log.apply_footer(&found.footer, file, at, self.stated.valid_bytes, found.time_ms);
+        log.known = self.next.known;
+        log.truncate(self.next.known.last.map_or(0, |last| last.index + 1));
+    }
+
+    fn read_through(&self, owner: &LogOwner, log: &mut Replay) -> Result<(), OpenError> {
+        let (number, stated) = (self.number, self.stated);
+        let end = scan(self.file, number, seed(owner.disk_id, number), stated.valid_bytes, log)?;
         if end.at != stated.valid_bytes || end.closing_crc != stated.closing_crc {
             return Err(corrupt(number, end.at, format!("frames end here, {} are stated", stated.valid_bytes)));
         }
@@ -431,26 +481,25 @@ fn load_sealed(
         if let Some(segment) = log.catalog.segments.back_mut() {
             segment.sealed = true;
         }
-        return log.check_handover(next);
-    };
-    // The frames are not read: footer and next header say what they amount to.
-    let Some((frame, footer)) = read_footer(file, seed, at)? else {
-        return Err(corrupt(number, at, "the footer fails its checksum"));
-    };
-    if footer.closing_crc != stated.closing_crc || at + frame.bytes() != stated.valid_bytes {
-        return Err(corrupt(number, at, "the footer does not match the next segment's header"));
+        log.check_handover(self.next)
     }
-    log.apply_footer(&footer, at, stated.valid_bytes, frame.time_ms);
-    log.known = next.known;
-    log.truncate(next.known.last.map_or(0, |last| last.index + 1));
-    Ok(())
 }
 
-fn read_footer(file: &dyn DiskFile, seed: u32, at: u64) -> Result<Option<(Frame, Footer)>, OpenError> {
+struct FoundFooter {
+    footer: Footer,
+    /// Bytes of its frame.
+    bytes: u64,
+    time_ms: u64,
+}
+
+/// Reads a footer frame without its table; `None` when there is no valid one with these flags.
+fn read_footer(file: &dyn DiskFile, seed: u32, at: u64, flags: u8) -> Result<Option<FoundFooter>, OpenError> {
     let mut header = [0; HEADER_BYTES];
-    read_exact_at(file, at, &mut header)?;
+    if file.read_at(at, &mut header)? < HEADER_BYTES {
+        return Ok(None);
+    }
     let frame = match Frame::decode(&header, seed) {
-        Ok((frame, _)) if frame.kind == Kind::SegmentFooter => frame,
+        Ok((frame, _)) if frame.kind == Kind::SegmentFooter && frame.flags == flags => frame,
         _ => return Ok(None),
     };
     let payload_bytes = frame.payload_bytes as usize;
@@ -467,7 +516,7 @@ fn read_footer(file: &dyn DiskFile, seed: u32, at: u64) -> Result<Option<(Frame,
     read_exact_at(file, at + HEADER_BYTES as u64, &mut payload)?;
     let footer = Footer::decode(&payload)
         .filter(|footer| Footer::payload_bytes(footer.entries, footer.leaders.len()) == payload_bytes);
-    Ok(footer.map(|footer| (frame, footer)))
+    Ok(footer.map(|footer| FoundFooter { footer, bytes: frame.bytes(), time_ms: frame.time_ms }))
 }
 
 /// Loads the newest segment; gives where it ends and the bytes of a torn tail.
@@ -494,7 +543,7 @@ fn load_newest(
     }
     if let Some((footer, at, time_ms)) = end.footer {
         // Closed in good order. Later bytes would be no part of the log, and there is no proof of any.
-        log.apply_footer(&footer, at, end.at, time_ms);
+        log.apply_footer(&footer, number, at, end.at, time_ms);
         let previous = Previous { number, valid_bytes: end.at, footer_at: Some(at), closing_crc: footer.closing_crc };
         return Ok((previous, 0));
     }
@@ -559,7 +608,9 @@ fn scan(file: &dyn DiskFile, number: u64, seed: u32, limit: u64, log: &mut Repla
             end.stop = if torn { Stop::Torn } else { Stop::Damaged };
             break;
         }
-        if frame.kind == Kind::SegmentFooter {
+        if frame.kind == Kind::SegmentFooter && frame.flags & FLAG != 0 && at == HEADER_BLOCK_BYTES {
+            // The footer of the segment before.
+        } else if frame.kind == Kind::SegmentFooter {
             match Footer::decode(payload) {
                 Some(footer) if footer.closing_crc == end.closing_crc => {
                     end.footer = Some((footer, at, frame.time_ms));
@@ -707,6 +758,8 @@ fn later_frames(file: &dyn DiskFile, seed: u32, at: u64) -> Result<Later, OpenEr
 /// What the new segment goes on from.
 struct Past {
     previous: Option<Previous>,
+    /// Payload of the footer that the previous segment does not have.
+    footer: Option<Vec<u8>>,
     known: Known,
     last_ms: u64,
 }
@@ -776,9 +829,25 @@ fn begin(
         created_ms,
         allocated: reserve.bytes,
     };
-    reserve.file.write_at(0, &mut [IoSlice::new(&header.encode())])?;
+    let mut bytes = header.encode();
+    // Left out where it would take too much of a segment, after the options changed. It only saves time.
+    if let Some(footer) = past.footer.filter(|footer| footer.len() as u64 <= reserve.bytes / 4) {
+        let frame = Frame {
+            kind: Kind::SegmentFooter,
+            flags: FLAG,
+            payload_bytes: footer.len() as u32,
+            payload_crc: crc32c::crc32c(&footer),
+            id: LogId::default(),
+            durable: 0,
+            time_ms: created_ms,
+        };
+        bytes.extend_from_slice(&frame.encode(seed(owner.disk_id, reserve.number)).0);
+        bytes.extend_from_slice(&footer);
+        bytes.resize(HEADER_BLOCK_BYTES as usize + frame.bytes() as usize, 0);
+    }
+    reserve.file.write_at(0, &mut [IoSlice::new(&bytes)])?;
     reserve.file.sync_data()?;
-    let active = Active::new(reserve, owner.disk_id, HEADER_BLOCK_BYTES);
+    let active = Active::new(reserve, owner.disk_id, bytes.len() as u64);
     Ok(Begun { active, reserves: ready, next_number, full, created_ms })
 }
 

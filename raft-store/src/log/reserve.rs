@@ -113,3 +113,23 @@ pub fn take(shared: &Shared, inline: bool) -> io::Result<Reserve> {
         }
     }
 }
+
+/// Makes a segment's file longer for a frame that is larger than a segment. Waits for room, as [`take`] does.
+pub fn extend(shared: &Shared, file: &dyn DiskFile, bytes: u64, inline: bool) -> io::Result<()> {
+    loop {
+        let error = match file.preallocate(bytes) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::StorageFull && !inline => error,
+            Err(error) => return Err(error),
+        };
+        let mut core = shared.core.lock();
+        if core.failure.is_some() || core.closing.is_some() {
+            return Err(error);
+        }
+        if !core.full {
+            tracing::error!(dir = %shared.dir.display(), bytes, %error, "no room for a large log segment");
+        }
+        core.full = true;
+        shared.reserve.wait_for(&mut core, RETRY);
+    }
+}

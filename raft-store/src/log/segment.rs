@@ -18,7 +18,8 @@
 //!
 //! Footer payload: first index u64 | entries u32 | leaders u32 | closing checksum u32 | checksum u32 of all this
 //! and the leaders | leaders × (term, node, index) | entries × offset u32. The closing checksum runs over the
-//! header checksums of all frames before the footer.
+//! header checksums of all frames, footers excluded. A segment that was not sealed has its footer, with a flag, as
+//! the first frame of the next segment.
 
 use super::frame::{read_u32, read_u64, stored_crc};
 use crate::disk::{Disk, DiskFile, OpenMode};
@@ -272,8 +273,8 @@ impl Footer {
 pub enum Offsets {
     /// Not sealed: kept in memory.
     Memory(Vec<u32>),
-    /// Sealed: a table in the footer, which starts at this offset of the file.
-    Table { at: u64, entries: u32 },
+    /// Sealed: a table in a footer, in this segment's file or the next one's, at this offset.
+    Table { file: u64, at: u64, entries: u32 },
 }
 
 /// A segment, as readers see it. Only entries that the log still has are counted.
@@ -384,7 +385,7 @@ impl Catalog {
                 if let Some(segment) = self.segments.back_mut() {
                     segment.sealed = true;
                     let entries = segment.entries() as u32;
-                    segment.offsets = Offsets::Table { at: table_at, entries };
+                    segment.offsets = Offsets::Table { file: segment.number, at: table_at, entries };
                 }
             }
         }

@@ -393,7 +393,8 @@ impl Writer {
         let needed = self.active.end_with(frame);
         if needed > self.active.allocated {
             // A frame larger than a segment: its file grows before anything depends on it.
-            self.active.file.preallocate(needed)?;
+            let inline = self.shared.options.writer == WriterMode::Inline;
+            reserve::extend(&self.shared, self.active.file.as_ref(), needed, inline)?;
             self.active.allocated = needed;
         }
         Ok(())
