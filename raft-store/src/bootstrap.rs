@@ -38,6 +38,7 @@ pub(crate) async fn run(shared: &Shared) {
             Ok(false) => {}
             Ok(true) => {
                 shared.set_waiting(None);
+                compare_with_membership(shared);
                 return;
             }
             Err(_) => return,
@@ -66,6 +67,19 @@ pub(crate) async fn run(shared: &Shared) {
     }
 }
 
+/// The list of peers has served its purpose: where the replicated membership differs from it, that is said once.
+fn compare_with_membership(shared: &Shared) {
+    let members = shared.voters();
+    let listed: Vec<_> = shared.peers().iter().map(|peer| (peer.label.clone(), peer.address.clone())).collect();
+    if !members.is_empty() && listed.len() > 1 && members != listed {
+        tracing::warn!(
+            ?members,
+            ?listed,
+            "the list of peers is not the group's membership; the membership holds, the list is ignored"
+        );
+    }
+}
+
 async fn ask_all(shared: &Shared) -> Verdict {
     let us = shared.identity();
     let others: Vec<_> = shared.peers().iter().filter(|peer| peer.label != us.label).collect();
@@ -88,6 +102,11 @@ async fn ask_all(shared: &Shared) -> Verdict {
             continue;
         }
         if answer.initialised {
+            let holder = answer.holder.clone().and_then(node_from_wire);
+            if holder.is_some_and(|(id, info)| id == us.node && info.disk == us.disk) {
+                wait.get_or_insert(format!("{} knows this node; its leader is about to call", peer.label));
+                continue;
+            }
             return Verdict::StayOut(stay_out(shared, peer.label.as_str(), &answer));
         }
         let same_list = answer.peers == shared.wire_peers();

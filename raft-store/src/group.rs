@@ -41,7 +41,7 @@ use tokio_util::task::TaskTracker;
 const LEVEL_WAIT: Duration = Duration::from_millis(100);
 
 /// How often is looked at what openraft does not announce.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(250);
 
 type Raft = openraft::Raft<Types, Replica>;
 
@@ -134,6 +134,15 @@ impl Shared {
         members.nodes().find(|(_, info)| info.label == label).map(|(id, info)| (*id, info.clone()))
     }
 
+    /// Label and address of each voter, by label.
+    pub(crate) fn voters(&self) -> Vec<(String, String)> {
+        let members = self.raft.server_metrics().borrow_watched().membership_config.clone();
+        let infos = members.voter_ids().filter_map(|id| members.get_node(&id).cloned());
+        let mut voters: Vec<_> = infos.map(|info| (info.label, info.addresses.peer)).collect();
+        voters.sort();
+        voters
+    }
+
     /// This node's place among the voters without `lost`.
     pub(crate) fn rank_without(&self, lost: NodeId) -> u32 {
         let members = self.raft.server_metrics().borrow_watched().membership_config.clone();
@@ -173,17 +182,21 @@ impl Shared {
             let committed = data.borrow_and_update().local_committed;
             let is_leader = now.state == ServerState::Leader;
             let leads = is_leader && committed.is_some_and(|id| id.leader_id == now.vote.leader_id);
-            self.leadership.send_if_modified(|known| {
-                let seen = Leadership {
-                    term: Term(now.vote.leader_id.term),
-                    leader: now.current_leader,
-                    leads,
-                    refusals: known.refusals,
-                };
+            let seen = |refusals| Leadership {
+                term: Term(now.vote.leader_id.term),
+                leader: now.current_leader,
+                leads,
+                refusals,
+            };
+            let changed = self.leadership.send_if_modified(|known| {
+                let seen = seen(known.refusals);
                 let changed = *known != seen;
                 *known = seen;
                 changed
             });
+            if changed {
+                self.log_leadership(seen(0));
+            }
             let changed = if is_leader && !leads {
                 tokio::select! {
                     changed = server.changed() => changed.is_ok(),
@@ -198,11 +211,25 @@ impl Shared {
         }
     }
 
-    /// Stops the node when openraft has stopped by itself.
+    fn log_leadership(&self, now: Leadership) {
+        let term = now.term.0;
+        match now.leader {
+            Some(leader) if leader == self.identity().node && now.leads => tracing::info!(term, "this node leads"),
+            Some(leader) if leader == self.identity().node => tracing::info!(term, "this node was elected"),
+            Some(leader) => {
+                let label = self.member(leader).map_or_else(|| format!("{leader:x}"), |info| info.label);
+                tracing::info!(term, leader = label, "another node leads");
+            }
+            None => tracing::info!(term, "no leader is known"),
+        }
+    }
+
+    /// Stops the node when openraft has stopped by itself, in a panic or after a failure of storage.
     async fn watch_fatal(&self) {
         loop {
             tokio::time::sleep(LOOK).await;
-            if let Err(fatal) = &self.metrics().running_state {
+            // Any question to the consensus task would do.
+            if let Err(fatal) = self.raft.is_initialized().await {
                 if !self.closing.load(Ordering::Relaxed) {
                     self.halt.stop(format!("raft stopped: {fatal}"));
                 }
@@ -380,6 +407,12 @@ impl RaftGroup {
     /// When the log cannot be read.
     pub fn payload(&self, index: LogIndex) -> io::Result<Option<Bytes>> {
         self.shared().log.payload(index)
+    }
+
+    /// The log's disk is full: what can wait must be refused, while the reserve lasts for what cannot.
+    #[must_use]
+    pub fn log_is_full(&self) -> bool {
+        self.shared().log.space().full
     }
 
     /// The runtime on which the peer listener is to be served, so that load elsewhere cannot delay a heartbeat.

@@ -341,3 +341,69 @@ fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a file has a folder"))?;
     disk.sync_dir(folder)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Home;
+    use crate::disk::{Fault, MemoryDisk};
+    use crate::error::StartError;
+    use crate::types::LogId;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    fn open(disk: &MemoryDisk) -> Result<Home, StartError> {
+        let folder = Path::new("/nowhere/n0");
+        Home::open(Arc::new(disk.clone()), folder, folder, "cluster", "group", "n0")
+    }
+
+    #[test]
+    fn an_interrupted_first_start_is_begun_again() {
+        for call in 0.. {
+            let disk = MemoryDisk::new();
+            disk.fail_at(call, Fault::Halt);
+            if open(&disk).is_ok() {
+                assert!(call > 4, "the faults were never met");
+                return;
+            }
+            for kept in [false, true] {
+                let after = disk.after_power_loss(&|_| kept);
+                let identity = open(&after).expect("begins again").identity().clone();
+                let again = open(&after.after_power_loss(&|_| false)).expect("opens again");
+                assert_eq!(*again.identity(), identity, "an identity changed that had been used");
+            }
+        }
+    }
+
+    #[test]
+    fn an_interrupted_change_of_the_manifest_leaves_the_old_or_the_new_one() {
+        let installed = Some(LogId { term: 2, node: 7, index: 99 });
+        for call in 0.. {
+            let disk = MemoryDisk::new();
+            let home = open(&disk).expect("opens");
+            let identity = home.identity().clone();
+            disk.fail_at(disk.calls() + call, Fault::Halt);
+            let changed = home.set_state(2, installed).is_ok();
+            drop(home);
+            for kept in [false, true] {
+                let home = open(&disk.after_power_loss(&|_| kept)).expect("opens again");
+                assert_eq!(*home.identity(), identity);
+                let found = (home.state_number(), home.installed());
+                assert!(found == (2, installed) || (found == (1, None) && !changed), "{found:?} at call {call}");
+            }
+            if changed {
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn an_edited_file_is_refused() {
+        let disk = MemoryDisk::new();
+        drop(open(&disk).expect("opens"));
+        let path = Path::new("/nowhere/n0/IDENTITY");
+        let text = String::from_utf8(disk.bytes(path).expect("written")).expect("text");
+        disk.replace(path, text.replace("label=n0", "label=n1").into_bytes());
+        let Err(error) = open(&disk) else { unreachable!("an edited identity was taken") };
+        assert!(error.to_string().contains("was it edited"), "{error}");
+    }
+}

@@ -340,7 +340,7 @@ impl RaftNetworkV2<Types> for PeerClient {
             let mut client = self.entries.clone().ok_or_else(no_address)?;
             let (outbound, requests) = mpsc::unbounded_channel();
             let opening = client.append(UnboundedReceiverStream::new(requests));
-            let replies = self.ask(self.network.connect_timeout * 4 / 3, opening).await?;
+            let replies = self.ask(self.network.connect_timeout * 5 / 4, opening).await?;
             let pipeline = Pipeline {
                 network: self.network.clone(),
                 target: self.target,

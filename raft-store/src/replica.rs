@@ -23,6 +23,7 @@ use openraft::{EntryPayload, OptionalSend};
 use parking_lot::Mutex;
 use raftmq_proto::raft as wire;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 /// Entries in one batch of rows. Each is itself a batch of messages.
@@ -103,13 +104,16 @@ impl Replica {
             return Ok(());
         };
         let last = last.log_id;
-        if self.flusher.waits_for_log() {
+        if self.flusher.waits_for_log() && !gate_is_broken() {
             self.log.wait_durable(last.index).await?;
         }
         let flusher = self.flusher.clone();
         let _open = flusher.write_gate().await;
-        let written =
-            if bytes > INLINE_BYTES_MAX { may_block(|| self.write_chunk(&chunk)) } else { self.write_chunk(&chunk) };
+        let written = if bytes > INLINE_BYTES_MAX {
+            may_block(|| self.write_or_catch(&chunk))
+        } else {
+            self.write_or_catch(&chunk)
+        };
         let row_bytes = written.map_err(|error| {
             self.halt.stop(format!("entries up to {} could not be applied: {error}", from_raft_log_id(&last)));
             io::Error::other(error)
@@ -121,6 +125,12 @@ impl Replica {
             }
         }
         Ok(())
+    }
+
+    /// A machine that panics must end the node: otherwise it would lead on without applying anything.
+    fn write_or_catch(&mut self, chunk: &[EntryResponder<Types>]) -> Result<usize, StateError> {
+        std::panic::catch_unwind(AssertUnwindSafe(|| self.write_chunk(chunk)))
+            .unwrap_or_else(|_| Err(StateError::Io("the state machine panicked".to_owned())))
     }
 
     /// Writes the rows of a chunk as one batch and tells the machine. Returns the bytes of the batch.
@@ -163,6 +173,15 @@ impl Replica {
         machine.applied(LogIndex(applied.index));
         Ok(bytes)
     }
+}
+
+/// Whether a test wants to see what happens without rule I1.
+fn gate_is_broken() -> bool {
+    #[cfg(feature = "test-faults")]
+    let broken = crate::log::faults::apply_before_sync();
+    #[cfg(not(feature = "test-faults"))]
+    let broken = false;
+    broken
 }
 
 /// Runs `work` so that the other tasks of this runtime's thread go on meanwhile.

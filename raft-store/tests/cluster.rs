@@ -34,6 +34,7 @@ impl Machine for Ledger {
     }
 
     fn apply(&mut self, entry: &Committed, state: &mut StateBatch<'_>) -> Result<(), StateError> {
+        assert!(entry.payload != "panic", "asked to");
         let before = state.get(SUM, b"sum")?.map_or(0, |row| u32::from_be_bytes(row.try_into().expect("4 bytes")));
         state.put(ENTRIES, entry.index.0.to_be_bytes(), entry.payload.to_vec());
         state.put(SUM, *b"sum", crc32c::crc32c_append(before, &entry.payload).to_be_bytes());
@@ -588,6 +589,19 @@ async fn rows_are_never_ahead_of_the_local_log() {
     assert_eq!(cluster.nodes[2].status().purged, None);
 }
 
+/// The test above would notice if the rows did not wait.
+#[cfg(feature = "test-faults")]
+#[test]
+fn without_the_gate_rows_get_ahead() {
+    let output = std::process::Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "rows_are_never_ahead_of_the_local_log"])
+        .env(raft_store::log::faults::BREAK_VARIABLE, "apply_unsynced")
+        .output()
+        .expect("runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success() && said.contains("applied what it had not synced"), "{said}");
+}
+
 /// A node whose log cannot be written stops, and says so; the others go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_sync_stops_the_node() {
@@ -629,6 +643,20 @@ async fn a_failed_sync_stops_the_node() {
     until("the texts", || kept().len() >= all.len()).await;
     assert!(kept() == all);
     cluster.level().await;
+}
+
+/// A node whose machine panics stops, instead of leading on without applying anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_that_panics_stops_the_node() {
+    let mut cluster = Cluster::new(1, |config| config.peers = Vec::new());
+    cluster.start().await;
+    cluster.propose(&["panic".to_owned()]).await;
+    let reason = tokio::time::timeout(PATIENCE, cluster.nodes[0].group().halted()).await.expect("it stops");
+    assert!(reason.contains("panicked"), "{reason}");
+    cluster.nodes[0].crash();
+    cluster.nodes[0].gone().await;
+    let error = cluster.nodes[0].try_start().await.expect_err("the entry is still there");
+    assert!(error.to_string().contains("panicked"), "{error}");
 }
 
 /// A follower that was away for more than what is kept in memory gets the entries from the leader's files.

@@ -20,6 +20,10 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
+/// The consensus library reports every message and every attempt to reach a dead peer; what an operator needs to
+/// know of it the raft store says. A later directive for the same target overrides this one.
+const QUIET: &str = "openraft=error";
+
 /// Starts logging for the whole process, and sends panics there too. `level` is what a `RUST_LOG` that is unset or
 /// wrong means: a level (`info`) or directives (`info,raft_store=debug`).
 ///
@@ -29,8 +33,8 @@ pub fn start(level: &str) {
         .ok()
         .filter(|directives| !directives.trim().is_empty())
         .and_then(|directives| EnvFilter::try_new(directives).ok())
-        .or_else(|| EnvFilter::try_new(level).ok())
-        .unwrap_or_else(|| EnvFilter::new("info"));
+        .or_else(|| EnvFilter::try_new(format!("{QUIET},{level}")).ok())
+        .unwrap_or_else(|| EnvFilter::new(format!("{QUIET},info")));
     let started = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).event_format(Line).try_init();
     if started.is_ok() {
         log_panics();

@@ -29,3 +29,8 @@ pub fn sync_does_nothing() -> bool {
 pub fn vote_before_sync() -> bool {
     broken("vote_unsynced")
 }
+
+/// `apply_unsynced`: rows do not wait until the log is durable up to them (rule I1).
+pub fn apply_before_sync() -> bool {
+    broken("apply_unsynced")
+}
