@@ -107,7 +107,7 @@ fn details(mut queues: Vec<(String, QueueProgress)>) -> Outcome {
             String::new(),
             diff(queue).to_string(),
             queue.in_flight.to_string(),
-            human(queue.last_ms).replace(' ', "T"),
+            human(queue.last_ms),
             queue.retrying.to_string(),
         ]);
         rows.push(json!({
@@ -164,7 +164,7 @@ mod tests {
         let outcome = details(queues);
         let lines: Vec<&str> = outcome.text.lines().collect();
         let cells: Vec<&str> = lines[1].split_whitespace().collect();
-        assert_eq!(cells, ["T", "B", "0", "5", "5", "-", "4", "0", "1970-01-01T00:00:00,001", "4"]);
+        assert_eq!(cells, ["T", "B", "0", "5", "5", "-", "4", "0", "1970-01-01", "00:00:00,001", "4"]);
         assert!(outcome.text.ends_with("\nConsume Diff Total: 7\nConsume Inflight Total: 2\n"), "{}", outcome.text);
     }
 }

@@ -40,7 +40,7 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
             "#Log(bytes)",
         ]);
         let mut peers = Table::new(&["#Peer", "#Addr", "#Voter", "#Matched", "#Lag", "#LastAck(ms)"]);
-        let mut answered = 0;
+        let (mut answered, mut troubles) = (0, String::new());
         for node in group.nodes.iter().filter(|node| !node.admin.is_empty()) {
             let mut client = crate::connect::admin(&node.admin, &directory.token)?;
             let status = match client.group_status(GroupStatusRequest {}).await {
@@ -56,6 +56,9 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
                 }
             };
             answered += 1;
+            if !status.trouble.is_empty() {
+                let _ = writeln!(troubles, "{} says: {}", status.label, status.trouble);
+            }
             nodes.row(vec![
                 status.label.clone(),
                 node.admin.clone(),
@@ -84,6 +87,7 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
             rows.push(to_json(&node.admin, &status));
         }
         let _ = writeln!(text, "#Cluster Name: {}  #Broker Name: {}\n{nodes}", group.cluster, group.name);
+        text.push_str(&troubles);
         if !peers.is_empty() {
             let _ = writeln!(text, "{peers}");
         } else if answered > 0 {
@@ -138,6 +142,7 @@ fn to_json(address: &str, status: &GroupStatusResponse) -> Value {
         "flush": status.flush,
         "topics": status.topics,
         "consumerGroups": status.consumer_groups,
+        "trouble": status.trouble,
         "messagesIn": status.messages_in,
         "messagesOut": status.messages_out,
     })

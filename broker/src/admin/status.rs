@@ -230,7 +230,11 @@ fn disk_used_ratio(folder: &std::path::Path) -> f64 {
     // Blocks of any disk are far below 2^52.
     #[allow(clippy::cast_precision_loss)]
     match rustix::fs::statvfs(folder) {
-        Ok(disk) if disk.f_blocks > 0 => 1.0 - disk.f_bavail as f64 / disk.f_blocks as f64,
+        Ok(disk) if disk.f_blocks > 0 => {
+            // As df counts: what is kept for root is neither used nor available.
+            let used = disk.f_blocks.saturating_sub(disk.f_bfree) as f64;
+            used / (used + disk.f_bavail as f64)
+        }
         _ => 0.0,
     }
 }

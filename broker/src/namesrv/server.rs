@@ -11,8 +11,9 @@ use raftmq_proto::namesrv::{
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -36,6 +37,10 @@ pub(super) struct Server {
     address: String,
     client: NameServerClient<Channel>,
     failed: Mutex<Option<Instant>>,
+    /// How long it had been up when it answered last, in ms.
+    age_ms: AtomicU64,
+    /// It may have lost what it was told: report at once.
+    forgot: Notify,
 }
 
 /// Topics for a name server, read from the rows.
@@ -68,6 +73,8 @@ impl Server {
             address: address.to_owned(),
             client: NameServerClient::new(channel).max_decoding_message_size(16 << 20),
             failed: Mutex::new(None),
+            age_ms: AtomicU64::new(0),
+            forgot: Notify::new(),
         })
     }
 
@@ -80,10 +87,17 @@ impl Server {
     pub(super) async fn route(&self, request: RouteRequest, timeout: Duration) -> Option<RouteResponse> {
         let mut client = self.client.clone();
         match tokio::time::timeout(timeout, client.route(request)).await {
-            Ok(Ok(answer)) => Some(answer.into_inner()),
+            Ok(Ok(answer)) => {
+                let answer = answer.into_inner();
+                if self.restarted(answer.age_ms) {
+                    self.forgot.notify_one();
+                }
+                Some(answer)
+            }
             Ok(Err(status)) => {
                 tracing::debug!(address = self.address, %status, "name server did not answer with routes");
                 *self.failed.lock() = Some(Instant::now());
+                self.forgot.notify_one();
                 None
             }
             Err(_) => {
@@ -93,7 +107,13 @@ impl Server {
         }
     }
 
-    /// Reports at once on any change and every [`PERIOD`] otherwise. Runs until dropped.
+    /// Whether it has been started anew since its last answer.
+    fn restarted(&self, age_ms: u64) -> bool {
+        self.age_ms.swap(age_ms, Ordering::Relaxed) > age_ms
+    }
+
+    /// Reports at once on any change or when the name server was restarted, and every [`PERIOD`] otherwise. Runs until
+    /// dropped.
     pub(super) async fn report(self: Arc<Self>, shared: Arc<Shared>, node: Arc<Node>) {
         let mut snapshots = shared.snapshot.subscribe();
         let mut held = None;
@@ -112,11 +132,13 @@ impl Server {
             match outcome {
                 Ok(answer) => {
                     retry_after = RETRY_AFTER_MIN;
+                    self.age_ms.store(answer.age_ms, Ordering::Relaxed);
                     held = Some(TopicDigest(answer.held_digest));
                     let complete = held == Some(snapshot.digest);
                     let wait = if complete { PERIOD } else { LACKING_AFTER };
                     tokio::select! {
                         changed = snapshots.changed() => if changed.is_err() { return },
+                        () = self.forgot.notified() => {}
                         () = tokio::time::sleep(wait) => {}
                     }
                 }
