@@ -10,6 +10,7 @@
 //! Peeking leaves the bytes in the socket, so a plaintext connection is handed over as the bare socket. Connections
 //! that have not said what they speak are bounded in number and time, and so are open ones in number.
 
+mod authority;
 mod connection;
 mod protocol;
 mod tls;

@@ -15,6 +15,8 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
+use super::authority::Authorities;
+
 /// Who is at the other end of a connection. tonic puts it into each request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
@@ -45,6 +47,7 @@ impl Peer {
 pub struct Connection {
     stream: Stream,
     peer: Peer,
+    authorities: Authorities,
     /// Counts the connection against the listener's limit until it is closed.
     _open: OwnedSemaphorePermit,
 }
@@ -56,11 +59,11 @@ enum Stream {
 
 impl Connection {
     pub(super) fn plain(stream: TcpStream, peer: Peer, open: OwnedSemaphorePermit) -> Self {
-        Self { stream: Stream::Plain(stream), peer, _open: open }
+        Self { stream: Stream::Plain(stream), peer, authorities: Authorities::new(), _open: open }
     }
 
     pub(super) fn tls(stream: TlsStream<TcpStream>, peer: Peer, open: OwnedSemaphorePermit) -> Self {
-        Self { stream: Stream::Tls(Box::new(stream)), peer, _open: open }
+        Self { stream: Stream::Tls(Box::new(stream)), peer, authorities: Authorities::new(), _open: open }
     }
 
     /// Who is at the other end.
@@ -79,10 +82,13 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
+        let before = buf.filled().len();
+        let polled = match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
+        };
+        self.authorities.pass(&mut buf.filled_mut()[before..]);
+        polled
     }
 }
 
