@@ -10,6 +10,7 @@
 pub mod client;
 pub mod cluster;
 pub mod demo;
+pub mod dev;
 pub mod layout;
 pub mod status;
 pub mod supervisor;
