@@ -68,7 +68,8 @@ pub async fn main_with(arguments: Arguments) -> anyhow::Result<()> {
         print!("{effective}");
         return Ok(());
     }
-    logs::start("info");
+    // The consensus library tells every vote at INFO; what operators need of it is told by our own lines.
+    logs::start("info,openraft=warn");
     logs::notice_java_options();
     for warning in &effective.warnings {
         tracing::warn!("{warning}");
