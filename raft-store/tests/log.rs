@@ -204,3 +204,14 @@ fn entries_that_do_not_follow_are_refused() {
     assert!(log.truncate_after(Some(id(1, 5))).is_err());
     append_all(&log, vec![entry(1, 1, 10)]);
 }
+
+#[test]
+fn a_callback_that_panics_closes_the_log() {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    let (log, _) = open(&disk, Path::new("/log"), options());
+    log.append(vec![entry(1, 0, 10)], Box::new(|_| std::panic::panic_any("a test's panic")));
+    let (done, told) = wait();
+    log.sync(done);
+    assert!(told.recv().map_or(true, |result| result.is_err()), "nobody is left waiting");
+    assert!(log.close().is_err());
+}

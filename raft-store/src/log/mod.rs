@@ -218,8 +218,8 @@ pub struct SegmentSummary {
     pub sealed: bool,
 }
 
-/// The log of one replica. Clones share it; the last one that is dropped ends the writer without a final sync of
-/// its own (what was queued is still written). [`Log::close`] ends it cleanly.
+/// The log of one replica. Clones share it; dropping the last one waits until what is queued is written, and syncs
+/// no more than that asked for. [`Log::close`] ends it cleanly.
 #[derive(Clone)]
 pub struct Log {
     handle: Arc<Handle>,
@@ -751,8 +751,15 @@ impl Drop for Handle {
         if core.closing.is_none() {
             core.closing = Some(Closing::Dropped);
         }
+        drop(core);
         self.shared.work.notify_all();
         self.shared.reserve.notify_all();
+        for thread in std::mem::take(self.threads.get_mut()) {
+            // The last handle may be dropped by a callback, on the writer's own thread.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! must go on. Blocks are reserved but not zeroed beforehand (fallocate): every byte is written once.
 
 use super::segment::segment_path;
-use super::{Closing, Core, Shared};
+use super::{Core, Shared};
 use crate::disk::{Disk, DiskFile, OpenMode};
 use parking_lot::MutexGuard;
 use std::io;
@@ -71,7 +71,9 @@ pub fn add(shared: &Shared, core: &mut MutexGuard<'_, Core>) -> bool {
                 tracing::info!(dir = %shared.dir.display(), "there is room for log segments again");
             }
             core.full = false;
-            core.reserves.push_back(reserve);
+            // The keeper and a closing writer may both have been at it: the order is that of the numbers.
+            let place = core.reserves.partition_point(|known| known.number < reserve.number);
+            core.reserves.insert(place, reserve);
             shared.reserve.notify_all();
             true
         }
@@ -89,18 +91,22 @@ pub fn add(shared: &Shared, core: &mut MutexGuard<'_, Core>) -> bool {
     }
 }
 
-/// Takes the next segment. Waits for room when there is none, except under an inline writer.
-pub fn take(shared: &Shared, inline: bool) -> io::Result<Reserve> {
+/// Takes the segment that comes after number `after`. Waits for room when there is none, except under an inline
+/// writer.
+pub fn take(shared: &Shared, after: u64, inline: bool) -> io::Result<Reserve> {
     let mut core = shared.core.lock();
     loop {
         if let Some(failure) = &core.failure {
             return Err(failure.to_io());
         }
-        if let Some(reserve) = core.reserves.pop_front() {
+        while let Some(reserve) = core.reserves.pop_front() {
             shared.reserve.notify_all();
-            return Ok(reserve);
+            // Numbers only rise. A late one stays a blank file, which the next start uses again.
+            if reserve.number > after {
+                return Ok(reserve);
+            }
         }
-        if inline || core.closing == Some(Closing::Clean) || core.closing == Some(Closing::Dropped) {
+        if inline || core.closing.is_some() {
             // The keeper does not run, or has gone.
             if !add(shared, &mut core) && core.reserves.is_empty() {
                 return Err(match &core.failure {

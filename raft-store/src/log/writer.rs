@@ -104,6 +104,17 @@ pub struct Writer {
     changes: Vec<Change>,
 }
 
+/// Closes the log should the writer's thread, or a callback on it, panic: nobody would write any more.
+struct TellOfPanic(Arc<Shared>);
+
+impl Drop for TellOfPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(&io::Error::other("the log's writer panicked"), Vec::new());
+        }
+    }
+}
+
 enum Next {
     Group(Vec<Record>),
     Idle,
@@ -130,6 +141,7 @@ impl Writer {
 
     /// Writes until the log closes; the body of the writer's thread.
     pub fn run(mut self) {
+        let _told = TellOfPanic(Arc::clone(&self.shared));
         loop {
             match self.next() {
                 Next::Group(group) => self.write_group(group),
@@ -403,7 +415,8 @@ impl Writer {
     /// Seals the segment and goes on in the next.
     fn rotate(&mut self) -> io::Result<()> {
         let previous = self.seal()?;
-        let reserve = reserve::take(&self.shared, self.shared.options.writer == WriterMode::Inline)?;
+        let inline = self.shared.options.writer == WriterMode::Inline;
+        let reserve = reserve::take(&self.shared, self.active.number, inline)?;
         let first = self.known.last.map_or(0, |last| last.index + 1);
         let allocated = reserve.bytes;
         let number = reserve.number;
