@@ -174,7 +174,8 @@ fn power_loss_keeps_what_was_synced_and_no_more() {
 #[tokio::test]
 async fn waiting_for_durability_follows_the_log_as_it_is() {
     let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
-    let (log, _) = open(&disk, Path::new("/log"), inline());
+    let one_by_one = LogOptions { group_bytes: 1, ..inline() };
+    let (log, _) = open(&disk, Path::new("/log"), one_by_one);
     log.append((0..5).map(|index| entry(1, index, 10)).collect(), Box::new(|result| result.expect("durable")));
     assert_eq!(log.durable(), None);
     log.run_pending();
@@ -186,8 +187,20 @@ async fn waiting_for_durability_follows_the_log_as_it_is() {
     log.run_pending();
     log.wait_durable(3).await.expect("durable");
     assert_eq!(log.durable(), Some(3));
+
+    // Nor does an append count that is written after it was truncated.
+    let seen = {
+        let (log, (done, seen)) = (log.clone(), mpsc::channel());
+        let append = move |result: std::io::Result<()>| done.send(result.map(|()| log.durable())).expect("heard");
+        (append, seen)
+    };
+    log.append((4..8).map(|index| entry(2, index, 10)).collect(), Box::new(seen.0));
+    log.truncate_after(Some(id(2, 5))).expect("open");
+    log.run_pending();
+    assert_eq!(seen.1.recv().expect("called").expect("durable"), Some(3));
+    assert_eq!(log.durable(), Some(5));
     log.close().expect("clean");
-    assert!(log.wait_durable(4).await.is_err());
+    assert!(log.wait_durable(6).await.is_err());
     assert_eq!(log.failed().await.kind(), std::io::ErrorKind::BrokenPipe);
 }
 
@@ -209,7 +222,7 @@ fn entries_that_do_not_follow_are_refused() {
 fn a_callback_that_panics_closes_the_log() {
     let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
     let (log, _) = open(&disk, Path::new("/log"), options());
-    log.append(vec![entry(1, 0, 10)], Box::new(|_| std::panic::panic_any("a test's panic")));
+    log.append(vec![entry(1, 0, 10)], Box::new(|_| Option::<()>::None.expect("a test's panic")));
     let (done, told) = wait();
     log.sync(done);
     assert!(told.recv().map_or(true, |result| result.is_err()), "nobody is left waiting");

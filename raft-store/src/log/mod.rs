@@ -535,7 +535,7 @@ impl Log {
                 // The successor carries on what this segment's frames said, once its header is durable.
                 let successor = segments.get(1).map(|segment| segment.number);
                 match (segments.front(), successor) {
-                    (Some(oldest), Some(next)) if next <= durable && oldest.sealed && oldest.end() <= below => {
+                    (Some(oldest), Some(next)) if next <= durable && oldest.sealed && oldest.highest_end <= below => {
                         let number = oldest.number;
                         segments.pop_front();
                         number

@@ -361,6 +361,7 @@ impl Replay {
             self.truncate(footer.first);
             if let Some(segment) = self.catalog.segments.back_mut() {
                 segment.first = footer.first;
+                segment.highest_end = footer.first + u64::from(footer.entries);
             }
             for &leader in &footer.leaders {
                 self.note_leader(leader);

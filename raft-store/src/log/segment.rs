@@ -284,6 +284,9 @@ pub struct Segment {
     /// Index of the first entry; where it would be when there is none.
     pub first: u64,
     pub offsets: Offsets,
+    /// Index after the highest entry that was ever in it. A truncation that is not durable yet may be undone by a
+    /// power loss, so trimming goes by this.
+    pub highest_end: u64,
     /// Bytes written, or valid once it is sealed.
     pub bytes: u64,
     /// Bytes the file occupies.
@@ -348,6 +351,7 @@ impl Catalog {
                 number,
                 first,
                 offsets: Offsets::Memory(Vec::new()),
+                highest_end: 0,
                 bytes: HEADER_BLOCK_BYTES,
                 allocated,
                 sealed: false,
@@ -363,6 +367,7 @@ impl Catalog {
                     }
                     debug_assert_eq!(segment.first + offsets.len() as u64, index, "entries follow one another");
                     offsets.push(offset);
+                    segment.highest_end = segment.highest_end.max(index + 1);
                 }
             }
             Change::Truncate { from } => {
