@@ -222,7 +222,7 @@ fn entries_that_do_not_follow_are_refused() {
 fn a_callback_that_panics_closes_the_log() {
     let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
     let (log, _) = open(&disk, Path::new("/log"), options());
-    log.append(vec![entry(1, 0, 10)], Box::new(|_| Option::<()>::None.expect("a test's panic")));
+    log.append(vec![entry(1, 0, 10)], Box::new(|result| assert!(result.is_err(), "a test's panic")));
     let (done, told) = wait();
     log.sync(done);
     assert!(told.recv().map_or(true, |result| result.is_err()), "nobody is left waiting");
