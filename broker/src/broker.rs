@@ -11,7 +11,6 @@ use crate::grpc;
 use crate::namesrv::Reporter;
 use crate::propose::Proposer;
 use crate::task;
-use anyhow::Context as _;
 use raft_store::{FlushMode, NodeAddresses, RaftConfig, RaftGroup, peer_server};
 use raftmq_proto::forward::forward_server::ForwardServer;
 use raftmq_proto::forward::{ReportRequest, ReportResponse};
@@ -72,14 +71,11 @@ impl Listeners {
             Some((certificate, key)) => Tls::from_files(certificate, key)?,
             None => Tls::self_signed([config.addresses.host.clone(), "localhost".to_owned()])?,
         };
-        let bind = |key: &str, port: u16, options: ListenerOptions| {
-            Listener::bind(SocketAddr::new(config.addresses.bind, port), options)
-                .with_context(|| format!("{key}: stop what uses the port, or set another"))
-        };
+        let bind = |port: u16, options| Listener::bind(SocketAddr::new(config.addresses.bind, port), options);
         Ok(Listeners {
-            grpc: bind("grpcServerPort", config.addresses.grpc_port, ListenerOptions::new("gRPC").with_tls(tls))?,
-            admin: bind("listenPort", config.addresses.admin_port, ListenerOptions::new("admin"))?,
-            peer: bind("dLegerPeers", config.addresses.peer_port, ListenerOptions::new("peer"))?,
+            grpc: bind(config.addresses.grpc_port, ListenerOptions::new("grpcServerPort").with_tls(tls))?,
+            admin: bind(config.addresses.admin_port, ListenerOptions::new("listenPort"))?,
+            peer: bind(config.addresses.peer_port, ListenerOptions::new("dLegerPeers"))?,
         })
     }
 }

@@ -65,7 +65,7 @@ impl Arguments {
 pub async fn main_with(arguments: Arguments) -> anyhow::Result<()> {
     let (config, effective) = BrokerConfig::read(arguments.settings())?;
     if arguments.print_config || arguments.print_important {
-        print!("{effective}");
+        effective.print();
         return Ok(());
     }
     // The consensus library tells every vote at INFO; what operators need of it is told by our own lines.

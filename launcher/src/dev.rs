@@ -40,7 +40,7 @@ mappedFileSizeCommitLog = 67108864
 pub async fn run(arguments: &Arguments, started: Instant) -> anyhow::Result<()> {
     let (config, effective) = BrokerConfig::read(settings(arguments))?;
     if arguments.print_config {
-        print!("{effective}");
+        effective.print();
         return Ok(());
     }
     logs::start("warn");
@@ -90,7 +90,9 @@ fn settings(arguments: &Arguments) -> Settings {
 fn name_server_port(config: &BrokerConfig) -> anyhow::Result<u16> {
     let address = config.name_servers.first().context("namesrvAddr is not set: must be 127.0.0.1:port with --dev")?;
     let port = address.strip_prefix("127.0.0.1:").and_then(|port| port.parse().ok());
-    port.with_context(|| format!("namesrvAddr = {address}: must be 127.0.0.1:port with --dev, which runs the name server"))
+    port.with_context(|| {
+        format!("namesrvAddr = {address}: must be 127.0.0.1:port with --dev, which runs the name server")
+    })
 }
 
 fn overview(config: &BrokerConfig, name_server_port: u16) -> String {

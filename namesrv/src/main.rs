@@ -48,7 +48,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Config::read(&mut settings);
     let effective = settings.finish()?;
     if arguments.print_config {
-        print!("{effective}");
+        effective.print();
         return Ok(());
     }
     logs::start("info");

@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     fmt::{self, Display},
+    io::Write,
     ops::RangeInclusive,
     path::{Path, PathBuf},
     str::FromStr,
@@ -460,6 +461,11 @@ impl Display for Effective {
 }
 
 impl Effective {
+    /// Writes it to standard output; a reader that has seen enough (`| head`) is no error.
+    pub fn print(&self) {
+        let _ = std::io::stdout().write_all(self.to_string().as_bytes());
+    }
+
     /// Where a key's value came from: file and line, variable or flag; `None` for a default or an unknown key.
     pub fn source(&self, key: &str) -> Option<&str> {
         self.asked.iter().find(|asked| asked.key == key)?.source.as_deref()
