@@ -9,11 +9,14 @@ use raftmq_proto::namesrv::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_stream::StreamExt as _;
 use tonic::Status;
 
 /// A name server that hangs is not waited for longer.
 const NAME_SERVER_TIMEOUT: Duration = Duration::from_secs(5);
+/// When one name server has answered, the others get this much longer: one that hangs holds nobody up.
+const OTHERS_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// What every command needs to find its way.
 #[derive(Clone)]
@@ -166,23 +169,24 @@ impl Directory {
         let mut calls = JoinSet::new();
         for address in &self.name_servers {
             let (address, answer) = (address.clone(), call.clone()(connect::name_server(address)?));
-            calls.spawn(async move {
-                match tokio::time::timeout(NAME_SERVER_TIMEOUT, answer).await {
-                    Ok(Ok(answer)) => Ok(answer),
-                    Ok(Err(status)) => Err(at(&address, &status)),
-                    Err(_) => Err(format!("{address}: no answer within {} s", NAME_SERVER_TIMEOUT.as_secs())),
-                }
-            });
+            calls.spawn(async move { answer.await.map_err(|status| at(&address, &status)) });
         }
         let (mut answers, mut reasons) = (Vec::new(), Vec::new());
-        while let Some(joined) = calls.join_next().await {
+        let mut until = Instant::now() + NAME_SERVER_TIMEOUT;
+        while let Ok(Some(joined)) = tokio::time::timeout_at(until, calls.join_next()).await {
             match joined {
-                Ok(Ok(answer)) => answers.push(answer),
+                Ok(Ok(answer)) => {
+                    answers.push(answer);
+                    until = until.min(Instant::now() + OTHERS_TIMEOUT);
+                }
                 Ok(Err(reason)) => reasons.push(reason),
                 Err(error) => reasons.push(error.to_string()),
             }
         }
         if answers.is_empty() {
+            if reasons.len() < self.name_servers.len() {
+                reasons.push(format!("no answer within {} s", NAME_SERVER_TIMEOUT.as_secs()));
+            }
             return Err(AdminError::NoNameServer { reasons: reasons.join(", ") });
         }
         Ok(answers)

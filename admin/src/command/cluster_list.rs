@@ -71,6 +71,8 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
         failures.extend(silent);
         let (leader, term) = leader(&group, &seen);
         let lags = lags(leader, &seen);
+        let troubled = seen.iter().filter_map(|seen| seen.live.as_ref()).filter(|status| !status.trouble.is_empty());
+        failures.extend(troubled.map(|status| format!("{} of {} says: {}", status.label, group.name, status.trouble)));
         for (id, seen) in broker_ids(leader, &seen, |seen| seen.node.node) {
             let row = Row::new(&group, id, seen, leader, term, &lags);
             rows.push(row.json());

@@ -59,7 +59,7 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
         match progress.await {
             Ok((_, found)) => queues.extend(found.into_iter().map(|queue| (group.name.clone(), queue))),
             Err(AdminError::Refused { code: tonic::Code::NotFound, .. }) => {}
-            Err(error) => failures.push(format!("broker group {}: {error}", group.name)),
+            Err(error) => failures.push(super::failure(&group.name, &error)),
         }
     }
     if arguments.group.is_empty() {

@@ -46,7 +46,7 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
                 }));
             }
             Err(AdminError::Refused { code: Code::NotFound, .. }) => {}
-            Err(error) => failures.push(format!("broker group {}: {error}", group.name)),
+            Err(error) => failures.push(super::failure(&group.name, &error)),
         }
     }
     if rows.is_empty() && failures.is_empty() {

@@ -155,6 +155,15 @@ fn message_type_name(value: i32) -> String {
         .map_or_else(|_| value.to_string(), |known| known.as_str_name().to_owned())
 }
 
+/// What did not work in a broker group, with its name.
+fn failure(broker_group: &str, error: &AdminError) -> String {
+    match error {
+        // It names the broker group itself.
+        AdminError::NoNode { .. } => error.to_string(),
+        _ => format!("broker group {broker_group}: {error}"),
+    }
+}
+
 /// Text and JSON of what several broker groups were told to do.
 #[derive(Default)]
 struct PerGroup {
@@ -172,7 +181,7 @@ impl PerGroup {
     fn failed(&mut self, broker_group: &str, error: &AdminError) {
         let text = error.to_string();
         self.json.push(serde_json::json!({ "brokerName": broker_group, "error": text }));
-        self.failures.push(format!("broker group {broker_group}: {text}"));
+        self.failures.push(failure(broker_group, error));
     }
 
     fn outcome(self) -> Outcome {

@@ -40,7 +40,7 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
             Ok((_, status)) => status.queues,
             Err(AdminError::Refused { code: Code::NotFound, .. }) => continue,
             Err(error) => {
-                failures.push(format!("broker group {}: {error}", group.name));
+                failures.push(super::failure(&group.name, &error));
                 continue;
             }
         };

@@ -17,6 +17,8 @@ use xxhash_rust::xxh3::Xxh3;
 /// Leadership is handed over when a follower is level for a moment: under load that may take a few tries.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
 const TRANSFER_PAUSE: Duration = Duration::from_millis(50);
+/// A leader that no majority has answered for this long leads nobody.
+const LONELY_AFTER: Duration = Duration::from_secs(1);
 /// A dump waits this long for an index to be applied.
 const APPLIED_TIMEOUT: Duration = Duration::from_secs(10);
 const APPLIED_PAUSE: Duration = Duration::from_millis(5);
@@ -36,6 +38,7 @@ impl AdminService {
             })
             .await?;
         let traffic = node.outlets.traffic.look(Instant::now());
+        let trouble = trouble(&status);
         Ok(GroupStatusResponse {
             role: role(&status).to_owned(),
             cluster: status.cluster,
@@ -68,7 +71,7 @@ impl AdminService {
             messages_out: traffic.leased,
             in_rate: traffic.rates.0,
             out_rate: traffic.rates.1,
-            trouble: status.halted.map(|reason| reason.to_string()).or(status.waiting).unwrap_or_default(),
+            trouble,
             ..GroupStatusResponse::default()
         })
     }
@@ -195,6 +198,15 @@ impl Sum {
     fn finish(self) -> TableDump {
         TableDump { name: self.name.to_owned(), rows: self.rows, bytes: self.bytes, hash: self.hash.digest() }
     }
+}
+
+/// Why the node is not of use, in a sentence; empty when all is well.
+fn trouble(status: &GroupStatus) -> String {
+    let lonely = status.quorum_ack.filter(|since| status.role == Role::Leader && *since > LONELY_AFTER);
+    let lonely = lonely.map(|since| format!("no majority has answered this leader for {} ms", since.as_millis()));
+    let full = status.log_full.then(|| "the disk of the log is full: sends are refused".to_owned());
+    let halted = status.halted.as_ref().map(|reason| format!("stopped: {reason}"));
+    halted.or_else(|| status.waiting.clone()).or(lonely).or(full).unwrap_or_default()
 }
 
 fn role(status: &GroupStatus) -> &'static str {
