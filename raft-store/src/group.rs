@@ -40,6 +40,9 @@ use tokio_util::task::TaskTracker;
 /// How long a clean stop waits for a follower to be level before it hands leadership over.
 const LEVEL_WAIT: Duration = Duration::from_millis(100);
 
+/// The same when an administrator asks for it.
+const LEVEL_WAIT_ON_REQUEST: Duration = Duration::from_secs(1);
+
 /// How often is looked at what openraft does not announce.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -65,6 +68,7 @@ pub(crate) struct Shared {
     losses: mpsc::Sender<NodeId>,
     proposals: Arc<Semaphore>,
     closing: AtomicBool,
+    ended: AtomicBool,
 }
 
 impl Shared {
@@ -169,8 +173,15 @@ impl Shared {
         let _ = self.losses.try_send(from);
     }
 
+    /// Stopped, or about to, or storage failed: takes no proposals.
     fn closed(&self) -> bool {
         self.closing.load(Ordering::Relaxed) || self.halt.reason().is_some()
+    }
+
+    /// Raft has stopped here, for whatever reason: peers are told so. Up to then a stopping node still votes for
+    /// the one that it hands leadership to.
+    pub(crate) fn ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed) || self.halt.reason().is_some()
     }
 
     /// Keeps `leadership` at what openraft says.
@@ -491,15 +502,19 @@ impl RaftGroup {
 
     /// Hands leadership to `to`, or to the voter that is most level with this node.
     ///
-    /// Nothing is handed over before that voter has all that this node has, which is waited for up to 100 ms:
+    /// Nothing is handed over before that voter has all that this node has, which is waited for up to a second:
     /// an attempt that fails cannot be called off and stops proposals until it times out.
     ///
     /// # Errors
     /// [`TransferError`]: this node may still lead.
     pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
+        self.transfer_within(LEVEL_WAIT_ON_REQUEST, to).await
+    }
+
+    async fn transfer_within(&self, wait: Duration, to: Option<NodeId>) -> Result<NodeId, TransferError> {
         let shared = self.shared();
         let node = shared.identity().node;
-        let deadline = Instant::now() + LEVEL_WAIT;
+        let deadline = Instant::now() + wait;
         let target = loop {
             let metrics = shared.metrics();
             if metrics.running_state.is_err() {
@@ -561,7 +576,7 @@ impl RaftGroup {
             return;
         }
         if shared.leadership.borrow().leads {
-            match self.transfer_leadership(None).await {
+            match self.transfer_within(LEVEL_WAIT, None).await {
                 Ok(to) => tracing::info!(to = format_args!("{to:x}"), "handed leadership over"),
                 // A group of one has nobody to take over; otherwise the others hold an election.
                 Err(error) => tracing::info!(%error, "stopping without handing leadership over"),
@@ -569,6 +584,8 @@ impl RaftGroup {
         }
         self.owner.stop.cancel();
         let stopping = self.owner.handle.spawn(async move {
+            shared.ended.store(true, Ordering::Relaxed);
+            let since = Instant::now();
             if let Err(error) = shared.raft.shutdown().await {
                 tracing::warn!(%error, "raft did not end well");
             }
@@ -577,12 +594,14 @@ impl RaftGroup {
             {
                 tracing::error!(%error, "the rows were not flushed; the next start replays more of the log");
             }
+            let flushed = since.elapsed();
             let log = shared.log.clone();
             match tokio::task::spawn_blocking(move || log.close()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::error!(%error, "the log was not closed well"),
                 Err(error) => tracing::error!(%error, "the log was not closed well"),
             }
+            tracing::info!(?flushed, closed = ?since.elapsed(), "raft store is closed");
         });
         if let Err(error) = stopping.await {
             tracing::error!(%error, "the group did not end well");
@@ -741,6 +760,7 @@ impl Opened {
             losses,
             proposals: Arc::new(Semaphore::new(config.propose_bytes_max)),
             closing: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             home,
             info,
             config,

@@ -30,24 +30,24 @@ pub(crate) async fn run(shared: &Shared, mut losses: mpsc::Receiver<NodeId>) {
     }
 }
 
-/// Whether nothing listens at the leader's address any more.
+/// Whether the leader cannot be connected to any more: refused, unknown by now, or silent.
 async fn is_gone(shared: &Shared, leader: NodeId) -> bool {
     let Some(info) = shared.member(leader) else { return false };
     let attempt = TcpStream::connect(info.addresses.peer.as_str());
-    // No answer at all may be a lost packet; only a refusal tells that the process is gone.
-    matches!(
-        tokio::time::timeout(shared.election_min(), attempt).await,
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused
-    )
+    !matches!(tokio::time::timeout(shared.election_min() / 2, attempt).await, Ok(Ok(_)))
 }
 
+/// Asks for a pre-vote when the lease ends, unless the leader gives a sign of life before.
 async fn stand_for_election(shared: &Shared, lost: NodeId) {
+    let Some(heard) = shared.last_heard(lost) else { return };
     tracing::info!(leader = format_args!("{lost:x}"), "the leader's process is gone, its lease is waited for");
+    let lease_end = heard + shared.election_max() + MARGIN + APART * shared.rank_without(lost);
     for _ in 0..ATTEMPTS {
-        let Some(heard) = shared.last_heard(lost) else { return };
-        let lease_end = heard + shared.election_max() + MARGIN + APART * shared.rank_without(lost);
         tokio::time::sleep_until(lease_end.max(Instant::now() + MARGIN)).await;
-        if shared.leader() != Some(lost) || shared.raft().trigger().elect(true).await.is_err() {
+        if shared.leader() != Some(lost)
+            || shared.last_heard(lost) != Some(heard)
+            || shared.raft().trigger().elect(true).await.is_err()
+        {
             return;
         }
         tokio::time::sleep(APART).await;

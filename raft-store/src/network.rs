@@ -496,7 +496,8 @@ where
                 this.ended = true;
                 return Poll::Ready(None);
             }
-            None => Err(RPCError::Network(NetworkError::from_string("the peer ended the stream of entries"))),
+            // It stops. Anything but unreachable would be tried again at once, and again.
+            None => Err(RPCError::Unreachable(Unreachable::from_string("the peer ended the stream of entries"))),
         };
         this.ended = !matches!(item, Ok(Ok(_)));
         Poll::Ready(Some(item))

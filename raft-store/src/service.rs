@@ -94,6 +94,9 @@ impl Interceptor for PeerGuard {
 }
 
 fn check(shared: &Shared, metadata: &MetadataMap) -> Result<NodeId, Status> {
+    if shared.ended() {
+        return Err(stopped(&shared.identity().label));
+    }
     let refuse = |text: String| Err(Status::failed_precondition(text));
     let Some(caller) = metadata.get_bin(CALLER_KEY) else {
         return refuse("this port is for the members of a broker group; the call does not say who makes it".to_owned());
@@ -318,5 +321,5 @@ fn vote_request(request: wire::VoteRequest) -> Result<VoteRequest<Types>, Status
 }
 
 fn stopped(error: &impl std::fmt::Display) -> Status {
-    Status::unavailable(format!("this node is stopping: {error}"))
+    Status::unavailable(format!("the node is stopping: {error}"))
 }
