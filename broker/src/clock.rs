@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 /// Behind the median by more than this, cluster time steps forward instead of leaning.
 const STEP_MS: i64 = 500;
-/// Leaning: one part in a thousand of the time that passes.
-const SLEW_DIVISOR: u64 = 1000;
+/// Leaning: one millisecond for each of these.
+const SLEW_EVERY: Duration = Duration::from_secs(1);
 /// A member's clock counts for this long after its last report.
 const REPORT_AGE_MAX: Duration = Duration::from_secs(5);
 
@@ -34,11 +34,34 @@ struct Now {
     at: Instant,
 }
 
+/// Time as a leader counts it. The anchor stays, so that nothing is lost to rounding however often it is read.
+struct Lead {
+    /// Where the term began.
+    anchor: Now,
+    /// How far the median has drawn cluster time from the anchor.
+    drawn_ms: i64,
+    /// When it last drew.
+    drawn_at: Instant,
+    /// The last stamp given out.
+    last: u64,
+}
+
+impl Lead {
+    fn begin(ms: u64) -> Lead {
+        let now = Instant::now();
+        Lead { anchor: Now { ms, at: now }, drawn_ms: 0, drawn_at: now, last: ms }
+    }
+
+    fn now(&self) -> u64 {
+        shift(self.anchor.ms + millis(self.anchor.at.elapsed()), self.drawn_ms).max(self.last)
+    }
+}
+
 struct Times {
     /// The newest applied time and when this node applied it.
     applied: Now,
-    /// The last stamp given out and when; only while this node leads.
-    stamped: Option<Now>,
+    /// Only while this node leads.
+    lead: Option<Lead>,
     /// Each other member's wall clock less ours, and when it was told.
     offsets: BTreeMap<NodeId, (i64, Instant)>,
 }
@@ -53,7 +76,7 @@ impl ClusterClock {
     /// A clock that knows of no applied time yet.
     #[must_use]
     pub fn new(wall: WallClock) -> ClusterClock {
-        let times = Times { applied: Now { ms: 0, at: Instant::now() }, stamped: None, offsets: BTreeMap::new() };
+        let times = Times { applied: Now { ms: 0, at: Instant::now() }, lead: None, offsets: BTreeMap::new() };
         ClusterClock { wall, times: Mutex::new(times) }
     }
 
@@ -76,8 +99,10 @@ impl ClusterClock {
     #[must_use]
     pub fn now(&self) -> u64 {
         let times = self.times.lock();
-        let base = times.stamped.as_ref().unwrap_or(&times.applied);
-        base.ms + millis(base.at.elapsed())
+        match &times.lead {
+            Some(lead) => lead.now(),
+            None => times.applied.ms + millis(times.applied.at.elapsed()),
+        }
     }
 
     /// A member told its wall clock.
@@ -93,13 +118,13 @@ impl ClusterClock {
         let ms = times.applied.ms + millis(times.applied.at.elapsed());
         // Before the first entry there is nothing to continue from.
         let ms = if times.applied.ms == 0 { (self.wall)() } else { ms };
-        times.stamped = Some(Now { ms, at: Instant::now() });
+        times.lead = Some(Lead::begin(ms));
         times.offsets.clear();
     }
 
     /// This node no longer leads.
     pub fn follow(&self) {
-        self.times.lock().stamped = None;
+        self.times.lock().lead = None;
     }
 
     /// The stamp of the next entry of a leader in a group of `voters`; never less than an earlier one.
@@ -109,26 +134,19 @@ impl ClusterClock {
         let mut times = self.times.lock();
         let median = median_offset(&times.offsets, voters).map(|offset| shift(wall, offset));
         let applied = times.applied.ms;
-        let base = times.stamped.get_or_insert(Now { ms: applied, at: Instant::now() });
-        let passed = millis(base.at.elapsed());
-        let mut ms = base.ms + passed;
+        let lead = times.lead.get_or_insert_with(|| Lead::begin(applied));
         if let Some(median) = median {
-            let behind = difference(median, ms);
-            let lean = passed / SLEW_DIVISOR;
+            let behind = difference(median, lead.now());
             if behind > STEP_MS {
-                ms = median;
-            } else if behind > 0 {
-                ms += lean.min(behind.unsigned_abs());
-            } else {
-                ms -= lean.min(behind.unsigned_abs()).min(passed);
+                lead.drawn_ms = lead.drawn_ms.saturating_add(behind);
+                lead.drawn_at = Instant::now();
+            } else if lead.drawn_at.elapsed() >= SLEW_EVERY {
+                lead.drawn_ms += behind.signum();
+                lead.drawn_at = Instant::now();
             }
         }
-        ms = ms.max(applied).max(base.ms);
-        // Without this a leader that stamps every few microseconds would never see a whole millisecond pass.
-        if ms > base.ms {
-            *base = Now { ms, at: Instant::now() };
-        }
-        ms
+        lead.last = lead.now().max(applied);
+        lead.last
     }
 
     /// How far this node's wall clock is from the median of the voters', when a majority of them has told.
@@ -204,6 +222,18 @@ mod tests {
         clock.lead();
         clock.reported(2, WALL);
         assert_eq!(clock.stamp(3), WALL);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stamping_often_does_not_slow_time_down() {
+        let clock = ClusterClock::new(|| WALL);
+        clock.applied(WALL);
+        clock.lead();
+        for _ in 0..10_000 {
+            let _ = clock.stamp(3);
+            tokio::time::advance(Duration::from_micros(1_900)).await;
+        }
+        assert_eq!(clock.stamp(3), WALL + 19_000);
     }
 
     #[tokio::test(start_paused = true)]

@@ -40,6 +40,9 @@ struct Clients {
     group: HashMap<String, Seen>,
     /// When this node began to lead.
     leading: Option<(Term, Instant)>,
+    /// On the leader: when a client's session was first looked at. The member that the client called reports it a
+    /// little later than the session begins.
+    noticed: HashMap<String, Instant>,
 }
 
 /// The clients that this node knows of.
@@ -110,6 +113,7 @@ impl Registry {
         if clients.leading.is_none_or(|(known, _)| known != term) {
             clients.leading = Some((term, Instant::now()));
             clients.group.clear();
+            clients.noticed.clear();
         }
     }
 
@@ -118,24 +122,34 @@ impl Registry {
         let mut clients = self.clients.lock();
         clients.leading = None;
         clients.group.clear();
+        clients.noticed.clear();
     }
 
-    /// Which of the clients with a session are gone. After an election none is, for one full span of silence.
+    /// Which of the clients with a session are gone. After an election none is, for one full span of silence, and
+    /// neither is one whose session is newer than that.
     pub fn gone<'c>(&self, sessions: impl Iterator<Item = &'c str>) -> Vec<String> {
         let now = Instant::now();
-        let clients = self.clients.lock();
-        let Some((_, since)) = clients.leading else { return Vec::new() };
-        sessions
-            .filter(|client_id| {
+        let mut clients = self.clients.lock();
+        let Some((_, election)) = clients.leading else { return Vec::new() };
+        let before = std::mem::take(&mut clients.noticed);
+        let noticed: HashMap<String, Instant> =
+            sessions.map(|client_id| (client_id.to_owned(), before.get(client_id).copied().unwrap_or(now))).collect();
+        let mut gone: Vec<String> = noticed
+            .iter()
+            .filter(|(client_id, noticed)| {
+                let since = election.max(**noticed);
                 let heard = [clients.ours.get(*client_id), clients.group.get(*client_id)];
-                // A client that nobody has heard from since the election may be one that heartbeats slowly.
+                // A client that nobody has heard from yet may be one that heartbeats slowly.
                 let unheard = Seen { at: since, period: HEARTBEAT_PERIOD_RUST };
                 let seen = heard.into_iter().flatten().max_by_key(|seen| seen.at).copied().unwrap_or(unheard);
-                let since_election = Seen { at: since, period: seen.period };
-                now >= seen.gone_at().max(since_election.gone_at())
+                let span = Seen { at: since, period: seen.period };
+                now >= seen.gone_at().max(span.gone_at())
             })
-            .map(str::to_owned)
-            .collect()
+            .map(|(client_id, _)| client_id.clone())
+            .collect();
+        gone.sort_unstable();
+        clients.noticed = noticed;
+        gone
     }
 }
 
@@ -159,6 +173,7 @@ mod tests {
         pass(100).await;
         registry.seen("java", "JAVA");
         registry.seen("rust", "RUST");
+        assert!(registry.gone(["java", "rust"].into_iter()).is_empty());
         pass(24).await;
         assert!(registry.gone(["java", "rust"].into_iter()).is_empty());
         pass(1).await;
@@ -173,6 +188,7 @@ mod tests {
         registry.seen("java", "JAVA");
         pass(300).await;
         registry.lead(Term(2));
+        assert!(registry.gone(["java", "never-heard-of"].into_iter()).is_empty());
         pass(24).await;
         assert!(registry.gone(["java", "never-heard-of"].into_iter()).is_empty());
         pass(1).await;
@@ -187,10 +203,28 @@ mod tests {
         leader.lead(Term(1));
         pass(100).await;
         member.seen("go", "GO");
+        assert!(leader.gone(["go"].into_iter()).is_empty());
         pass(20).await;
         leader.reported(member.report());
         assert!(leader.gone(["go"].into_iter()).is_empty());
         pass(5).await;
         assert_eq!(leader.gone(["go"].into_iter()), ["go"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_is_there_before_its_member_reports_the_client() {
+        let leader = Registry::default();
+        leader.lead(Term(1));
+        // This client called here once, long ago; now it calls another member.
+        leader.seen("moved", "GO");
+        pass(300).await;
+        assert!(leader.gone(["moved", "new"].into_iter()).is_empty());
+        pass(1).await;
+        assert!(leader.gone(["moved", "new"].into_iter()).is_empty());
+        pass(24).await;
+        assert_eq!(leader.gone(["moved", "new"].into_iter()), ["moved"]);
+        // A session that begins again is new again.
+        assert_eq!(leader.gone(["new"].into_iter()), [""; 0]);
+        assert_eq!(leader.gone(["moved", "new"].into_iter()), [""; 0]);
     }
 }
