@@ -62,6 +62,8 @@ struct Times {
     applied: Now,
     /// Only while this node leads.
     lead: Option<Lead>,
+    /// A leader's time is known since this node started.
+    told: bool,
     /// Each other member's wall clock less ours, and when it was told.
     offsets: BTreeMap<NodeId, (i64, Instant)>,
 }
@@ -76,7 +78,8 @@ impl ClusterClock {
     /// A clock that knows of no applied time yet.
     #[must_use]
     pub fn new(wall: WallClock) -> ClusterClock {
-        let times = Times { applied: Now { ms: 0, at: Instant::now() }, lead: None, offsets: BTreeMap::new() };
+        let times =
+            Times { applied: Now { ms: 0, at: Instant::now() }, lead: None, told: false, offsets: BTreeMap::new() };
         ClusterClock { wall, times: Mutex::new(times) }
     }
 
@@ -86,12 +89,26 @@ impl ClusterClock {
         (self.wall)()
     }
 
-    /// An entry stamped `ms` was applied.
+    /// An entry stamped `ms` was applied. One that comes late (replayed at start, or after a pause) sets nothing back.
     pub fn applied(&self, ms: u64) {
         let mut times = self.times.lock();
-        if ms >= times.applied.ms {
+        if ms > times.applied.ms + millis(times.applied.at.elapsed()) {
             times.applied = Now { ms, at: Instant::now() };
         }
+    }
+
+    /// The leader told its cluster time.
+    pub fn told(&self, ms: u64) {
+        self.applied(ms);
+        self.times.lock().told = true;
+    }
+
+    /// Cluster time, once this node has led or a leader has told it since it started. Before that it knows only
+    /// what it replayed, which may be long ago.
+    #[must_use]
+    pub fn known(&self) -> Option<u64> {
+        let told = self.times.lock().told;
+        told.then(|| self.now())
     }
 
     /// Cluster time as near as this node knows it without asking: never ahead of the leader's by more than the
@@ -119,6 +136,7 @@ impl ClusterClock {
         // Before the first entry there is nothing to continue from.
         let ms = if times.applied.ms == 0 { (self.wall)() } else { ms };
         times.lead = Some(Lead::begin(ms));
+        times.told = true;
         times.offsets.clear();
     }
 
@@ -222,6 +240,17 @@ mod tests {
         clock.lead();
         clock.reported(2, WALL);
         assert_eq!(clock.stamp(3), WALL);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replayed_entries_set_nothing_back_and_tell_no_time() {
+        let clock = ClusterClock::new(|| WALL);
+        clock.applied(WALL - HOUR);
+        assert_eq!(clock.known(), None);
+        clock.told(WALL);
+        pass(10).await;
+        clock.applied(WALL - HOUR + 5);
+        assert_eq!(clock.known(), Some(WALL + 10));
     }
 
     #[tokio::test(start_paused = true)]

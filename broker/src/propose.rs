@@ -173,9 +173,10 @@ impl Proposer {
         }
         let bytes = blobs.iter().map(Bytes::len).sum::<usize>() + COMMAND_BYTES;
         inner.take(bytes)?;
-        let deadline_ms = deadline.map_or(0, |deadline| {
+        // A node that was not told the time yet cannot name a deadline in it.
+        let deadline_ms = deadline.zip(inner.clock.known()).map_or(0, |(deadline, now)| {
             let left = deadline.saturating_duration_since(Instant::now());
-            inner.clock.now() + u64::try_from(left.as_millis()).unwrap_or(u64::from(u32::MAX))
+            now + u64::try_from(left.as_millis()).unwrap_or(u64::from(u32::MAX))
         });
         let (answer, reply) = oneshot::channel();
         let command = Command { deadline_ms, kind: Some(kind) };

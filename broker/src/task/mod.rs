@@ -4,6 +4,7 @@ mod clock;
 mod session;
 
 use crate::broker::Node;
+use raft_store::Leadership;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -22,15 +23,26 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
                 () = stop.cancelled() => return,
                 () = clock::run(&node) => {}
                 () = session::run(&node) => {}
-                leadership = node.group.leadership_changed(seen) => seen = leadership,
+                leadership = turned(&node, seen) => seen = leadership,
             }
         } else {
             node.registry.follow();
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = session::report(&node) => {}
-                leadership = node.group.leadership_changed(seen) => seen = leadership,
+                leadership = turned(&node, seen) => seen = leadership,
             }
+        }
+    }
+}
+
+/// Waits for another leader or term. Proposals that came to nothing change nothing here.
+async fn turned(node: &Node, seen: Leadership) -> Leadership {
+    let mut last = seen;
+    loop {
+        last = node.group.leadership_changed(last).await;
+        if (last.term, last.leader, last.leads) != (seen.term, seen.leader, seen.leads) {
+            return last;
         }
     }
 }

@@ -61,8 +61,10 @@ pub(super) async fn report(node: &Node) {
                 clients: node.registry.report(),
             };
             let reported = tokio::time::timeout(REPORT_EVERY, ForwardClient::new(channel).report(request)).await;
-            if let Ok(Err(status)) = reported {
-                tracing::debug!(%status, "the leader did not take this node's report");
+            match reported {
+                Ok(Ok(told)) => node.clock.told(told.into_inner().time_ms),
+                Ok(Err(status)) => tracing::debug!(%status, "the leader did not take this node's report"),
+                Err(_) => tracing::debug!("the leader did not take this node's report in time"),
             }
         }
         tokio::time::sleep(REPORT_EVERY).await;
