@@ -33,7 +33,8 @@ demo: build ## Produce and consume on a cluster of its own, kill -9 the leader i
 
 test: lint python-client ## Everything the gate runs: formatting, lints, tests, doc tests, dependency and licence rules
 	@$(CARGO) build --release --workspace --bins --locked
-	@RAFTMQ_BIN_DIR="$(BIN)" RAFTMQ_PYTHON="$$(scripts/python-client.sh)" $(CARGO) test --release --workspace --locked --no-fail-fast
+	@RAFTMQ_BIN_DIR="$(BIN)" RAFTMQ_PYTHON="$$(scripts/python-client.sh)" $(CARGO) test --release --workspace --locked --no-fail-fast 2>&1 | tee "$(CARGO_TARGET_DIR)/test.log"
+	@awk '/^test result:/ { passed += $$4; failed += $$6; skipped += $$8 } END { print passed " passed, " failed " failed, " skipped " skipped" }' "$(CARGO_TARGET_DIR)/test.log"
 
 lint: ## Formatting and lints only
 	@$(CARGO) fmt --all --check
