@@ -1,0 +1,208 @@
+//! Nodes die, hang and come back under load: nothing acknowledged is lost, nothing is delivered early, and handles
+//! from before the fault acknowledge after it. Real processes, real signals.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use raftmq_tests::{
+    client::{Consumer, Producer, eventually},
+    cluster::{Cluster, LEADER_WITHIN, Options},
+    invariant,
+    oracle::message_id,
+    workload::{self, Workload},
+};
+
+async fn start() -> Result<(Cluster, Workload)> {
+    let mut cluster = Cluster::start(Options::default()).await?;
+    let options = workload::Options::default();
+    cluster.create_topic(&options.topic, 8).await?;
+    let workload = Workload::start(&cluster.access(0), options).await?;
+    Ok((cluster, workload))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_is_killed() -> Result<()> {
+    let (mut cluster, workload) = start().await?;
+    let leader = cluster.leader(0).await?;
+    workload
+        .fault(async || {
+            cluster.kill(leader);
+            Ok(())
+        })
+        .await?;
+    workload.acknowledged(invariant::ACKNOWLEDGED_MIN, LEADER_WITHIN).await?;
+    cluster.start_node(leader)?;
+    let outcome = workload.finish().await?;
+    ensure!(outcome.gap < Duration::from_secs(3), "sends stood still for {:?}", outcome.gap);
+    outcome.judge("leader killed", &cluster).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_is_killed() -> Result<()> {
+    let (mut cluster, workload) = start().await?;
+    let leader = cluster.leader(0).await?;
+    let follower = (leader + 1) % 3;
+    workload
+        .fault(async || {
+            cluster.kill(follower);
+            Ok(())
+        })
+        .await?;
+    workload.acknowledged(invariant::ACKNOWLEDGED_MIN, LEADER_WITHIN).await?;
+    cluster.start_node(follower)?;
+    workload.finish().await?.judge("follower killed", &cluster).await
+}
+
+/// The successor dies as soon as it leads: one node is left, which must wait for a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_is_killed_during_an_election() -> Result<()> {
+    let (mut cluster, workload) = start().await?;
+    let first = cluster.leader(0).await?;
+    workload
+        .fault(async || {
+            cluster.kill(first);
+            let second = cluster.leader_other_than(0, Some(first), LEADER_WITHIN).await?;
+            cluster.kill(second);
+            cluster.start_node(first)?;
+            cluster.leader_other_than(0, Some(second), LEADER_WITHIN).await?;
+            cluster.start_node(second)
+        })
+        .await?;
+    workload.finish().await?.judge("leader killed during election", &cluster).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_three_are_killed() -> Result<()> {
+    let (mut cluster, workload) = start().await?;
+    workload.fault(async || cluster.kill_at_once(&[0, 1, 2])).await?;
+    for number in 0..3 {
+        cluster.start_node(number)?;
+    }
+    workload.finish().await?.judge("all three killed", &cluster).await
+}
+
+/// A leader that hangs is deposed; when it goes on it must not believe that it still leads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_is_paused() -> Result<()> {
+    let (mut cluster, workload) = start().await?;
+    let leader = cluster.leader(0).await?;
+    workload.fault(async || cluster.pause(leader)).await?;
+    let successor = cluster.leader_other_than(0, Some(leader), LEADER_WITHIN).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    cluster.resume(leader)?;
+    successor?;
+    workload.finish().await?.judge("leader paused", &cluster).await
+}
+
+/// Two nodes of three have the data; one of them is wiped and comes back under its label while the other is down. The
+/// third, which slept through it all, and the empty one are a majority by number. They must not elect.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_member_gives_no_vote() -> Result<()> {
+    let (mut cluster, workload) = start().await?;
+    let leader = cluster.leader(0).await?;
+    let (wiped, stale) = ((leader + 1) % 3, (leader + 2) % 3);
+    cluster.kill(stale);
+    workload.fault(async || cluster.kill_at_once(&[leader, wiped])).await?;
+    cluster.wipe(wiped)?;
+    cluster.start_node(wiped)?;
+    cluster.start_node(stale)?;
+    let elected = cluster.leader_other_than(0, None, Duration::from_secs(6)).await;
+    ensure!(elected.is_err(), "a node without the data was elected");
+    ensure!(cluster.log(wiped).contains("replacePeer"), "the empty node does not say how to admit it");
+    cluster.start_node(leader)?;
+    cluster.leader(0).await?;
+    workload.finish().await?.judge_replicas("wiped member", &cluster, 2).await
+}
+
+/// `mqadmin updateTopic` says OK and the node that said it dies in that instant.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_was_created_exists() -> Result<()> {
+    let rounds = if std::env::var_os("RAFTMQ_LONG").is_some() { 100 } else { 10 };
+    let mut cluster = Cluster::start(Options::default()).await?;
+    for round in 0..rounds {
+        let leader = cluster.leader(0).await?;
+        let name = format!("created-{round}");
+        cluster.create_topic_at(leader, &name, 4).await?;
+        cluster.kill(leader);
+        let producer = Producer::new(&cluster.access(0), &[])?;
+        let successor = cluster.leader_other_than(0, Some(leader), LEADER_WITHIN).await?;
+        let mut admin = cluster.admin_client(successor).await?;
+        let request = raftmq_proto::admin::TopicRouteRequest { name: name.clone() };
+        let route = admin.topic_route(request).await.with_context(|| format!("round {round}"))?.into_inner();
+        let topic =
+            route.broker_groups.first().and_then(|group| group.topic.as_ref()).context("no topic in the route")?;
+        ensure!(topic.name == name && topic.write_queues == 4, "round {round}: {topic:?}");
+        producer.send(&name, "first", None, "first".into()).await.with_context(|| format!("round {round}"))?;
+        cluster.start_node(leader)?;
+        // The next round may kill any node: two others must be able to elect.
+        cluster.caught_up(0, Duration::from_secs(20)).await?;
+    }
+    Ok(())
+}
+
+/// Name servers are told everything by heartbeats and nobody waits for them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn name_servers_die() -> Result<()> {
+    let (mut cluster, workload) = start().await?;
+    workload
+        .fault(async || {
+            cluster.kill_namesrv(0);
+            cluster.kill_namesrv(1);
+            Ok(())
+        })
+        .await?;
+    workload.acknowledged(invariant::ACKNOWLEDGED_MIN, LEADER_WITHIN).await?;
+    let newcomer = Producer::new(&cluster.access(0), &["orders"])?;
+    newcomer.client().route("orders").await.context("a client that starts without name servers")?;
+    cluster.start_namesrv(1)?;
+    let seen = async || {
+        let output = cluster.mqadmin(&["clusterList", "-o", "json"]).await;
+        output.is_ok_and(|output| {
+            output.status.success() && String::from_utf8_lossy(&output.stdout).matches("RaftNode00").count() >= 3
+        })
+    };
+    eventually("a restarted name server knows the brokers", Duration::from_secs(45), seen).await?;
+    workload.finish().await?.judge("name servers killed", &cluster).await
+}
+
+/// Handles that acknowledge nothing: changed, cut, of another consumer group, superseded. The message stays leased,
+/// comes back when its lease ends, and its own handle acknowledges it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handles_that_are_not_valid_acknowledge_nothing() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default()).await?;
+    cluster.create_topic("forged", 4).await?;
+    let access = cluster.access(0);
+    let producer = Producer::new(&access, &["forged"])?;
+    let consumer = Consumer::new(&access, "owners", "forged", "*", false)?;
+    let stranger = Consumer::new(&access, "strangers", "forged", "*", false)?;
+    let wait = Duration::from_secs(5);
+    let lease = Duration::from_secs(10);
+    for consumer in [&consumer, &stranger] {
+        consumer.receive("forged", 1, lease, Duration::from_millis(100)).await?;
+    }
+    producer.send("forged", &message_id(1), None, "body".into()).await?;
+    let first = consumer.receive("forged", 1, lease, wait).await?.pop().context("nothing received")?;
+    let accepted = invariant::forgeries(&consumer, &stranger, &first).await;
+    ensure!(accepted.is_empty(), "these acknowledged: {accepted:?}");
+    // It is still leased, and comes back.
+    let second = loop {
+        ensure!(
+            first.received.elapsed() < Duration::from_secs(20),
+            "the message did not come back: it was acknowledged"
+        );
+        if let Some(second) = consumer.receive("forged", 1, lease, wait).await?.pop() {
+            break second;
+        }
+    };
+    ensure!(second.attempt() == 2 && second.received.duration_since(first.called) >= lease, "it came back early");
+    ensure!(consumer.ack(&first).await.is_err(), "the superseded handle acknowledged");
+    // A changed lease supersedes the handle it was changed with; a failover in between changes nothing.
+    let changed = consumer.change_invisible(&second, Duration::from_secs(60)).await?;
+    let leader = cluster.leader(0).await?;
+    cluster.kill(leader);
+    cluster.leader_other_than(0, Some(leader), LEADER_WITHIN).await?;
+    ensure!(consumer.ack(&second).await.is_err(), "the handle from before the change acknowledged");
+    consumer.ack_handle("forged", &message_id(1), &changed).await?;
+    ensure!(consumer.receive("forged", 1, lease, wait).await?.is_empty(), "an acknowledged message came back");
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! Official clients, unchanged, against real processes: Python (PyPI) and Rust (crates.io). The access point is the
+//! leader, then each follower.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use raftmq_tests::cluster::{Cluster, Options};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+};
+
+const MESSAGES: u64 = 10_000;
+
+/// A clean end hands its messages over within this.
+const TAKEOVER_AFTER_TERMINATION: Duration = Duration::from_secs(1);
+
+/// A death is noticed after 2.5 of the Python client's heartbeat periods of 10 s.
+const TAKEOVER_AFTER_DEATH: Duration = Duration::from_secs(25);
+
+/// What clients and a busy machine of two cores add to either: a push consumer asks for its queues every 5 s.
+const TAKEOVER_MARGIN: Duration = Duration::from_secs(8);
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn cache() -> PathBuf {
+    std::env::var_os("RAFTMQ_CACHE")
+        .map_or_else(|| Path::new(&std::env::var_os("HOME").unwrap_or_default()).join(".cache/raftmq"), PathBuf::from)
+}
+
+/// A Python with the official client, fetched when there is none.
+async fn python() -> Result<PathBuf> {
+    if let Some(python) = std::env::var_os("RAFTMQ_PYTHON") {
+        return Ok(python.into());
+    }
+    let output = Command::new(root().join("../scripts/python-client.sh")).output().await?;
+    ensure!(output.status.success(), "python-client.sh: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?.trim().into())
+}
+
+/// The program around the official Rust client, built when its sources are newer. It has a build folder of its own:
+/// its dependencies are its own too.
+async fn rust_client() -> Result<PathBuf> {
+    let target = cache().join("target-official");
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--locked", "--quiet"])
+        .env("CARGO_TARGET_DIR", &target)
+        .env_remove("RUSTFLAGS")
+        .current_dir(root().join("official/rust"))
+        .output()
+        .await?;
+    ensure!(output.status.success(), "the official Rust client: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(target.join("debug/official-rust"))
+}
+
+/// A client program under way.
+struct Program {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    name: String,
+}
+
+impl Program {
+    fn start(program: &Path, arguments: &[&str], home: &Path) -> Result<Self> {
+        let name = arguments.join(" ");
+        let stderr = std::fs::File::create(home.join(format!("client-{:08x}.log", rand::random::<u32>())))?;
+        let mut child = Command::new(program)
+            .args(arguments)
+            // The Python client logs below its user's home.
+            .env("HOME", home)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .kill_on_drop(true)
+            .spawn()?;
+        let lines = BufReader::new(child.stdout.take().context("stdout is piped")?).lines();
+        Ok(Self { child, lines, name })
+    }
+
+    /// The next line that starts with `word`; an error when the program ends before or it takes too long.
+    async fn line(&mut self, word: &str, limit: Duration) -> Result<String> {
+        let read = async {
+            while let Some(line) = self.lines.next_line().await? {
+                if let Some(rest) = line.strip_prefix(word) {
+                    return Ok(rest.trim().to_string());
+                }
+            }
+            bail!("{} ended without a line {word}", self.name)
+        };
+        tokio::time::timeout(limit, read)
+            .await
+            .with_context(|| format!("{}: no line {word} in {limit:?}", self.name))?
+    }
+
+    async fn result(&mut self, limit: Duration) -> Result<Value> {
+        Ok(serde_json::from_str(&self.line("RESULT", limit).await?)?)
+    }
+}
+
+fn number(result: &Value, name: &str) -> u64 {
+    result[name].as_u64().unwrap_or(u64::MAX)
+}
+
+fn judge_roundtrip(name: &str, result: &Value) -> Result<()> {
+    println!("{name}: {result}");
+    let exact = [("sent", MESSAGES), ("distinct", MESSAGES), ("deliveries", MESSAGES), ("foreign", 0)];
+    let wrong: Vec<_> = exact.iter().filter(|(field, expected)| number(result, field) != *expected).collect();
+    ensure!(wrong.is_empty(), "{name}: expected {wrong:?}, got {result}");
+    for field in ["wrong", "failures"] {
+        ensure!(result[field].as_array().is_none_or(Vec::is_empty), "{name}: {field}: {result}");
+    }
+    ensure!(result["ack_failures"].as_u64().unwrap_or_default() == 0, "{name}: {result}");
+    Ok(())
+}
+
+fn judge_redelivery(name: &str, count: u64, result: &Value) -> Result<()> {
+    println!("{name}: {result}");
+    let exact = [("sent", count), ("first", count), ("second", count), ("repeated", 0)];
+    let wrong: Vec<_> = exact.iter().filter(|(field, expected)| number(result, field) != *expected).collect();
+    ensure!(wrong.is_empty(), "{name}: expected {wrong:?}, got {result}");
+    let invisible = number(result, "invisible_ms");
+    let (min, max) = (number(result, "min_gap_ms"), number(result, "max_gap_ms"));
+    ensure!(min >= invisible, "{name}: a message came back {min} ms after its receive was called: {result}");
+    ensure!(max <= invisible + 8_000, "{name}: a message came back only after {max} ms: {result}");
+    Ok(())
+}
+
+/// Everything one access point is asked for; `accesses` go one after the other.
+struct Bench {
+    cluster: Cluster,
+    accesses: Vec<(String, SocketAddr)>,
+}
+
+async fn start() -> Result<Bench> {
+    let mut cluster = Cluster::start(Options::default()).await?;
+    let leader = cluster.leader(0).await?;
+    let accesses = [("leader", leader), ("follower-1", (leader + 1) % 3), ("follower-2", (leader + 2) % 3)];
+    let accesses = accesses.iter().map(|(name, number)| ((*name).to_string(), cluster.nodes[*number].grpc)).collect();
+    Ok(Bench { cluster, accesses })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_messages_exactly_once() -> Result<()> {
+    let python = python().await?;
+    let rust = rust_client().await?;
+    let mut bench = start().await?;
+    let program = root().join("official/python/official.py");
+    let program = program.to_str().context("a path of ours is text")?;
+    let count = MESSAGES.to_string();
+    let limit = Duration::from_secs(150);
+    for (name, access) in bench.accesses.clone() {
+        let access = access.to_string();
+        for client in ["python", "rust"] {
+            let topic = format!("exactly-{client}-{name}");
+            bench.cluster.create_topic(&topic, 8).await?;
+            let scenario = ["roundtrip", &access, &topic, &format!("readers-{client}-{name}"), &count];
+            let mut run = match client {
+                "python" => Program::start(&python, &[&[program], &scenario[..]].concat(), bench.cluster.dir())?,
+                _ => Program::start(&rust, &scenario, bench.cluster.dir())?,
+            };
+            let result = run.result(limit).await.with_context(|| bench.cluster.log_tails(0))?;
+            judge_roundtrip(&format!("{client} through the {name}"), &result)?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_acknowledged_comes_back() -> Result<()> {
+    let python = python().await?;
+    let rust = rust_client().await?;
+    let mut bench = start().await?;
+    let program = root().join("official/python/official.py");
+    let program = program.to_str().context("a path of ours is text")?;
+    let limit = Duration::from_secs(90);
+    let mut runs = Vec::new();
+    for (name, access) in bench.accesses.clone() {
+        let access = access.to_string();
+        for client in ["python", "rust"] {
+            let topic = format!("again-{client}-{name}");
+            bench.cluster.create_topic(&topic, 4).await?;
+            let scenario = ["redelivery", &access, &topic, &format!("forgetful-{client}-{name}"), "30"];
+            let run = match client {
+                "python" => Program::start(&python, &[&[program], &scenario[..]].concat(), bench.cluster.dir())?,
+                _ => Program::start(&rust, &scenario, bench.cluster.dir())?,
+            };
+            runs.push((format!("{client} through the {name}"), run));
+        }
+    }
+    for (name, mut run) in runs {
+        let result = run.result(limit).await.with_context(|| bench.cluster.log_tails(0))?;
+        judge_redelivery(&name, 30, &result)?;
+    }
+    Ok(())
+}
+
+/// A push consumer holds messages and dies, or says that it goes; another member of its group finishes them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_consumer_takes_over() -> Result<()> {
+    let python = python().await?;
+    let mut bench = start().await?;
+    let program = root().join("official/python/official.py");
+    let program = program.to_str().context("a path of ours is text")?;
+    let held = 20;
+    let mut pairs = Vec::new();
+    for (number, (name, access)) in bench.accesses.clone().into_iter().enumerate() {
+        let killed = number != 0;
+        let access = access.to_string();
+        let (topic, group) = (format!("taken-{name}"), format!("takers-{name}"));
+        bench.cluster.create_topic(&topic, 4).await?;
+        let home = bench.cluster.dir().to_path_buf();
+        let count = held.to_string();
+        let run =
+            |scenario: &str| Program::start(&python, &[program, scenario, &access, &topic, &group, &count], &home);
+        let mut holder = run("hold")?;
+        run("send")?.result(Duration::from_secs(60)).await?;
+        while holder.line("HELD", Duration::from_secs(60)).await?.parse::<u64>()? < held {}
+        let mut taker = run("take")?;
+        taker.line("READY", Duration::from_secs(60)).await?;
+        pairs.push((name, killed, holder, taker));
+    }
+    for (_, killed, holder, _) in &mut pairs {
+        if *killed {
+            holder.child.start_kill()?;
+        } else {
+            holder.child.stdin.as_mut().context("stdin is piped")?.write_all(b"\n").await?;
+        }
+    }
+    let ended = Instant::now();
+    for (name, killed, _holder, mut taker) in pairs {
+        let result = taker.result(Duration::from_secs(100)).await.with_context(|| bench.cluster.log_tails(0))?;
+        let took = ended.elapsed();
+        println!("take over through the {name}, killed {killed}: {took:?} {result}");
+        ensure!(number(&result, "distinct") == held && number(&result, "deliveries") == held, "{name}: {result}");
+        ensure!(result["attempts"] == serde_json::json!([2]), "{name}: {result}");
+        let bound = if killed { TAKEOVER_AFTER_DEATH } else { TAKEOVER_AFTER_TERMINATION } + TAKEOVER_MARGIN;
+        ensure!(took <= bound, "{name}: the takeover took {took:?}, more than {bound:?}");
+    }
+    Ok(())
+}
