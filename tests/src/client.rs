@@ -28,6 +28,9 @@ use crate::load::resource;
 /// Deadline of every call but long polls, as in every SDK.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Shortest long poll of a server with default settings.
+const POLL_MIN: Duration = Duration::from_secs(5);
+
 /// How often a send is tried, as in every SDK.
 pub const SEND_ATTEMPTS: usize = 3;
 
@@ -146,6 +149,14 @@ impl Failure {
                 Err(Self::Code(code, status.message.clone()))
             }
             None => Err(Self::Code(pb::Code::Unspecified, "an answer without status".into())),
+        }
+    }
+
+    /// Whether the same call may succeed later: nothing was wrong with the request itself.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Code(code, _) => *code as i32 >= 50_000 || *code == pb::Code::TooManyRequests,
+            Self::Transport(..) => true,
         }
     }
 
@@ -589,6 +600,13 @@ impl Consumer {
         &self.client
     }
 
+    /// Makes the consumer group known by a receive that is broken off: from then on it exists, whatever the broker's
+    /// rule for new groups is. There must be nothing to receive yet.
+    pub async fn join(&self, topic: &str) {
+        let receive = self.receive(topic, 1, Duration::from_secs(10), POLL_MIN);
+        let _ = tokio::time::timeout(Duration::from_millis(300), receive).await;
+    }
+
     /// One receive from the topic's next queue: up to `batch` messages, waiting up to `wait` for the first.
     ///
     /// # Errors
@@ -613,7 +631,8 @@ impl Consumer {
             long_polling_timeout: Some(duration(wait)),
             attempt_id: None,
         };
-        let timeout = wait + CALL_TIMEOUT;
+        // A poll shorter than the server's minimum is made as long as that.
+        let timeout = wait.max(POLL_MIN) + CALL_TIMEOUT;
         let request = self.client.request(request, timeout);
         let called = Instant::now();
         let parts = self
@@ -651,7 +670,8 @@ impl Consumer {
         Ok(deliveries)
     }
 
-    /// Acknowledges one message; tried again after transport failures, as SDKs do for push consumers.
+    /// Acknowledges one message; tried again when the server or the way to it failed, as SDKs do for
+    /// push consumers.
     ///
     /// # Errors
     ///
@@ -698,9 +718,8 @@ impl Consumer {
             };
             match outcome.await {
                 Ok(()) => return Ok(()),
-                Err(failure @ Failure::Transport(..)) if tries >= 5 => return Err(failure),
-                Err(Failure::Transport(..)) => tokio::time::sleep(Duration::from_millis(50)).await,
-                Err(failure) => return Err(failure),
+                Err(failure) if tries >= 5 || !failure.may_pass() => return Err(failure),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
     }

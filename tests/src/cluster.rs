@@ -40,6 +40,9 @@ pub struct Options {
     pub sync_flush: bool,
     /// Bytes reach files only at fdatasync, so that a kill is a power cut.
     pub power_loss: bool,
+    /// Size of a log segment, several of which are preallocated; the broker's own choice when none. Tests that send
+    /// little need little disk.
+    pub segment_bytes: Option<u64>,
     /// Further lines of every broker's configuration.
     pub settings: Vec<(String, String)>,
     /// Further environment of every broker.
@@ -56,6 +59,7 @@ impl Default for Options {
             nodes: 3,
             sync_flush: true,
             power_loss: false,
+            segment_bytes: Some(16 << 20),
             settings: Vec::new(),
             environment: Vec::new(),
             hosts: Vec::new(),
@@ -99,8 +103,6 @@ pub struct Node {
     pub admin: SocketAddr,
     /// Where the other members go.
     pub peer: SocketAddr,
-    /// Metrics.
-    pub metrics: SocketAddr,
     /// Its configuration file.
     pub config: PathBuf,
     /// `storePathRootDir`.
@@ -332,7 +334,7 @@ impl Cluster {
                 places.iter().enumerate().map(|(index, (host, port))| format!("n{index}-{host}:{port}")).collect();
             for (index, (host, peer)) in places.iter().enumerate() {
                 let name = format!("g{group}-n{index}");
-                let [grpc, admin, metrics] = [free_port()?, free_port()?, free_port()?];
+                let [grpc, admin] = [free_port()?, free_port()?];
                 let node = Node {
                     group,
                     broker_group: format!("RaftNode{group:02}"),
@@ -340,7 +342,6 @@ impl Cluster {
                     grpc: SocketAddr::new(*host, grpc),
                     admin: SocketAddr::new(*host, admin),
                     peer: SocketAddr::new(*host, *peer),
-                    metrics: SocketAddr::new(*host, metrics),
                     config: dir.path().join(format!("{name}.conf")),
                     data: dir.path().join(&name),
                     namespace: options.hosts.get(group * options.nodes + index).map(|host| host.namespace.clone()),
@@ -366,7 +367,9 @@ impl Cluster {
                 line("flushDiskType", &if options.sync_flush { "SYNC_FLUSH" } else { "ASYNC_FLUSH" });
                 line("autoCreateTopicEnable", &true);
                 line("grpcServerPort", &grpc);
-                line("metricsPromExporterPort", &metrics);
+                if let Some(bytes) = options.segment_bytes {
+                    line("mappedFileSizeCommitLog", &bytes);
+                }
                 for (key, value) in &options.settings {
                     line(key, value);
                 }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
@@ -340,9 +340,8 @@ async fn hold(access: &[SocketAddr], options: &Options, oracle: &Oracle, shared:
     }
     let producer = Producer::new(access, &[&options.topic])?;
     let consumer = Consumer::new(access, &options.group, &options.topic, "*", false)?;
-    // The group exists from its first receive on, whatever the broker's rule for new groups is.
+    consumer.join(&options.topic).await;
     let lease = Duration::from_secs(300);
-    consumer.receive(&options.topic, 1, lease, Duration::from_millis(100)).await.context("the first receive")?;
     for _ in 0..options.hold {
         let sequence = shared.next.fetch_add(1, Ordering::Relaxed);
         oracle.sending(sequence);

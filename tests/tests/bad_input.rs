@@ -30,7 +30,7 @@ async fn start() -> Result<Cluster> {
 async fn judge(cluster: &mut Cluster) -> Result<()> {
     let producer = Producer::new(&cluster.access(0), &["fine"])?;
     let consumer = Consumer::new(&cluster.access(0), "judges", "fine", "*", false)?;
-    consumer.receive("fine", 1, Duration::from_secs(10), Duration::from_millis(100)).await?;
+    consumer.join("fine").await;
     producer.send("fine", "after", None, "after".into()).await?;
     let mut received = Vec::new();
     for _ in 0..4 {
@@ -108,9 +108,6 @@ async fn garbage_on_every_port() -> Result<()> {
     let mut addresses: Vec<SocketAddr> = cluster.namesrvs.iter().map(|namesrv| namesrv.address).collect();
     for node in &cluster.nodes {
         addresses.extend([node.grpc, node.admin, node.peer]);
-        if TcpStream::connect(node.metrics).await.is_ok() {
-            addresses.push(node.metrics);
-        }
     }
     for bytes in garbage(&mut random) {
         futures::future::try_join_all(addresses.iter().map(|address| throw(*address, &bytes))).await?;

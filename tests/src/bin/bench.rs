@@ -269,7 +269,7 @@ async fn measure_do_nothing(options: &Run, column: &mut Column) -> Result<()> {
 async fn measure_cluster(options: &Run, sync: bool, column: &mut Column) -> Result<()> {
     column.name = format!("RaftMQ ×3, {}", if sync { "SYNC_FLUSH" } else { "ASYNC_FLUSH" });
     let started = Instant::now();
-    let mut cluster = Cluster::start(Options { sync_flush: sync, ..Default::default() }).await?;
+    let mut cluster = Cluster::start(Options { sync_flush: sync, segment_bytes: None, ..Default::default() }).await?;
     cluster.create_topic(TOPIC, 8).await?;
     column.put("from nothing to a group with a topic", format!("{:.2} s", started.elapsed().as_secs_f64()));
     let pids: Vec<u32> = (0..3).filter_map(|number| Some(cluster.process(number)?.pid())).collect();
