@@ -50,7 +50,7 @@ bench: build ## Run the benchmark and print its table (BENCH='--help' for its op
 	@$(CARGO) run --release --quiet -p raftmq-tests --features nats --bin bench -- run $(BENCH)
 
 chaos: build python-client ## The long fault runs: more seeds and longer than in `make test`
-	@RAFTMQ_LONG=1 RAFTMQ_BIN_DIR="$(BIN)" RAFTMQ_PYTHON="$$(scripts/python-client.sh)" $(CARGO) test --release -p raftmq-tests --no-fail-fast -- --include-ignored --nocapture
+	@RAFTMQ_LONG=1 RAFTMQ_BIN_DIR="$(BIN)" RAFTMQ_PYTHON="$$(scripts/python-client.sh)" $(CARGO) test --release -p raftmq-tests --no-fail-fast -- --include-ignored --nocapture --test-threads 1
 
 clean-data: ## Remove the local cluster's data
 	@rm -rf -- "$(DATA)"
