@@ -8,7 +8,6 @@ use crate::forward::Merger;
 use crate::machine::{Answer, Effect, Rules};
 use crate::propose::Proposer;
 use crate::store;
-use parking_lot::Mutex;
 use raft_store::{Committed, LogIndex, Machine, NodeId, StateBatch, StateError, Term};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
@@ -43,8 +42,6 @@ pub(crate) struct Applier {
     effects: Vec<Effect>,
     entries: Vec<(Term, u64)>,
     time_ms: u64,
-    /// The newest entry whose effects have been handed on, for tests and status.
-    applied: Arc<Mutex<LogIndex>>,
 }
 
 impl Applier {
@@ -56,7 +53,6 @@ impl Applier {
             effects: Vec::new(),
             entries: Vec::new(),
             time_ms: 0,
-            applied: Arc::default(),
         }
     }
 }
@@ -87,7 +83,7 @@ impl Machine for Applier {
         Ok(())
     }
 
-    fn applied(&mut self, index: LogIndex) {
+    fn applied(&mut self, _index: LogIndex) {
         if self.entries.is_empty() {
             return;
         }
@@ -111,14 +107,12 @@ impl Machine for Applier {
             }
             outlets.waiters.arrived(&effect);
         }
-        *self.applied.lock() = index;
     }
 
-    fn restored(&mut self, index: LogIndex) {
+    fn restored(&mut self, _index: LogIndex) {
         self.rules = Rules::default();
         self.outlets.waiters.wake_all();
         self.outlets.catalog_changed.notify_one();
         self.outlets.due.notify_one();
-        *self.applied.lock() = index;
     }
 }

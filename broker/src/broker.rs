@@ -133,7 +133,7 @@ impl Broker {
         node.group.runtime().spawn(rest_tasks.track_future(peer_server));
 
         rest_tasks.spawn(merger.run(node.group.clone(), rest.clone()));
-        rest_tasks.spawn(node.proposer.clone().run(node.group.clone(), merger_of(&node), rest.clone()));
+        rest_tasks.spawn(node.proposer.clone().run(node.group.clone(), node.outlets.merger.clone(), rest.clone()));
         rest_tasks.spawn(task::run(node.clone(), rest.clone()));
         rest_tasks.spawn(crate::namesrv::run(node.clone(), rest.clone()));
 
@@ -163,10 +163,6 @@ impl Broker {
     pub async fn halted(&self) -> String {
         self.node.group.halted().await.to_string()
     }
-}
-
-fn merger_of(node: &Node) -> Arc<Merger> {
-    node.outlets.merger.clone()
 }
 
 fn raft_config(config: &BrokerConfig) -> RaftConfig {
