@@ -1,9 +1,10 @@
 //! Compiles every contract under this folder with protox, so that no protoc is needed.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // Asked when it runs and not when it is compiled: clones in different folders may share one build folder.
+    let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?);
     let mut files = Vec::new();
     for dir in ["apache/rocketmq/v2", "internal", "raftmq/admin/v1"] {
         println!("cargo::rerun-if-changed={}", root.join(dir).display());
@@ -14,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         found.sort();
         files.extend(found);
     }
-    let descriptors = protox::compile(&files, [root])?;
+    let descriptors = protox::compile(&files, [&root])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&descriptors))?;
     // Replicated rows are encodings: every replica must write the same bytes, so no map may be a hash map.

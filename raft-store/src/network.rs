@@ -11,7 +11,7 @@ use crate::raft_types::{
 };
 use crate::snapshot::Checkpoint;
 use crate::types::{DiskId, NodeId, NodeInfo};
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory};
@@ -225,6 +225,33 @@ impl PeerClient {
         self.pulse.clone().ok_or_else(no_address)
     }
 
+    /// The stream of one session: it ends at once when there is nothing to send.
+    async fn open_pipeline<S>(&self, mut client: Client, mut input: S) -> Result<Pipeline<S>, RPCError<Types>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + Unpin,
+    {
+        let (outbound, requests) = mpsc::unbounded_channel();
+        let mut pipeline = Pipeline {
+            network: self.network.clone(),
+            target: self.target,
+            input: None,
+            outbound: Some(outbound),
+            replies: None,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            ended: false,
+        };
+        let Some(first) = input.next().await else {
+            pipeline.ended = true;
+            return Ok(pipeline);
+        };
+        pipeline.input = Some(input);
+        pipeline.send(first);
+        let opening = client.append(UnboundedReceiverStream::new(requests));
+        pipeline.replies = Some(self.ask(self.network.connect_timeout * 5 / 4, opening).await?);
+        Ok(pipeline)
+    }
+
     fn failed(&self, status: &Status) -> RPCError<Types> {
         failed(&self.network, self.target, status)
     }
@@ -337,21 +364,11 @@ impl RaftNetworkV2<Types> for PeerClient {
                 });
                 return Ok(Box::pin(replies) as BoxStream<'s, _>);
             }
-            let mut client = self.entries.clone().ok_or_else(no_address)?;
-            let (outbound, requests) = mpsc::unbounded_channel();
-            let opening = client.append(UnboundedReceiverStream::new(requests));
-            let replies = self.ask(self.network.connect_timeout * 5 / 4, opening).await?;
-            let pipeline = Pipeline {
-                network: self.network.clone(),
-                target: self.target,
-                input: Some(input),
-                outbound: Some(outbound),
-                replies,
-                waiting: VecDeque::new(),
-                waiting_bytes: 0,
-                ended: false,
-            };
-            Ok(Box::pin(pipeline) as BoxStream<'s, _>)
+            let client = self.entries.clone().ok_or_else(no_address)?;
+            // openraft pauses between attempts in its request stream alone, so the first request is taken before
+            // the connection is tried; with the other order a peer that is down is tried without any pause.
+            let opening = futures::stream::once(self.open_pipeline(client, input));
+            Ok(Box::pin(opening.try_flatten()) as BoxStream<'s, _>)
         })
     }
 
@@ -434,7 +451,8 @@ struct Pipeline<S> {
     target: NodeId,
     input: Option<S>,
     outbound: Option<mpsc::UnboundedSender<wire::AppendRequest>>,
-    replies: tonic::Streaming<wire::AppendReply>,
+    /// `None` when there was nothing to send.
+    replies: Option<tonic::Streaming<wire::AppendReply>>,
     /// Bytes of each request that waits for its answer.
     waiting: VecDeque<usize>,
     waiting_bytes: usize,
@@ -445,22 +463,24 @@ impl<S> Pipeline<S>
 where
     S: Stream<Item = AppendEntriesRequest<Types>> + Unpin,
 {
+    fn send(&mut self, request: AppendEntriesRequest<Types>) {
+        let request = append_to_wire(request);
+        let bytes = prost::Message::encoded_len(&request);
+        self.waiting.push_back(bytes);
+        self.waiting_bytes += bytes;
+        if let Some(outbound) = &self.outbound {
+            // The receiver is gone only when the connection is, which the replies will tell.
+            let _ = outbound.send(request);
+        }
+    }
+
     fn send_what_fits(&mut self, context: &mut Context<'_>) {
         while self.waiting.len() < INFLIGHT_REQUESTS_MAX
             && (self.waiting.is_empty() || self.waiting_bytes < INFLIGHT_BYTES_MAX)
         {
             let Some(input) = &mut self.input else { return };
             match input.poll_next_unpin(context) {
-                Poll::Ready(Some(request)) => {
-                    let request = append_to_wire(request);
-                    let bytes = prost::Message::encoded_len(&request);
-                    self.waiting.push_back(bytes);
-                    self.waiting_bytes += bytes;
-                    if let Some(outbound) = &self.outbound {
-                        // The receiver is gone only when the connection is, which the replies will tell.
-                        let _ = outbound.send(request);
-                    }
-                }
+                Poll::Ready(Some(request)) => self.send(request),
                 Poll::Ready(None) => {
                     self.input = None;
                     self.outbound = None;
@@ -483,7 +503,8 @@ where
             return Poll::Ready(None);
         }
         this.send_what_fits(context);
-        let Poll::Ready(reply) = this.replies.poll_next_unpin(context) else {
+        let Some(replies) = &mut this.replies else { return Poll::Ready(None) };
+        let Poll::Ready(reply) = replies.poll_next_unpin(context) else {
             return Poll::Pending;
         };
         let item = match reply {
