@@ -91,8 +91,9 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Starts a node on listeners that are bound already. It returns when the ports answer; a leader may not be
-    /// known yet.
+    /// Starts a node on listeners that are bound already. It returns when peers and administrators are answered.
+    /// Clients are refused their connections until the node belongs to its group: they go on to another member,
+    /// where a node that is none would let each of their calls run into its deadline.
     ///
     /// # Errors
     /// What is wrong with the store, the identity or the certificate, and what to do about it.
@@ -137,7 +138,12 @@ impl Broker {
         rest_tasks.spawn(task::run(node.clone(), rest.clone()));
         rest_tasks.spawn(crate::namesrv::run(node.clone(), rest.clone()));
 
-        door_tasks.spawn(serve(listeners.grpc, door(), grpc::routes(node.clone()), node.closing.clone()));
+        let (public, clients) = (listeners.grpc, node.clone());
+        door_tasks.spawn(async move {
+            if clients.closing.clone().run_until_cancelled_owned(clients.group.joined()).await.is_some() {
+                serve(public, door(), grpc::routes(clients.clone()), clients.closing.clone()).await;
+            }
+        });
         door_tasks.spawn(serve(listeners.admin, door(), AdminService::routes(node.clone()), node.closing.clone()));
         Ok(Broker { node, rest, door_tasks, rest_tasks })
     }

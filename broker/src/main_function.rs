@@ -68,8 +68,7 @@ pub async fn main_with(arguments: Arguments) -> anyhow::Result<()> {
         effective.print();
         return Ok(());
     }
-    // The consensus library tells every vote at INFO; what operators need of it is told by our own lines.
-    logs::start("info,openraft=warn");
+    logs::start("info");
     logs::notice_java_options();
     for warning in &effective.warnings {
         tracing::warn!("{warning}");

@@ -391,6 +391,18 @@ impl RaftGroup {
         }
     }
 
+    /// Waits until this node belongs to a group: it formed one, found itself in one, or was admitted.
+    pub async fn joined(&self) {
+        let shared = self.shared();
+        let mut metrics = shared.raft.server_metrics();
+        while metrics.borrow_and_update().membership_config.get_node(&shared.identity().node).is_none() {
+            if metrics.changed().await.is_err() {
+                // Raft has stopped: it will never belong to one.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// This node's Raft id.
     #[must_use]
     pub fn node(&self) -> NodeId {

@@ -64,6 +64,9 @@ pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Waits between attempts to reach a peer: each twice the one before, up to the last.
 const BACKOFF_MS: [u64; 5] = [20, 40, 80, 160, 250];
 
+/// Failures in a row after which it is told that a peer does not answer.
+const FAILURES_TOLD: u32 = 4;
+
 /// Says in every call who calls whom.
 #[derive(Debug, Clone)]
 pub struct PeerIdentity {
@@ -101,8 +104,8 @@ pub(crate) struct Network {
     /// For a connection to be made, and for an answer that an election waits for.
     connect_timeout: Duration,
     connections: Mutex<Connections>,
-    /// What each peer last refused, so that it is logged once.
-    refusals: Mutex<HashMap<NodeId, String>>,
+    /// What is known of each peer's answers, so that a change is logged once.
+    answers: Mutex<HashMap<NodeId, Answers>>,
 }
 
 impl Network {
@@ -114,7 +117,7 @@ impl Network {
             disk,
             connect_timeout: election_min * 3 / 4,
             connections: Mutex::default(),
-            refusals: Mutex::default(),
+            answers: Mutex::default(),
         }
     }
 
@@ -172,13 +175,38 @@ impl Network {
 
     /// A refusal means that somebody must look: it is logged whenever its text changes.
     fn note_refusal(&self, target: NodeId, status: &Status) {
-        let mut refusals = self.refusals.lock();
-        let text = refusals.entry(target).or_default();
-        if text != status.message() {
-            status.message().clone_into(text);
+        let mut answers = self.answers.lock();
+        let refusal = &mut answers.entry(target).or_default().refusal;
+        if refusal != status.message() {
+            status.message().clone_into(refusal);
             tracing::warn!(peer = format_args!("{target:x}"), reason = status.message(), "a peer refuses our calls");
         }
     }
+
+    fn note_failure(&self, target: NodeId, error: &RPCError<Types>) {
+        let mut answers = self.answers.lock();
+        let failures = &mut answers.entry(target).or_default().failures;
+        *failures = failures.saturating_add(1);
+        if *failures == FAILURES_TOLD {
+            tracing::warn!(peer = format_args!("{target:x}"), %error, "a peer does not answer");
+        }
+    }
+
+    fn note_success(&self, target: NodeId) {
+        let mut answers = self.answers.lock();
+        let failures = &mut answers.entry(target).or_default().failures;
+        if std::mem::take(failures) >= FAILURES_TOLD {
+            tracing::info!(peer = format_args!("{target:x}"), "a peer answers again");
+        }
+    }
+}
+
+/// What became of the calls to one peer.
+#[derive(Debug, Default)]
+struct Answers {
+    refusal: String,
+    /// In a row.
+    failures: u32,
 }
 
 /// openraft's way to a client per peer.
@@ -261,11 +289,16 @@ impl PeerClient {
         limit: Duration,
         answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
     ) -> Result<T, RPCError<Types>> {
-        match tokio::time::timeout(limit, answer).await {
+        let answer = match tokio::time::timeout(limit, answer).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(self.failed(&status)),
             Err(_) => Err(RPCError::Network(NetworkError::from_string(format!("no answer within {limit:?}")))),
+        };
+        match &answer {
+            Ok(_) => self.network.note_success(self.target),
+            Err(error) => self.network.note_failure(self.target, error),
         }
+        answer
     }
 }
 

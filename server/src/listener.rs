@@ -114,17 +114,22 @@ pub struct BindError {
     pub error: io::Error,
 }
 
-/// A bound port. Nothing is accepted before [`Listener::incoming`], but clients already queue.
+/// A port that is taken; connections are refused before [`Listener::incoming`].
 pub struct Listener {
-    socket: std::net::TcpListener,
+    socket: Socket,
     address: SocketAddr,
     options: ListenerOptions,
 }
 
 impl Listener {
-    /// Binds a port; port 0 lets the system choose. Needs no runtime, so that a daemon binds before it does any work.
+    /// Takes a port; port 0 lets the system choose. Needs no runtime, so that a daemon takes its ports before it does
+    /// any work. Connections are refused until [`Listener::incoming`], so that no client waits on a daemon that is not
+    /// ready for it and that may take long to be.
     pub fn bind(address: SocketAddr, options: ListenerOptions) -> Result<Self, BindError> {
-        let bound = bind_socket(address).and_then(|socket| Ok((socket.local_addr()?, socket)));
+        let bound = bind_socket(address).and_then(|socket| {
+            let bound = socket.local_addr()?.as_socket();
+            Ok((bound.unwrap_or(address), socket))
+        });
         match bound {
             Ok((address, socket)) => Ok(Self { socket, address, options }),
             Err(error) => Err(BindError { name: options.name, address, error }),
@@ -139,7 +144,8 @@ impl Listener {
     /// Starts to accept on the current runtime. Dropping the stream closes the port and ends handshakes; connections
     /// that were handed over live on.
     pub fn incoming(self) -> io::Result<Incoming> {
-        let socket = TcpListener::from_std(self.socket)?;
+        self.socket.listen(BACKLOG)?;
+        let socket = TcpListener::from_std(self.socket.into())?;
         let (ready, connections) = mpsc::channel(READY_MAX);
         let door = Arc::new(Door {
             limited: Limited::every(Duration::from_secs(10)),
@@ -190,14 +196,13 @@ impl From<io::Error> for Closed {
     }
 }
 
-fn bind_socket(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+fn bind_socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // A restarted daemon gets its port back although connections of the old one linger in TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 async fn accept(socket: TcpListener, door: Arc<Door>) {

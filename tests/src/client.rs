@@ -121,12 +121,36 @@ impl Route {
         self.queues.iter().map(|(queue, _)| queue)
     }
 
+    /// The next queue whose endpoints did not fail lately.
     fn take(&self) -> (&pb::MessageQueue, &Arc<Line>) {
+        self.take_where(|_| true)
+    }
+
+    /// The same among those of broker group `broker`, which has the messages that were received from it.
+    fn take_of(&self, broker: &str) -> (&pb::MessageQueue, &Arc<Line>) {
+        self.take_where(|queue| broker_of(queue) == broker)
+    }
+
+    /// The same in a broker group that was not `tried`, if there is another.
+    fn take_untried(&self, tried: &[String]) -> (&pb::MessageQueue, &Arc<Line>) {
+        self.take_where(|queue| !tried.iter().any(|name| name == broker_of(queue)))
+    }
+
+    fn take_where(&self, wanted: impl Fn(&pb::MessageQueue) -> bool) -> (&pb::MessageQueue, &Arc<Line>) {
         let start = self.next.fetch_add(1, Ordering::Relaxed);
         let of = |offset: usize| &self.queues[(start + offset) % self.queues.len()];
-        let chosen = (0..self.queues.len()).map(of).find(|(_, line)| !line.isolated()).unwrap_or(of(0));
+        let all = || (0..self.queues.len()).map(of);
+        let usable = all().find(|(queue, line)| wanted(queue) && !line.isolated());
+        let chosen = usable
+            .or_else(|| all().find(|(queue, _)| wanted(queue)))
+            .or_else(|| all().find(|(_, line)| !line.isolated()))
+            .unwrap_or(of(0));
         (&chosen.0, &chosen.1)
     }
+}
+
+fn broker_of(queue: &pb::MessageQueue) -> &str {
+    queue.broker.as_ref().map(|broker| broker.name.as_str()).unwrap_or_default()
 }
 
 /// A call that did not succeed.
@@ -202,28 +226,35 @@ impl Client {
         metadata.insert("x-mq-protocol", tonic::metadata::MetadataValue::from_static("v2"));
     }
 
-    /// Makes one call over a line. A client-side timer ends it also when the server does not.
-    async fn call<A, F>(
+    /// Makes one call over a line. A client-side timer ends it also when the server does not. An address that refuses
+    /// the connection costs nothing: a channel goes on to its next address before it fails a call.
+    async fn call<M: Clone, A>(
         &self,
         line: &Line,
         timeout: Duration,
-        call: impl FnOnce(MessagingServiceClient<Channel>) -> F,
-    ) -> Result<A, Failure>
-    where
-        F: Future<Output = Result<A, Status>>,
-    {
-        let (at, channel) = line.channel();
-        let stub = MessagingServiceClient::new(channel).max_decoding_message_size(64 << 20);
-        match tokio::time::timeout(timeout, call(stub)).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(status)) => {
-                // A hung node answers nothing: the deadline says nothing about the connection.
-                if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled) {
-                    line.lost(at);
+        message: M,
+        call: impl AsyncFn(MessagingServiceClient<Channel>, Request<M>) -> Result<A, Status>,
+    ) -> Result<A, Failure> {
+        let mut refused = 0;
+        loop {
+            let (at, channel) = line.channel();
+            let stub = MessagingServiceClient::new(channel).max_decoding_message_size(64 << 20);
+            let request = self.request(message.clone(), timeout);
+            return match tokio::time::timeout(timeout, call(stub, request)).await {
+                Ok(Ok(answer)) => Ok(answer),
+                Ok(Err(status)) => {
+                    // A hung node answers nothing: the deadline says nothing about the connection.
+                    if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled) {
+                        line.lost(at);
+                    }
+                    refused += 1;
+                    if connection_refused(&status) && refused < line.channels.len() {
+                        continue;
+                    }
+                    Err(status.into())
                 }
-                Err(status.into())
-            }
-            Err(_) => Err(Failure::Transport(Code::DeadlineExceeded, format!("no answer within {timeout:?}"))),
+                Err(_) => Err(Failure::Transport(Code::DeadlineExceeded, format!("no answer within {timeout:?}"))),
+            };
         }
     }
 
@@ -263,9 +294,10 @@ impl Client {
             addresses.map(|address| pb::Address { host: address.ip().to_string(), port: address.port().into() });
         let endpoints = pb::Endpoints { scheme: pb::AddressScheme::IPv4 as i32, addresses: addresses.collect() };
         let request = pb::QueryRouteRequest { topic: Some(resource(topic)), endpoints: Some(endpoints) };
-        let request = self.request(request, CALL_TIMEOUT);
-        let answer =
-            self.call(&self.access, CALL_TIMEOUT, async |mut stub| stub.query_route(request).await).await?.into_inner();
+        let answer = self
+            .call(&self.access, CALL_TIMEOUT, request, async |mut stub, request| stub.query_route(request).await)
+            .await?
+            .into_inner();
         Failure::from_status(answer.status.as_ref())?;
         let mut queues = Vec::new();
         for queue in answer.message_queues {
@@ -362,11 +394,25 @@ impl Client {
                 telemetry.abort();
             }
             let request = pb::NotifyClientTerminationRequest { group: self.identity.group.as_deref().map(resource) };
-            let request = self.request(request, CALL_TIMEOUT);
-            let _ =
-                self.call(&line, CALL_TIMEOUT, async |mut stub| stub.notify_client_termination(request).await).await;
+            let call = async |mut stub: MessagingServiceClient<Channel>, request| {
+                stub.notify_client_termination(request).await
+            };
+            let _ = self.call(&line, CALL_TIMEOUT, request, call).await;
         }
     }
+}
+
+/// Nobody listens there: the call was never sent.
+fn connection_refused(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
 
 fn settings(identity: &Identity, pub_sub: pb::settings::PubSub) -> pb::Settings {
@@ -455,11 +501,13 @@ impl Producer {
     /// No call was answered OK.
     pub async fn send_messages(&self, topic: &str, messages: Vec<pb::Message>) -> Result<Sent, NotSent> {
         let mut calls = 0;
+        let mut tried = Vec::new();
         loop {
             calls += 1;
             let outcome = async {
                 let route = self.client.route(topic).await?;
-                let (queue, line) = route.take();
+                let (queue, line) = route.take_untried(&tried);
+                tried.push(broker_of(queue).to_string());
                 let mut messages = messages.clone();
                 for message in &mut messages {
                     if let Some(properties) = &mut message.system_properties {
@@ -467,9 +515,9 @@ impl Producer {
                     }
                 }
                 let count = messages.len();
-                let request = self.client.request(pb::SendMessageRequest { messages }, CALL_TIMEOUT);
-                let answer =
-                    self.client.call(line, CALL_TIMEOUT, async |mut stub| stub.send_message(request).await).await;
+                let request = pb::SendMessageRequest { messages };
+                let call = async |mut stub: MessagingServiceClient<Channel>, request| stub.send_message(request).await;
+                let answer = self.client.call(line, CALL_TIMEOUT, request, call).await;
                 let answer = match answer {
                     Ok(answer) => answer.into_inner(),
                     Err(failure) => {
@@ -633,11 +681,10 @@ impl Consumer {
         };
         // A poll shorter than the server's minimum is made as long as that.
         let timeout = wait.max(POLL_MIN) + CALL_TIMEOUT;
-        let request = self.client.request(request, timeout);
         let called = Instant::now();
         let parts = self
             .client
-            .call(line, timeout, async |mut stub| {
+            .call(line, timeout, request, async |mut stub, request| {
                 let mut stream = stub.receive_message(request).await?.into_inner();
                 let mut parts = Vec::new();
                 while let Some(part) = stream.message().await? {
@@ -654,7 +701,7 @@ impl Consumer {
             }
         };
         let received = Instant::now();
-        let broker = queue.broker.as_ref().map(|broker| broker.name.clone()).unwrap_or_default();
+        let broker = broker_of(queue).to_string();
         let mut deliveries = Vec::new();
         for part in parts {
             match part.content {
@@ -677,33 +724,33 @@ impl Consumer {
     ///
     /// The entry's code is not OK, or no try was answered.
     pub async fn ack(&self, delivery: &Delivery) -> Result<(), Failure> {
-        self.ack_handle(delivery.topic(), delivery.message_id(), delivery.handle()).await
+        self.ack_handle(delivery, delivery.handle()).await
     }
 
-    /// As [`Consumer::ack`] with any handle.
+    /// As [`Consumer::ack`] with any handle, sent to the broker group that delivered the message.
     ///
     /// # Errors
     ///
     /// As [`Consumer::ack`].
-    pub async fn ack_handle(&self, topic: &str, message_id: &str, handle: &str) -> Result<(), Failure> {
+    pub async fn ack_handle(&self, delivery: &Delivery, handle: &str) -> Result<(), Failure> {
+        let topic = delivery.topic();
         let mut tries = 0;
         loop {
             tries += 1;
             let outcome = async {
                 let route = self.client.route(topic).await?;
-                let (_, line) = route.take();
+                let (_, line) = route.take_of(&delivery.broker);
                 let request = pb::AckMessageRequest {
                     group: Some(resource(&self.group)),
                     topic: Some(resource(topic)),
                     entries: vec![pb::AckMessageEntry {
-                        message_id: message_id.to_string(),
+                        message_id: delivery.message_id().to_string(),
                         receipt_handle: handle.to_string(),
                         lite_topic: None,
                     }],
                 };
-                let request = self.client.request(request, CALL_TIMEOUT);
-                let answer =
-                    self.client.call(line, CALL_TIMEOUT, async |mut stub| stub.ack_message(request).await).await;
+                let call = async |mut stub: MessagingServiceClient<Channel>, request| stub.ack_message(request).await;
+                let answer = self.client.call(line, CALL_TIMEOUT, request, call).await;
                 let answer = match answer {
                     Ok(answer) => answer.into_inner(),
                     Err(failure) => {
@@ -731,7 +778,7 @@ impl Consumer {
     /// The answer is not OK, or there is none.
     pub async fn change_invisible(&self, delivery: &Delivery, invisible: Duration) -> Result<String, Failure> {
         let route = self.client.route(delivery.topic()).await?;
-        let (_, line) = route.take();
+        let (_, line) = route.take_of(&delivery.broker);
         let request = pb::ChangeInvisibleDurationRequest {
             group: Some(resource(&self.group)),
             topic: Some(resource(delivery.topic())),
@@ -741,10 +788,9 @@ impl Consumer {
             lite_topic: None,
             suspend: None,
         };
-        let request = self.client.request(request, CALL_TIMEOUT);
         let answer = self
             .client
-            .call(line, CALL_TIMEOUT, async |mut stub| stub.change_invisible_duration(request).await)
+            .call(line, CALL_TIMEOUT, request, async |mut stub, request| stub.change_invisible_duration(request).await)
             .await?
             .into_inner();
         Failure::from_status(answer.status.as_ref())?;

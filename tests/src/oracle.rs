@@ -34,6 +34,8 @@ pub enum Fate {
     Acknowledged(Duration),
     /// Its acknowledgement was refused, with the reason.
     Refused(Duration, String),
+    /// Nobody answered its acknowledgement: it may come back, and may not.
+    Unknown,
     /// Its lease was changed to end at this time at the earliest.
     Changed(Duration),
 }
@@ -181,11 +183,13 @@ impl Oracle {
         self.write(|history| history.undelivered().len())
     }
 
-    /// Delivered copies that are neither acknowledged nor will come back because their handle was refused.
+    /// Delivered copies that must still come back: the last that was heard of them is no acknowledgement, nor one
+    /// that may have been carried out.
     pub fn open(&self) -> usize {
         self.write(|history| {
             let open = |records: &&Vec<DeliveryRecord>| {
-                !records.iter().any(|record| matches!(record.fate, Fate::Acknowledged(_)))
+                let over = |record: &DeliveryRecord| matches!(record.fate, Fate::Acknowledged(_) | Fate::Unknown);
+                !records.iter().any(over)
             };
             history.deliveries.values().filter(open).count()
         })

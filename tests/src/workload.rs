@@ -327,7 +327,11 @@ async fn acknowledge(consumer: &Consumer, oracle: &Oracle, delivery: &Delivery) 
             None
         }
         Err(failure) => {
-            oracle.fate(delivery, Fate::Refused(oracle.now(), failure.to_string()));
+            let fate = match failure.may_pass() {
+                true => Fate::Unknown,
+                false => Fate::Refused(oracle.now(), failure.to_string()),
+            };
+            oracle.fate(delivery, fate);
             Some(failure.to_string())
         }
     }

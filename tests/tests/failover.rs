@@ -213,7 +213,7 @@ async fn handles_that_are_not_valid_acknowledge_nothing() -> Result<()> {
     cluster.kill(leader);
     cluster.leader_other_than(0, Some(leader), LEADER_WITHIN).await?;
     ensure!(consumer.ack(&second).await.is_err(), "the handle from before the change acknowledged");
-    consumer.ack_handle("forged", &message_id(1), &changed).await?;
+    consumer.ack_handle(&second, &changed).await?;
     ensure!(consumer.receive("forged", 1, lease, wait).await?.is_empty(), "an acknowledged message came back");
     Ok(())
 }

@@ -39,11 +39,11 @@ pub async fn forgeries(consumer: &Consumer, stranger: &Consumer, delivery: &Deli
     forged.extend([String::new(), "A".into(), handle[..handle.len() / 2].to_string(), format!("{handle}{handle}")]);
     let mut accepted = Vec::new();
     for forgery in forged {
-        if consumer.ack_handle(delivery.topic(), delivery.message_id(), &forgery).await.is_ok() {
+        if consumer.ack_handle(delivery, &forgery).await.is_ok() {
             accepted.push(format!("forged {forgery}"));
         }
     }
-    if stranger.ack_handle(delivery.topic(), delivery.message_id(), handle).await.is_ok() {
+    if stranger.ack_handle(delivery, handle).await.is_ok() {
         accepted.push(format!("{handle} by another consumer group"));
     }
     accepted
