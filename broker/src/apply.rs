@@ -7,8 +7,10 @@ use crate::deliver::wait::Waiters;
 use crate::forward::Merger;
 use crate::machine::{Answer, Effect, Rules};
 use crate::propose::Proposer;
+use crate::room::SendGate;
 use crate::store;
 use raft_store::{Committed, LogIndex, Machine, NodeId, StateBatch, StateError, Term};
+use raftmq_proto::command::Refusal;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
 
@@ -25,6 +27,7 @@ pub(crate) struct Outlets {
     pub proposer: Proposer,
     pub merger: Arc<Merger>,
     pub clock: Arc<ClusterClock>,
+    pub gate: Arc<SendGate>,
     pub waiters: Waiters,
     /// Something may be due earlier than before.
     pub due: Notify,
@@ -41,6 +44,8 @@ pub(crate) struct Applier {
     answers: Vec<Answer>,
     effects: Vec<Effect>,
     entries: Vec<(Term, u64)>,
+    /// Why the leader refused sends, when it did.
+    refused: Option<String>,
     time_ms: u64,
 }
 
@@ -52,6 +57,7 @@ impl Applier {
             answers: Vec::new(),
             effects: Vec::new(),
             entries: Vec::new(),
+            refused: None,
             time_ms: 0,
         }
     }
@@ -70,6 +76,11 @@ impl Machine for Applier {
         // Every node computes every answer; only those of this node's clients are waited for here.
         if let Some(origin) = self.outlets.origin.get() {
             self.outlets.traffic.count(&outcome);
+            let answers = outcome.answers.iter().filter(|answer| !answer.repeat);
+            let mut replies = answers.flat_map(|answer| &answer.replies);
+            if let Some(refused) = replies.find(|reply| reply.refusal() == Refusal::DiskFull) {
+                self.refused = Some(refused.detail.clone());
+            }
             self.answers.extend(
                 outcome.answers.into_iter().filter(|answer| answer.node == origin.node && answer.boot == origin.boot),
             );
@@ -89,14 +100,11 @@ impl Machine for Applier {
         }
         let outlets = &*self.outlets;
         outlets.clock.applied(self.time_ms);
+        if let Some(why) = self.refused.take() {
+            outlets.gate.told(Some(why));
+        }
         for (term, count) in self.entries.drain(..) {
             outlets.merger.applied(term, count);
-        }
-        // Before the answers: a poll that is granted a lease after its client's session ended must know that it did.
-        for effect in &self.effects {
-            if let Effect::SessionEnded { client_id } = effect {
-                outlets.waiters.session_ended(client_id);
-            }
         }
         outlets.proposer.answer(self.answers.drain(..));
         for effect in self.effects.drain(..) {

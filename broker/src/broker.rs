@@ -10,6 +10,7 @@ use crate::forward::{FORWARD_MESSAGE_BYTES_MAX, ForwardService, Merger};
 use crate::grpc;
 use crate::namesrv::Reporter;
 use crate::propose::Proposer;
+use crate::room::SendGate;
 use crate::task;
 use raft_store::{FlushMode, NodeAddresses, RaftConfig, RaftGroup, peer_server};
 use raftmq_proto::forward::forward_server::ForwardServer;
@@ -42,6 +43,8 @@ pub struct Node {
     pub registry: Registry,
     /// Cluster time.
     pub clock: Arc<ClusterClock>,
+    /// Whether there is room for messages.
+    pub(crate) gate: Arc<SendGate>,
     /// What the name servers are told, and what they told about other broker groups.
     pub reporter: Reporter,
     /// Work that outlives the call that began it: long polls, client streams, messages given back.
@@ -101,13 +104,15 @@ impl Broker {
         let config = Arc::new(config);
         let clock = Arc::new(ClusterClock::new(system_clock));
         let proposer = Proposer::new(config.propose.clone(), clock.clone());
-        let merger = Arc::new(Merger::new(config.merge.clone(), clock.clone()));
+        let gate = Arc::new(SendGate::default());
+        let merger = Arc::new(Merger::new(config.merge.clone(), clock.clone(), gate.clone()));
         let waiters = Waiters::new(config.grpc.long_polls_max);
         let outlets = Arc::new(Outlets {
             origin: OnceLock::new(),
             proposer: proposer.clone(),
             merger: merger.clone(),
             clock: clock.clone(),
+            gate: gate.clone(),
             waiters: waiters.clone(),
             due: Notify::new(),
             catalog_changed: Notify::new(),
@@ -120,8 +125,19 @@ impl Broker {
         let reporter = Reporter::new(config.name_servers.clone());
         let registry = Registry::default();
         let (calls, closing, rest) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-        let node =
-            Arc::new(Node { config, group, proposer, waiters, registry, clock, reporter, calls, closing, outlets });
+        let node = Arc::new(Node {
+            config,
+            group,
+            proposer,
+            waiters,
+            registry,
+            clock,
+            gate,
+            reporter,
+            calls,
+            closing,
+            outlets,
+        });
         let (door_tasks, rest_tasks) = (TaskTracker::new(), TaskTracker::new());
 
         // Raft's own runtime serves the peers, so that clients' load never starves a heartbeat.
@@ -189,6 +205,7 @@ fn raft_config(config: &BrokerConfig) -> RaftConfig {
         election_ms_min,
         election_ms_max,
         segment_bytes: config.segment_bytes,
+        disk_free_bytes_min: config.disk_free_bytes_min,
         advertised: NodeAddresses {
             peer: address(config.addresses.peer_port),
             admin: address(config.addresses.admin_port),
@@ -211,7 +228,9 @@ fn reports(
         }
         node.clock.reported(report.node, report.clock_ms);
         node.registry.reported(report.clients);
-        Ok(ReportResponse { time_ms: node.clock.now() })
+        node.gate.reported(report.node, report.shortage);
+        let sends_refused = node.gate.decide(&node.group).map(|why| why.to_string()).unwrap_or_default();
+        Ok(ReportResponse { time_ms: node.clock.now(), sends_refused })
     }
 }
 

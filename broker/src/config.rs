@@ -115,6 +115,8 @@ pub struct BrokerConfig {
     pub flush: FlushDiskType,
     /// Bytes of one log segment (`mappedFileSizeCommitLog`).
     pub segment_bytes: u64,
+    /// Bytes of the disk that messages leave free; with fewer, sends are refused (`diskFreeBytesMin`).
+    pub disk_free_bytes_min: u64,
     /// Heartbeat and least and greatest election timeout, in ms.
     pub raft_ms: (u64, u64, u64),
     /// A node whose clock is further than this from the median does not lead, in ms.
@@ -262,6 +264,7 @@ impl BrokerConfig {
         };
         let admin_token = s.secret("adminToken");
         let segment_bytes = s.number("mappedFileSizeCommitLog", 512 << 20, 1 << 20..=4u64 << 30);
+        let disk_free_bytes_min = s.number("diskFreeBytesMin", 256 << 20, 16 << 20..=1u64 << 40);
         s.unused(&["brokerRole", "brokerId"], "replication is by majority and any member may lead");
         s.unused(&["sendMessageThreadPoolNums", "waitTimeMillsInSendQueue"], "requests are not bound to threads here");
         s.unused(&["deleteWhen", "fileReservedTime"], "retention is not there yet: nothing is deleted");
@@ -278,6 +281,7 @@ impl BrokerConfig {
             log_dir,
             flush,
             segment_bytes,
+            disk_free_bytes_min,
             raft_ms: (heartbeat, election_min, election_max),
             clock_skew_ms_max,
             grpc,

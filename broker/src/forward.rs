@@ -3,12 +3,17 @@
 //!
 //! A follower streams its batches over the peer port. The leader's [`Merger`] puts everything that came while the
 //! previous entries were being committed into the next entry, so that a lone batch leaves at once and a busy
-//! leader writes few, large entries. Nothing is answered here: answers come with each node's own apply.
+//! leader writes few, large entries. Nothing is answered here: answers come with each node's own apply. Sends that a
+//! full disk cannot take go into the log as refusals, without their messages.
 
 use crate::clock::ClusterClock;
 use crate::command::{EncodedBatch, encode_entry};
+use crate::room::SendGate;
 use parking_lot::Mutex;
+use prost::Message as _;
 use raft_store::{Leadership, NodeId, ProposeError, RaftGroup, Term};
+use raftmq_proto::command::command::Kind;
+use raftmq_proto::command::{Batch, Refusal, Refuse};
 use raftmq_proto::forward::forward_client::ForwardClient;
 use raftmq_proto::forward::forward_server::Forward;
 use raftmq_proto::forward::{ForwardRequest, ForwardResponse, ForwardedBatch, ReportRequest, ReportResponse};
@@ -132,6 +137,7 @@ struct Merging {
 pub struct Merger {
     limits: MergeLimits,
     clock: Arc<ClusterClock>,
+    gate: Arc<SendGate>,
     merging: Mutex<Merging>,
     changed: Notify,
     /// Grows when proposals came to nothing: the streams end, and the members send again.
@@ -141,8 +147,9 @@ pub struct Merger {
 impl Merger {
     /// A merger that takes nothing until this node leads.
     #[must_use]
-    pub fn new(limits: MergeLimits, clock: Arc<ClusterClock>) -> Merger {
-        Merger { limits, clock, merging: Mutex::default(), changed: Notify::new(), refusals: watch::channel(0).0 }
+    pub(crate) fn new(limits: MergeLimits, clock: Arc<ClusterClock>, gate: Arc<SendGate>) -> Merger {
+        let refusals = watch::channel(0).0;
+        Merger { limits, clock, gate, merging: Mutex::default(), changed: Notify::new(), refusals }
     }
 
     /// Takes batches from a node that knows this one to lead in `term`, which may be earlier than this node's own
@@ -188,6 +195,7 @@ impl Merger {
             }
             None => self.clock.follow(),
         }
+        self.gate.forget();
     }
 
     /// The next entry's batches of the leader of `term`, unless enough entries are under way.
@@ -240,6 +248,10 @@ impl Merger {
             if counted.elapsed() > COUNT_VOTERS_EVERY {
                 (voters, counted) = (self::voters(&group), Instant::now());
             }
+            let batches = match self.gate.decide(&group) {
+                Some(why) => batches.into_iter().map(|batch| refuse_sends(batch, &why)).collect(),
+                None => batches,
+            };
             let payload = match encode_entry(self.clock.stamp(voters), &batches) {
                 Ok(payload) => payload,
                 Err(error) => {
@@ -257,6 +269,23 @@ impl Merger {
             }
         }
     }
+}
+
+/// Puts a refusal in the place of each command that stores messages, whose blobs are left out.
+fn refuse_sends(encoded: EncodedBatch, why: &str) -> EncodedBatch {
+    let Ok(mut batch) = Batch::decode(encoded.batch.clone()) else {
+        // The machine passes over it.
+        return encoded;
+    };
+    for command in &mut batch.commands {
+        if matches!(command.kind, Some(Kind::Append(_))) {
+            let refuse = Refuse { refusal: Refusal::DiskFull.into(), detail: why.to_owned() };
+            command.kind = Some(Kind::Refuse(refuse));
+        }
+    }
+    // Nothing but messages has blobs.
+    batch.slots = 0;
+    EncodedBatch { batch: batch.encode_to_vec().into(), blobs: Vec::new() }
 }
 
 /// Members with a vote.
@@ -309,5 +338,31 @@ impl Forward for ForwardService {
 
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
         (self.reports)(request.into_inner()).map(Response::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EncodedBatch, encode_entry, refuse_sends};
+    use crate::command::Payload;
+    use bytes::Bytes;
+    use prost::Message as _;
+    use raftmq_proto::command::command::Kind;
+    use raftmq_proto::command::{Append, AppendMessage, Batch, Command, Refusal, Refuse, Tick};
+
+    #[test]
+    fn a_batch_of_a_full_disk_has_refusals_for_its_sends_and_no_message() {
+        let command = |kind| Command { deadline_ms: 7, kind: Some(kind) };
+        let append = Append { topic: "t".to_owned(), messages: vec![AppendMessage::default(); 2] };
+        let commands = vec![command(Kind::Append(append)), command(Kind::Tick(Tick {}))];
+        let batch = Batch { node: 1, boot: 2, sequence: 3, settled: 0, slots: 2, commands };
+        let blobs = vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")];
+        let refused = refuse_sends(EncodedBatch { batch: batch.encode_to_vec().into(), blobs }, "full");
+        let payload = Payload::parse(encode_entry(9, &[refused]).expect("small")).expect("well formed");
+        assert_eq!(payload.slots(), 0);
+        let entry = payload.entry().expect("slots are counted right");
+        let refuse = Refuse { refusal: Refusal::DiskFull.into(), detail: "full".to_owned() };
+        let commands = vec![command(Kind::Refuse(refuse)), command(Kind::Tick(Tick {}))];
+        assert_eq!(entry.batches, [Batch { slots: 0, commands, ..batch }]);
     }
 }

@@ -29,6 +29,7 @@ pub mod machine;
 mod main_function;
 pub mod namesrv;
 pub mod propose;
+mod room;
 pub mod store;
 pub mod task;
 

@@ -66,6 +66,9 @@ pub struct RaftConfig {
     pub segment_bytes: u64,
     /// Bytes of recent entries kept in memory.
     pub tail_cache_bytes: usize,
+    /// Bytes of the disk that the log leaves free for the rows; with fewer the disk counts as full.
+    /// Default 256 MiB.
+    pub disk_free_bytes_min: u64,
     /// Sizes of the state store.
     pub state: StateOptions,
     /// Bytes of rows after which they are flushed. Default 64 MiB; a quarter of the write buffers at most, for
@@ -99,6 +102,7 @@ impl RaftConfig {
             election_ms_max: 350,
             segment_bytes: 512 << 20,
             tail_cache_bytes: 64 << 20,
+            disk_free_bytes_min: 256 << 20,
             state: StateOptions::default(),
             state_flush_bytes: 64 << 20,
             state_flush_ms: 20_000,

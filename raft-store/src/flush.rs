@@ -4,8 +4,10 @@
 //! goes on, then once more for the little that came since, with apply held at the gate until the rows to flush
 //! are set aside.
 
+use crate::disk::Disk;
 use crate::log::Log;
 use crate::state::{State, StateError};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard, Notify, oneshot};
@@ -13,10 +15,14 @@ use tokio::sync::{Mutex, MutexGuard, Notify, oneshot};
 /// How often a flush under way is looked at.
 const FLUSH_POLL: Duration = Duration::from_millis(10);
 
+/// What a flush may write beside the rows: tables' indexes, the list of files.
+const FLUSH_MARGIN_BYTES: u64 = 16 << 20;
+
 /// Owns when the rows reach the disk.
 pub(crate) struct Flusher {
     state: State,
     log: Log,
+    disk: Arc<dyn Disk>,
     /// `SYNC_FLUSH`: apply waits for the log, so that a flush needs no care.
     sync: bool,
     trigger_bytes: usize,
@@ -31,10 +37,18 @@ pub(crate) struct Flusher {
 }
 
 impl Flusher {
-    pub(crate) fn new(state: State, log: Log, sync: bool, trigger_bytes: usize, trigger_time: Duration) -> Flusher {
+    pub(crate) fn new(
+        state: State,
+        log: Log,
+        disk: Arc<dyn Disk>,
+        sync: bool,
+        trigger_bytes: usize,
+        trigger_time: Duration,
+    ) -> Flusher {
         Flusher {
             state,
             log,
+            disk,
             sync,
             trigger_bytes,
             trigger_time,
@@ -63,8 +77,11 @@ impl Flusher {
         }
     }
 
-    /// Flushes when enough bytes have gathered or enough time has passed, until storage fails.
+    /// Flushes when enough bytes have gathered or enough time has passed, until storage fails. On a full disk the
+    /// rows stay in memory: a flush that fails would stop the node, and all that one left out costs is a longer
+    /// replay.
     pub(crate) async fn run(&self) -> StateError {
+        let mut put_off = false;
         loop {
             tokio::select! {
                 () = self.due.notified() => {}
@@ -73,10 +90,24 @@ impl Flusher {
             if self.unflushed.load(Ordering::Relaxed) == 0 {
                 continue;
             }
+            if !self.has_room() {
+                if !put_off {
+                    tracing::error!("no room to flush the rows, they stay in memory until there is");
+                }
+                put_off = true;
+                continue;
+            }
+            put_off = false;
             if let Err(error) = self.flush().await {
                 return error;
             }
         }
+    }
+
+    /// Whether the rows of a flush fit on the disk, as far as can be told.
+    pub(crate) fn has_room(&self) -> bool {
+        let Some(free) = self.state.path().and_then(|path| self.disk.free_bytes(&path).ok()) else { return true };
+        free >= self.unflushed.load(Ordering::Relaxed) as u64 + FLUSH_MARGIN_BYTES
     }
 
     /// Makes every row written so far durable, the log before it.

@@ -17,7 +17,7 @@ use crate::replica::{Replica, read_applied};
 use crate::service::PeerServices;
 use crate::snapshot::Snapshots;
 use crate::state::State;
-use crate::status::{GroupStatus, Leadership, Member, Role};
+use crate::status::{GroupStatus, Leadership, Member, Role, Shortage};
 use crate::types::{DiskId, LogId, LogIndex, NodeId, NodeInfo, Term};
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
@@ -56,12 +56,16 @@ pub(crate) struct Shared {
     peers: Vec<Peer>,
     boot: u64,
     raft: Raft,
+    disk: Arc<dyn Disk>,
     log: Log,
     state: State,
     flusher: Arc<Flusher>,
     network: Arc<Network>,
     halt: Halt,
     leadership: watch::Sender<Leadership>,
+    /// The disk of the rows is full, and whether any disk is.
+    rows_short: AtomicBool,
+    short: watch::Sender<bool>,
     waiting: Mutex<Option<String>>,
     /// The leader that was last heard of, and when.
     heard: Mutex<Option<(NodeId, Instant)>>,
@@ -233,6 +237,33 @@ impl Shared {
             }
             None => tracing::info!(term, "no leader is known"),
         }
+    }
+
+    /// Keeps `short` at what the disks say. Rows need little: they are short when half of what the log leaves them
+    /// is gone.
+    async fn watch_room(&self) {
+        let rows = &self.config.data_dir;
+        loop {
+            let free = self.disk.free_bytes(rows);
+            let rows_short = free.is_ok_and(|free| free < self.config.disk_free_bytes_min / 2);
+            self.rows_short.store(rows_short, Ordering::Relaxed);
+            let short = rows_short || self.log.space().full;
+            self.short.send_if_modified(|known| std::mem::replace(known, short) != short);
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn shortage(&self) -> Option<Shortage> {
+        let config = &self.config;
+        let (folder, needed_bytes) = if self.log.space().full {
+            (self.log.dir(), config.segment_bytes.saturating_add(config.disk_free_bytes_min))
+        } else if self.rows_short.load(Ordering::Relaxed) {
+            (config.data_dir.as_path(), config.disk_free_bytes_min)
+        } else {
+            return None;
+        };
+        let free_bytes = self.disk.free_bytes(folder).unwrap_or_default();
+        Some(Shortage { folder: folder.display().to_string(), free_bytes, needed_bytes })
     }
 
     /// Stops the node when openraft has stopped by itself, in a panic or after a failure of storage.
@@ -432,10 +463,19 @@ impl RaftGroup {
         self.shared().log.payload(index)
     }
 
-    /// The log's disk is full: what can wait must be refused, while the reserve lasts for what cannot.
+    /// A disk of this node is full: what can wait must be refused, while the log's reserve lasts for what cannot.
     #[must_use]
-    pub fn log_is_full(&self) -> bool {
-        self.shared().log.space().full
+    pub fn shortage(&self) -> Option<Shortage> {
+        self.shared().shortage()
+    }
+
+    /// Waits until [`RaftGroup::shortage`] comes or goes.
+    pub async fn shortage_changed(&self) {
+        let mut short = self.shared().short.subscribe();
+        if short.changed().await.is_err() {
+            // The sender lives as long as this handle.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// The runtime on which the peer listener is to be served, so that load elsewhere cannot delay a heartbeat.
@@ -486,7 +526,7 @@ impl RaftGroup {
             oldest_unsynced: log.oldest_waiting,
             log_segments: log.segments,
             log_bytes: log.bytes,
-            log_full: log.space.full,
+            shortage: shared.shortage(),
             waiting: shared.waiting.lock().clone(),
             halted: shared.halt.reason(),
         }
@@ -601,10 +641,12 @@ impl RaftGroup {
             if let Err(error) = shared.raft.shutdown().await {
                 tracing::warn!(%error, "raft did not end well");
             }
-            if shared.halt.reason().is_none()
-                && let Err(error) = shared.flusher.flush().await
-            {
-                tracing::error!(%error, "the rows were not flushed; the next start replays more of the log");
+            if shared.halt.reason().is_none() {
+                if !shared.flusher.has_room() {
+                    tracing::error!("no room to flush the rows; the next start replays more of the log");
+                } else if let Err(error) = shared.flusher.flush().await {
+                    tracing::error!(%error, "the rows were not flushed; the next start replays more of the log");
+                }
             }
             let flushed = since.elapsed();
             let log = shared.log.clone();
@@ -658,6 +700,7 @@ fn members(metrics: &RaftMetrics<Types>) -> Vec<Member> {
 struct Opened {
     config: RaftConfig,
     home: Arc<Home>,
+    disk: Arc<dyn Disk>,
     log: Log,
     recovery: Recovery,
     state: State,
@@ -668,6 +711,7 @@ struct Opened {
 struct Parts {
     config: RaftConfig,
     home: Arc<Home>,
+    disk: Arc<dyn Disk>,
     log: Log,
     recovery: Recovery,
     state: State,
@@ -704,24 +748,26 @@ impl Opened {
             segment_bytes: config.segment_bytes,
             sync,
             tail_cache_bytes: config.tail_cache_bytes,
+            keep_free_bytes: config.disk_free_bytes_min,
             ..LogOptions::default()
         };
         let owner = LogOwner { group: config.group.clone(), disk_id: home.identity().disk.0 };
         let path = home.log_path();
-        let (log, recovery) = Log::open(disk, &path, owner, options).map_err(|error| log_error(path, error))?;
+        let (log, recovery) = Log::open(disk.clone(), &path, owner, options).map_err(|error| log_error(path, error))?;
         let path = home.state_path(home.state_number());
         let state = State::open(&path, machine.tables(), &config.state)?;
         check_state(&state, &log, home.installed()).map_err(|what| StartError::Corrupt { path, what })?;
-        Ok(Opened { config, home: Arc::new(home), log, recovery, state, machine })
+        Ok(Opened { config, home: Arc::new(home), disk, log, recovery, state, machine })
     }
 
     /// What openraft is built on. `apply_waits`: rows wait until the log is durable up to them.
     fn parts(self, apply_waits: bool) -> Result<Parts, StartError> {
-        let Opened { config, home, log, recovery, state, machine } = self;
+        let Opened { config, home, disk, log, recovery, state, machine } = self;
         let halt = Halt::new();
         let flusher = Arc::new(Flusher::new(
             state.clone(),
             log.clone(),
+            disk.clone(),
             apply_waits,
             config.state_flush_bytes,
             Duration::from_millis(config.state_flush_ms),
@@ -735,11 +781,11 @@ impl Opened {
         ));
         let replica = Replica::new(state.clone(), machine, log.clone(), flusher.clone(), snapshots, halt.clone())?;
         let store = LogStore::new(log.clone(), halt.clone());
-        Ok(Parts { config, home, log, recovery, state, halt, flusher, replica, store })
+        Ok(Parts { config, home, disk, log, recovery, state, halt, flusher, replica, store })
     }
 
     async fn assemble(self, tasks: &TaskTracker, stop: &CancellationToken) -> Result<Arc<Shared>, StartError> {
-        let Parts { config, home, log, recovery, state, halt, flusher, replica, store } = {
+        let Parts { config, home, disk, log, recovery, state, halt, flusher, replica, store } = {
             let apply_waits = self.config.flush == FlushMode::Sync;
             self.parts(apply_waits)?
         };
@@ -761,12 +807,15 @@ impl Opened {
             peers: config.sorted_peers(),
             boot: recovery.first_segment_number,
             raft,
+            disk,
             log,
             state,
             flusher,
             network,
             halt,
             leadership: watch::Sender::new(Leadership::default()),
+            rows_short: AtomicBool::new(false),
+            short: watch::Sender::new(false),
             waiting: Mutex::new(None),
             heard: Mutex::new(None),
             losses,
@@ -797,6 +846,8 @@ impl Shared {
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { bootstrap::run(&shared).await }));
         let shared = self.clone();
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { shared.watch_fatal().await }));
+        let shared = self.clone();
+        tasks.spawn(stop.clone().run_until_cancelled_owned(async move { shared.watch_room().await }));
         let shared = self.clone();
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { lease_watch::run(&shared, lost).await }));
         let shared = self.clone();

@@ -53,6 +53,17 @@ pub struct Member {
     pub last_ack: Option<Duration>,
 }
 
+/// A disk without room for more of what can wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shortage {
+    /// Folder on that disk.
+    pub folder: String,
+    /// Bytes that are free there.
+    pub free_bytes: u64,
+    /// Bytes that must be free for things to go on.
+    pub needed_bytes: u64,
+}
+
 /// A node's view of its group, for operators and metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupStatus {
@@ -100,8 +111,8 @@ pub struct GroupStatus {
     pub log_segments: usize,
     /// Bytes of the log on disk.
     pub log_bytes: u64,
-    /// The disk of the log is full: what can wait must be refused.
-    pub log_full: bool,
+    /// A disk of this node is full: what can wait must be refused.
+    pub shortage: Option<Shortage>,
     /// Why this node is not in a group yet.
     pub waiting: Option<String>,
     /// Why this node stopped.

@@ -779,6 +779,42 @@ fn a_full_disk_is_noticed_while_there_is_room_and_a_stalled_log_goes_on() {
 }
 
 #[test]
+fn others_keep_their_room_and_the_disk_is_full_until_the_reserve_is_complete() {
+    const SEGMENT: u64 = 16 << 10;
+    let disk = MemoryDisk::new();
+    let keep_free_bytes = 3 * SEGMENT;
+    disk.set_capacity(Some(4 * SEGMENT + keep_free_bytes + 1));
+    let options = LogOptions { reserve_segments: 2, keep_free_bytes, ..options() };
+    let (log, _) = open(&disk, options.clone()).expect("room for three segments");
+    assert!(!log.space().full);
+    let mut index = 0;
+    let mut fill = |log: &Log, reserve: usize| {
+        while log.space().reserve_segments != reserve {
+            assert!(index < 200, "the disk is larger than it is");
+            log.append(vec![entry(1, index, 1000)], Box::new(|result| result.expect("there is a reserve")));
+            log.run_pending();
+            index += 1;
+        }
+    };
+    fill(&log, 1);
+    let free = disk.free_bytes(Path::new(DIR)).expect("known");
+    assert!(log.space().full && free >= keep_free_bytes, "{free} bytes are left");
+    // Room for one segment, where two are missing: full until there is none missing.
+    fill(&log, 0);
+    disk.set_capacity(Some(5 * SEGMENT + keep_free_bytes + 1));
+    log.run_pending();
+    assert_eq!((log.space().reserve_segments, log.space().full), (1, true));
+    disk.set_capacity(Some(6 * SEGMENT + keep_free_bytes + 1));
+    log.run_pending();
+    assert_eq!((log.space().reserve_segments, log.space().full), (2, false));
+    // A start needs one segment, whatever others may need.
+    log.close().expect("clean");
+    disk.set_capacity(Some(8 * SEGMENT));
+    let (log, _) = open(&disk, options).expect("its own blank files are room enough");
+    assert!(log.failure().is_none());
+}
+
+#[test]
 fn what_is_queued_together_is_synced_once_and_written_once() {
     let disk = MemoryDisk::new();
     let options = LogOptions { segment_bytes: 4 << 20, group_bytes: 8 << 20, ..options() };

@@ -204,7 +204,10 @@ impl Sum {
 fn trouble(status: &GroupStatus) -> String {
     let lonely = status.quorum_ack.filter(|since| status.role == Role::Leader && *since > LONELY_AFTER);
     let lonely = lonely.map(|since| format!("no majority has answered this leader for {} ms", since.as_millis()));
-    let full = status.log_full.then(|| "the disk of the log is full: sends are refused".to_owned());
+    let full = status.shortage.as_ref().map(|short| {
+        let (folder, free, needed) = (&short.folder, short.free_bytes, short.needed_bytes);
+        format!("the disk is full: {free} bytes are free in {folder}, sends need {needed}")
+    });
     let halted = status.halted.as_ref().map(|reason| format!("stopped: {reason}"));
     halted.or_else(|| status.waiting.clone()).or(lonely).or(full).unwrap_or_default()
 }

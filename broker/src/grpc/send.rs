@@ -127,6 +127,9 @@ async fn send(front: &Front, request: Request<v2::SendMessageRequest>) -> Result
     if message_type != v2::MessageType::Normal {
         return Err(refuse_type(front, &topic, message_type).await);
     }
+    if let Some(why) = node.gate.refusal() {
+        return Err(ApiError::DiskFull(why));
+    }
     let appended = match submit(front, &caller, append.clone(), blobs.clone()).await {
         Err(error) if error.is_topic_not_found() => {
             if !front.create_topic(&topic, caller.answer_by()).await? {

@@ -78,6 +78,8 @@ pub(crate) enum ApiError {
     NothingNew,
     #[error("{0} is not implemented yet")]
     NotImplemented(&'static str),
+    #[error("{0}")]
+    DiskFull(std::sync::Arc<str>),
     #[error(transparent)]
     Submit(#[from] SubmitError),
     /// The replicated rules refused the command.
@@ -141,7 +143,7 @@ impl ApiError {
             ApiError::PollingTime { code_known: true, .. } => Code::IllegalPollingTime,
             ApiError::PollingTime { code_known: false, .. } => Code::BadRequest,
             ApiError::Filter(_) | ApiError::FilterType => Code::IllegalFilterExpression,
-            ApiError::PollingFull(_) => Code::TooManyRequests,
+            ApiError::PollingFull(_) | ApiError::DiskFull(_) => Code::TooManyRequests,
             ApiError::Handle(_) => Code::InvalidReceiptHandle,
             ApiError::ClientType(_) => Code::UnrecognizedClientType,
             ApiError::NoSettings => Code::BadRequest,
@@ -180,6 +182,8 @@ fn refused(refusal: Refusal) -> Code {
         Refusal::MessageTypeMismatch => Code::MessagePropertyConflictWithType,
         Refusal::InvalidHandle => Code::InvalidReceiptHandle,
         Refusal::DeadlinePassed => Code::ProxyTimeout,
+        // Clients wait a little before they try again.
+        Refusal::DiskFull => Code::TooManyRequests,
         Refusal::InvalidArgument => Code::BadRequest,
         Refusal::NotSupported => Code::NotImplemented,
         // A name that was taken between two commands, and a batch of an earlier boot: neither is the client's doing.
@@ -251,6 +255,8 @@ mod tests {
         check(HandleError::Malformed.into(), "INVALID_RECEIPT_HANDLE", "the receipt handle is malformed");
         check(ApiError::refused(Refusal::InvalidHandle, String::new()), "INVALID_RECEIPT_HANDLE", "invalid handle");
         check(ApiError::refused(Refusal::TopicNotFound, "no t".to_owned()), "TOPIC_NOT_FOUND", "no t");
+        check(ApiError::refused(Refusal::DiskFull, "full".to_owned()), "TOO_MANY_REQUESTS", "full");
+        check(ApiError::DiskFull("full".into()), "TOO_MANY_REQUESTS", "full");
         check(ApiError::NothingNew, "MESSAGE_NOT_FOUND", "no new message");
     }
 

@@ -141,6 +141,7 @@ impl Turn<'_, '_> {
             command::Kind::Tick(_) => self.tick(),
             command::Kind::Activate(activate) => self.activate(activate.version),
             command::Kind::PutSetting(put) => self.put_setting(&put.key, &put.value),
+            command::Kind::Refuse(refuse) => Ok(refused(refuse.refusal(), refuse.detail)),
         }
     }
 }

@@ -3,16 +3,19 @@
 use super::REPORT_EVERY;
 use crate::broker::Node;
 use crate::forward;
+use crate::room;
 use crate::store;
 use raftmq_proto::command::EndSession;
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::forward::ReportRequest;
 use raftmq_proto::forward::forward_client::ForwardClient;
 
-/// On the leader: ends sessions, and hands leadership over when this node's clock is far off. Runs until dropped.
+/// On the leader: ends sessions, looks whether there is room for sends, and hands leadership over when this node's
+/// clock is far off. Runs until dropped.
 pub(super) async fn run(node: &Node) {
     loop {
-        tokio::time::sleep(REPORT_EVERY).await;
+        next_report(node).await;
+        node.gate.decide(&node.group);
         let mut clients = match store::session::sessions(&node.group.state()) {
             Ok(sessions) => sessions.into_iter().map(|(client_id, _, _)| client_id).collect::<Vec<_>>(),
             Err(error) => {
@@ -59,14 +62,25 @@ pub(super) async fn report(node: &Node) {
                 term: leadership.term.0,
                 clock_ms: node.clock.wall(),
                 clients: node.registry.report(),
+                shortage: node.group.shortage().map(room::to_wire),
             };
             let reported = tokio::time::timeout(REPORT_EVERY, ForwardClient::new(channel).report(request)).await;
             match reported {
-                Ok(Ok(told)) => node.clock.told(told.into_inner().time_ms),
+                Ok(Ok(told)) => {
+                    let told = told.into_inner();
+                    node.clock.told(told.time_ms);
+                    node.gate.told(Some(told.sends_refused).filter(|why| !why.is_empty()));
+                }
                 Ok(Err(status)) => tracing::debug!(%status, "the leader did not take this node's report"),
                 Err(_) => tracing::debug!("the leader did not take this node's report in time"),
             }
         }
-        tokio::time::sleep(REPORT_EVERY).await;
+        next_report(node).await;
     }
+}
+
+/// When a report is due: after a while, or at once when a disk has become full or has room again.
+async fn next_report(node: &Node) {
+    // What comes in the latter case, or not in time, comes with the next one.
+    let _ = tokio::time::timeout(REPORT_EVERY, node.group.shortage_changed()).await;
 }

@@ -129,6 +129,8 @@ pub struct LogOptions {
     pub group_bytes: usize,
     /// Segments that stay preallocated beside the one being written.
     pub reserve_segments: usize,
+    /// Bytes of the file system that segments leave free for others; the disk counts as full before that.
+    pub keep_free_bytes: u64,
     /// Who writes.
     pub writer: WriterMode,
     /// After this long without work the commit point and the durable mark are written down, unsynced.
@@ -145,6 +147,7 @@ impl Default for LogOptions {
             tail_cache_bytes: 64 << 20,
             group_bytes: 8 << 20,
             reserve_segments: 2,
+            keep_free_bytes: 0,
             writer: WriterMode::Thread,
             idle_hint: Duration::from_millis(100),
             clock: system_time_ms,
@@ -165,8 +168,8 @@ pub struct Space {
     pub reserve_segments: usize,
     /// Preallocated segments that there should be.
     pub reserve_wanted: usize,
-    /// The last attempt to preallocate a segment met a full disk. What can wait must be refused until this is
-    /// false again: the reserve is for votes, acknowledgements and trims.
+    /// A segment could not be preallocated for want of room, and the reserve is not complete again. What can wait
+    /// must be refused until this is false: the reserve is for votes, acknowledgements and trims.
     pub full: bool,
 }
 
@@ -596,6 +599,12 @@ impl Log {
     #[must_use]
     pub fn failure(&self) -> Option<io::Error> {
         self.shared().core.lock().failure.as_ref().map(Failure::to_io)
+    }
+
+    /// Folder of the segments.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.shared().dir
     }
 
     /// Room that is left.

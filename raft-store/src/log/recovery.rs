@@ -797,7 +797,11 @@ fn begin(
         // A blank file is given a new number rather than removed: on a full disk its blocks are all there is.
         let allocated = match blank.pop_front() {
             Some(old) => reuse(disk, dir, old, number, options.segment_bytes),
-            None => reserve::create(disk, dir, number, options.segment_bytes),
+            // The first one is needed to start at all, whatever others may need.
+            None => {
+                let keep_free = if ready.is_empty() { 0 } else { options.keep_free_bytes };
+                reserve::create(disk, dir, number, options.segment_bytes, keep_free)
+            }
         };
         next_number += 1;
         match allocated {

@@ -31,8 +31,15 @@ pub enum NoReserve {
     Broken(io::Error),
 }
 
-/// Preallocates a segment.
-pub fn create(disk: &dyn Disk, dir: &Path, number: u64, bytes: u64) -> Result<Reserve, NoReserve> {
+/// Preallocates a segment that leaves `keep_free` bytes of the disk to others.
+pub fn create(disk: &dyn Disk, dir: &Path, number: u64, bytes: u64, keep_free: u64) -> Result<Reserve, NoReserve> {
+    if keep_free > 0 {
+        let free = disk.free_bytes(dir).map_err(NoReserve::Refused)?;
+        if free < bytes.saturating_add(keep_free) {
+            let text = format!("{free} bytes are free, a segment of {bytes} must leave {keep_free} of them");
+            return Err(NoReserve::Refused(io::Error::new(io::ErrorKind::StorageFull, text)));
+        }
+    }
     let path = segment_path(dir, number);
     let file = disk.open(&path, OpenMode::Create).map_err(NoReserve::Refused)?;
     if let Err(error) = file.preallocate(bytes) {
@@ -45,11 +52,16 @@ pub fn create(disk: &dyn Disk, dir: &Path, number: u64, bytes: u64) -> Result<Re
     Ok(Reserve { number, file, bytes })
 }
 
+/// Segments that the reserve is to have.
+fn wanted(shared: &Shared) -> usize {
+    shared.options.reserve_segments.max(1)
+}
+
 /// Keeps the reserve full until the log closes; the body of its thread.
 pub fn keep(shared: &Shared) {
     let mut core = shared.core.lock();
     while core.failure.is_none() && core.closing.is_none() {
-        if core.reserves.len() >= shared.options.reserve_segments.max(1) {
+        if core.reserves.len() >= wanted(shared) {
             shared.reserve.wait(&mut core);
             continue;
         }
@@ -63,17 +75,20 @@ pub fn keep(shared: &Shared) {
 pub fn add(shared: &Shared, core: &mut MutexGuard<'_, Core>) -> bool {
     let number = core.next_number;
     core.next_number += 1;
-    let created =
-        MutexGuard::unlocked(core, || create(shared.disk.as_ref(), &shared.dir, number, shared.options.segment_bytes));
+    let options = &shared.options;
+    let created = MutexGuard::unlocked(core, || {
+        create(shared.disk.as_ref(), &shared.dir, number, options.segment_bytes, options.keep_free_bytes)
+    });
     match created {
         Ok(reserve) => {
-            if core.full {
-                tracing::info!(dir = %shared.dir.display(), "there is room for log segments again");
-            }
-            core.full = false;
             // The keeper and a closing writer may both have been at it: the order is that of the numbers.
             let place = core.reserves.partition_point(|known| known.number < reserve.number);
             core.reserves.insert(place, reserve);
+            // Not before the reserve is complete: a segment's worth of room comes and goes.
+            if core.full && core.reserves.len() >= wanted(shared) {
+                tracing::info!(dir = %shared.dir.display(), "there is room for log segments again");
+                core.full = false;
+            }
             shared.reserve.notify_all();
             true
         }

@@ -2,7 +2,8 @@
 
 use super::{Harness, START_MS, dump, lasting};
 use crate::store::node;
-use raftmq_proto::command::{Append, AppendMessage, Batch, Command, PutTopic, Refusal, Reply, Topic, command, reply};
+use raftmq_proto::command::{Append, AppendMessage, Batch, Command, PutTopic, Refusal, Refuse, Reply, Topic};
+use raftmq_proto::command::{command, reply};
 
 fn put_topic(name: &str) -> command::Kind {
     let topic = Topic {
@@ -54,6 +55,18 @@ fn a_repeat_is_answered_with_the_first_replies_and_changes_nothing() {
     let again = harness.apply_batches(&[sent.clone(), sent]);
     assert!(again.iter().all(|answer| answer.repeat && answer.replies == first.replies));
     assert_eq!(lasting(&harness.state), rows);
+}
+
+#[test]
+fn a_send_that_was_refused_for_a_full_disk_stays_refused() {
+    let mut harness = Harness::new();
+    harness.apply_batches(&[batch(7, 1, 1, 0, vec![put_topic("t")])]);
+    let refuse = Refuse { refusal: Refusal::DiskFull.into(), detail: "full".to_owned() };
+    let first = harness.apply_batches(&[batch(7, 1, 2, 0, vec![command::Kind::Refuse(refuse)])]).remove(0);
+    assert_eq!((refusals(&first.replies), first.replies[0].detail.as_str()), (vec![Refusal::DiskFull], "full"));
+    // The next leader has room: the node sends what it sent, and hears what the others have heard already.
+    let again = harness.apply_batches(&[batch(7, 1, 2, 0, vec![send("t", 2)])]).remove(0);
+    assert!(again.repeat && again.replies == first.replies);
 }
 
 #[test]
