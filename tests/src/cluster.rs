@@ -20,20 +20,12 @@ use rand::RngExt;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::sync::OwnedMutexGuard;
-use tonic::{
-    Request, Status,
-    metadata::MetadataValue,
-    service::{Interceptor, interceptor::InterceptedService},
-    transport::{Channel, Endpoint},
-};
+use tonic::transport::{Channel, Endpoint};
 
 use crate::usage::Usage;
 
 /// How long a healthy machine may take to elect a leader, two cores and other work considered.
 pub const LEADER_WITHIN: Duration = Duration::from_secs(20);
-
-/// `adminToken` of every node.
-const ADMIN_TOKEN: &str = "of-this-test";
 
 /// What a cluster is made of.
 #[derive(Debug, Clone)]
@@ -298,16 +290,26 @@ impl Cluster {
     /// A process cannot be started, or a group has no leader after [`LEADER_WITHIN`].
     pub async fn start(options: Options) -> Result<Self> {
         let mut cluster = Self::prepare(options).await?;
-        for number in 0..cluster.namesrvs.len() {
-            cluster.start_namesrv(number)?;
-        }
-        for number in 0..cluster.nodes.len() {
-            cluster.start_node(number)?;
-        }
-        for group in 0..cluster.options.groups {
-            cluster.leader(group).await?;
-        }
+        cluster.start_all().await?;
         Ok(cluster)
+    }
+
+    /// Starts what [`Cluster::prepare`] prepared, as [`Cluster::start`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cluster::start`].
+    pub async fn start_all(&mut self) -> Result<()> {
+        for number in 0..self.namesrvs.len() {
+            self.start_namesrv(number)?;
+        }
+        for number in 0..self.nodes.len() {
+            self.start_node(number)?;
+        }
+        for group in 0..self.options.groups {
+            self.leader(group).await?;
+        }
+        Ok(())
     }
 
     /// Writes configurations and chooses ports, and starts nothing.
@@ -374,7 +376,6 @@ impl Cluster {
                 line("sendMessageThreadPoolNums", &16);
                 line("flushDiskType", &if options.sync_flush { "SYNC_FLUSH" } else { "ASYNC_FLUSH" });
                 line("autoCreateTopicEnable", &true);
-                line("adminToken", &ADMIN_TOKEN);
                 line("grpcServerPort", &grpc);
                 if let Some(bytes) = options.segment_bytes {
                     line("mappedFileSizeCommitLog", &bytes);
@@ -534,12 +535,11 @@ impl Cluster {
     /// # Errors
     ///
     /// It cannot be reached.
-    pub async fn admin_client(&self, number: usize) -> Result<Administration> {
+    pub async fn admin_client(&self, number: usize) -> Result<AdminClient<Channel>> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.nodes[number].admin))?
             .connect_timeout(Duration::from_secs(1))
             .timeout(Duration::from_secs(15));
-        let channel = InterceptedService::new(endpoint.connect().await?, ShowToken);
-        Ok(AdminClient::new(channel).max_decoding_message_size(64 << 20))
+        Ok(AdminClient::new(endpoint.connect().await?).max_decoding_message_size(64 << 20))
     }
 
     /// What a node says of its group.
@@ -652,7 +652,6 @@ impl Cluster {
         let output = tokio::process::Command::new(program("mqadmin")?)
             .args(arguments)
             .env("NAMESRV_ADDR", namesrvs.join(";"))
-            .env("RAFTMQ_ADMIN_TOKEN", ADMIN_TOKEN)
             .kill_on_drop(true)
             .output();
         Ok(tokio::time::timeout(Duration::from_secs(30), output).await.context("mqadmin takes more than 30 s")??)
@@ -685,21 +684,6 @@ impl Cluster {
         };
         self.admin_client(number).await?.put_topic(request).await?;
         Ok(())
-    }
-}
-
-/// A node's administration, shown the token that it wants from other machines: hosts of a test's network are such.
-pub type Administration = AdminClient<InterceptedService<Channel, ShowToken>>;
-
-/// Shows [`ADMIN_TOKEN`].
-#[derive(Debug, Clone, Copy)]
-pub struct ShowToken;
-
-impl Interceptor for ShowToken {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let shown = MetadataValue::try_from(format!("Bearer {ADMIN_TOKEN}")).expect("the token is ASCII");
-        request.metadata_mut().insert("authorization", shown);
-        Ok(request)
     }
 }
 

@@ -18,5 +18,6 @@ pub mod load;
 pub mod nats;
 pub mod netns;
 pub mod oracle;
+pub mod small_disk;
 pub mod usage;
 pub mod workload;
