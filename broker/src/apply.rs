@@ -106,6 +106,12 @@ impl Machine for Applier {
         for (term, count) in self.entries.drain(..) {
             outlets.merger.applied(term, count);
         }
+        // Before the answers: a poll that is granted a lease after its client's session ended must know that it did.
+        for effect in &self.effects {
+            if let Effect::SessionEnded { client_id } = effect {
+                outlets.waiters.session_ended(client_id);
+            }
+        }
         outlets.proposer.answer(self.answers.drain(..));
         for effect in self.effects.drain(..) {
             match &effect {

@@ -20,12 +20,20 @@ use rand::RngExt;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::sync::OwnedMutexGuard;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Request, Status,
+    metadata::MetadataValue,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint},
+};
 
 use crate::usage::Usage;
 
 /// How long a healthy machine may take to elect a leader, two cores and other work considered.
 pub const LEADER_WITHIN: Duration = Duration::from_secs(20);
+
+/// `adminToken` of every node.
+const ADMIN_TOKEN: &str = "of-this-test";
 
 /// What a cluster is made of.
 #[derive(Debug, Clone)]
@@ -376,6 +384,7 @@ impl Cluster {
                 line("sendMessageThreadPoolNums", &16);
                 line("flushDiskType", &if options.sync_flush { "SYNC_FLUSH" } else { "ASYNC_FLUSH" });
                 line("autoCreateTopicEnable", &true);
+                line("adminToken", &ADMIN_TOKEN);
                 line("grpcServerPort", &grpc);
                 if let Some(bytes) = options.segment_bytes {
                     line("mappedFileSizeCommitLog", &bytes);
@@ -535,11 +544,12 @@ impl Cluster {
     /// # Errors
     ///
     /// It cannot be reached.
-    pub async fn admin_client(&self, number: usize) -> Result<AdminClient<Channel>> {
+    pub async fn admin_client(&self, number: usize) -> Result<Administration> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.nodes[number].admin))?
             .connect_timeout(Duration::from_secs(1))
             .timeout(Duration::from_secs(15));
-        Ok(AdminClient::new(endpoint.connect().await?).max_decoding_message_size(64 << 20))
+        let channel = InterceptedService::new(endpoint.connect().await?, ShowToken);
+        Ok(AdminClient::new(channel).max_decoding_message_size(64 << 20))
     }
 
     /// What a node says of its group.
@@ -652,6 +662,7 @@ impl Cluster {
         let output = tokio::process::Command::new(program("mqadmin")?)
             .args(arguments)
             .env("NAMESRV_ADDR", namesrvs.join(";"))
+            .env("RAFTMQ_ADMIN_TOKEN", ADMIN_TOKEN)
             .kill_on_drop(true)
             .output();
         Ok(tokio::time::timeout(Duration::from_secs(30), output).await.context("mqadmin takes more than 30 s")??)
@@ -684,6 +695,21 @@ impl Cluster {
         };
         self.admin_client(number).await?.put_topic(request).await?;
         Ok(())
+    }
+}
+
+/// A node's administration, shown the token that it wants from other machines: hosts of a test's network are such.
+pub type Administration = AdminClient<InterceptedService<Channel, ShowToken>>;
+
+/// Shows [`ADMIN_TOKEN`].
+#[derive(Debug, Clone, Copy)]
+pub struct ShowToken;
+
+impl Interceptor for ShowToken {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let shown = MetadataValue::try_from(format!("Bearer {ADMIN_TOKEN}")).expect("the token is ASCII");
+        request.metadata_mut().insert("authorization", shown);
+        Ok(request)
     }
 }
 

@@ -102,7 +102,6 @@ async fn throw(address: SocketAddr, bytes: &[u8]) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn garbage_on_every_port() -> Result<()> {
     let mut cluster = start().await?;
     let mut random = StdRng::seed_from_u64(7);
@@ -126,7 +125,6 @@ async fn garbage_on_every_port() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn requests_beyond_the_limits() -> Result<()> {
     let mut cluster = start().await?;
     for (number, access) in cluster.access(0).into_iter().enumerate() {
@@ -195,7 +193,6 @@ async fn refuses_to_start(config: &std::path::Path, words: &[&str]) -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn nodes_that_must_not_start() -> Result<()> {
     let mut cluster = start().await?;
     let victim = (cluster.leader(0).await? + 1) % 3;
@@ -240,7 +237,6 @@ async fn nodes_that_must_not_start() -> Result<()> {
 /// An empty folder under a label whose disk the group remembers: it stays out, says how to be admitted, and the
 /// others go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn an_empty_folder_under_a_known_label() -> Result<()> {
     let mut cluster = start().await?;
     let victim = (cluster.leader(0).await? + 1) % 3;

@@ -21,7 +21,6 @@ async fn start() -> Result<(Cluster, Workload)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn the_leader_is_killed() -> Result<()> {
     let (mut cluster, workload) = start().await?;
     let leader = cluster.leader(0).await?;
@@ -39,7 +38,6 @@ async fn the_leader_is_killed() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn a_follower_is_killed() -> Result<()> {
     let (mut cluster, workload) = start().await?;
     let leader = cluster.leader(0).await?;
@@ -57,7 +55,6 @@ async fn a_follower_is_killed() -> Result<()> {
 
 /// The successor dies as soon as it leads: one node is left, which must wait for a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn the_leader_is_killed_during_an_election() -> Result<()> {
     let (mut cluster, workload) = start().await?;
     let first = cluster.leader(0).await?;
@@ -75,7 +72,6 @@ async fn the_leader_is_killed_during_an_election() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn all_three_are_killed() -> Result<()> {
     let (mut cluster, workload) = start().await?;
     workload.fault(async || cluster.kill_at_once(&[0, 1, 2])).await?;
@@ -87,7 +83,6 @@ async fn all_three_are_killed() -> Result<()> {
 
 /// A leader that hangs is deposed; when it goes on it must not believe that it still leads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn the_leader_is_paused() -> Result<()> {
     let (mut cluster, workload) = start().await?;
     let leader = cluster.leader(0).await?;
@@ -102,7 +97,6 @@ async fn the_leader_is_paused() -> Result<()> {
 /// Two nodes of three have the data; one of them is wiped and comes back under its label while the other is down. The
 /// third, which slept through it all, and the empty one are a majority by number. They must not elect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn a_wiped_member_gives_no_vote() -> Result<()> {
     let (mut cluster, workload) = start().await?;
     let leader = cluster.leader(0).await?;
@@ -124,7 +118,6 @@ async fn a_wiped_member_gives_no_vote() -> Result<()> {
 
 /// `mqadmin updateTopic` says OK and the node that said it dies in that instant.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn a_topic_that_was_created_exists() -> Result<()> {
     let rounds = if std::env::var_os("RAFTMQ_LONG").is_some() { 100 } else { 10 };
     let mut cluster = Cluster::start(Options::default()).await?;
@@ -151,7 +144,6 @@ async fn a_topic_that_was_created_exists() -> Result<()> {
 
 /// Name servers are told everything by heartbeats and nobody waits for them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn name_servers_die() -> Result<()> {
     let (mut cluster, workload) = start().await?;
     workload
@@ -178,7 +170,6 @@ async fn name_servers_die() -> Result<()> {
 /// Handles that acknowledge nothing: changed, cut, of another consumer group, superseded. The message stays leased,
 /// comes back when its lease ends, and its own handle acknowledges it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn handles_that_are_not_valid_acknowledge_nothing() -> Result<()> {
     let mut cluster = Cluster::start(Options::default()).await?;
     cluster.create_topic("forged", 4).await?;

@@ -148,7 +148,6 @@ async fn start() -> Result<Bench> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn ten_thousand_messages_exactly_once() -> Result<()> {
     let python = python().await?;
     let rust = rust_client().await?;
@@ -175,7 +174,6 @@ async fn ten_thousand_messages_exactly_once() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn what_is_not_acknowledged_comes_back() -> Result<()> {
     let python = python().await?;
     let rust = rust_client().await?;
@@ -206,7 +204,6 @@ async fn what_is_not_acknowledged_comes_back() -> Result<()> {
 
 /// A push consumer holds messages and dies, or says that it goes; another member of its group finishes them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn another_consumer_takes_over() -> Result<()> {
     let python = python().await?;
     let mut bench = start().await?;
@@ -230,15 +227,18 @@ async fn another_consumer_takes_over() -> Result<()> {
         taker.line("READY", Duration::from_secs(60)).await?;
         pairs.push((name, killed, holder, taker));
     }
+    let mut ends = Vec::new();
     for (_, killed, holder, _) in &mut pairs {
         if *killed {
             holder.child.start_kill()?;
         } else {
             holder.child.stdin.as_mut().context("stdin is piped")?.write_all(b"\n").await?;
+            // The client takes its time before it tells the brokers, and tells them last.
+            holder.line("ENDED", Duration::from_secs(60)).await?;
         }
+        ends.push(Instant::now());
     }
-    let ended = Instant::now();
-    for (name, killed, _holder, mut taker) in pairs {
+    for ((name, killed, _holder, mut taker), ended) in pairs.into_iter().zip(ends) {
         let result = taker.result(Duration::from_secs(100)).await.with_context(|| bench.cluster.log_tails(0))?;
         let took = ended.elapsed();
         println!("take over through the {name}, killed {killed}: {took:?} {result}");

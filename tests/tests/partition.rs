@@ -12,7 +12,6 @@ use raftmq_tests::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn the_leader_is_on_the_minority_side() -> Result<()> {
     if let Some(reason) = netns::unavailable() {
         eprintln!("SKIPPED: no partition was made and nothing was proved: {reason}");

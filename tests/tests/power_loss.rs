@@ -11,7 +11,6 @@ use raftmq_tests::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn nothing_acknowledged_is_lost() -> Result<()> {
     let seeds = match std::env::var("RAFTMQ_SEED") {
         Ok(seed) => vec![seed.parse()?],

@@ -11,7 +11,6 @@ use raftmq_tests::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn one_group_is_down() -> Result<()> {
     let mut cluster = Cluster::start(Options { groups: 2, ..Default::default() }).await?;
     let options = workload::Options::default();

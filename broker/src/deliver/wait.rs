@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 /// Polls of one consumer group with one filter on one topic.
 const POLLS_PER_CROWD_MAX: usize = 1024;
@@ -44,6 +45,16 @@ struct Polls {
     /// Polls of all crowds, waiting or looking.
     count: usize,
     topics: HashMap<Box<str>, Vec<Arc<Crowd>>>,
+    /// Clients that poll.
+    clients: HashMap<Box<str>, Client>,
+}
+
+/// A client that polls.
+#[derive(Default)]
+struct Client {
+    polls: usize,
+    /// Cancelled when its session ends: what its polls are granted then must go to others.
+    ended: CancellationToken,
 }
 
 struct Crowd {
@@ -102,7 +113,13 @@ impl Waiters {
     ///
     /// # Errors
     /// [`PollingFull`] when there are too many.
-    pub fn enter(&self, topic: &str, consumer_group: &str, filter: &TagFilter) -> Result<Waiter, PollingFull> {
+    pub fn enter(
+        &self,
+        client_id: &str,
+        topic: &str,
+        consumer_group: &str,
+        filter: &TagFilter,
+    ) -> Result<Waiter, PollingFull> {
         let mut polls = self.inner.polls.lock();
         if polls.count >= self.inner.polls_max {
             return Err(PollingFull::Node { limit: self.inner.polls_max });
@@ -129,9 +146,13 @@ impl Waiters {
         let seen = state.arrivals;
         drop(state);
         polls.count += 1;
+        let client = polls.clients.entry(client_id.into()).or_default();
+        client.polls += 1;
+        let ended = client.ended.clone();
         drop(polls);
         let bell = Arc::new(Notify::new());
-        Ok(Waiter { waiters: self.clone(), topic: topic.into(), crowd, bell, seen, queued: false })
+        let (client_id, topic) = (client_id.into(), topic.into());
+        Ok(Waiter { waiters: self.clone(), client_id, ended, topic, crowd, bell, seen, queued: false })
     }
 
     /// What an applied command did: wakes the polls that may have a message now.
@@ -144,6 +165,13 @@ impl Waiters {
             }
             Effect::Retryable { consumer_group, topic } => self.wake(topic, Some(consumer_group), 1),
             _ => {}
+        }
+    }
+
+    /// The session of a client ended: so do the polls that it has here. One that begins later begins a new session.
+    pub fn session_ended(&self, client_id: &str) {
+        if let Some(client) = self.inner.polls.lock().clients.get_mut(client_id) {
+            std::mem::take(&mut client.ended).cancel();
         }
     }
 
@@ -174,6 +202,8 @@ impl Waiters {
 /// One poll. It looks ([`Waiter::look`], then at the rows), and waits until looking again may find something.
 pub struct Waiter {
     waiters: Waiters,
+    client_id: Box<str>,
+    ended: CancellationToken,
     topic: Box<str>,
     crowd: Arc<Crowd>,
     bell: Arc<Notify>,
@@ -203,6 +233,17 @@ impl Waiter {
         self.queued = false;
     }
 
+    /// Whether the session of the client ended since the poll began.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
+    /// Returns when the session of the client ends.
+    pub fn ended(&self) -> impl Future<Output = ()> + use<> {
+        self.ended.clone().cancelled_owned()
+    }
+
     /// More is there than this poll takes: wakes others.
     pub fn pass_on(&self) {
         self.crowd.wake(PASSED_ON);
@@ -213,6 +254,12 @@ impl Drop for Waiter {
     fn drop(&mut self) {
         let mut polls = self.waiters.inner.polls.lock();
         polls.count -= 1;
+        if let Some(client) = polls.clients.get_mut(&self.client_id) {
+            client.polls -= 1;
+            if client.polls == 0 {
+                polls.clients.remove(&self.client_id);
+            }
+        }
         let mut state = self.crowd.state.lock();
         state.members -= 1;
         let mut woken = false;
@@ -250,7 +297,7 @@ mod tests {
     }
 
     fn enter(waiters: &Waiters, group: &str, expression: &str) -> Waiter {
-        let mut waiter = waiters.enter("orders", group, &filter(expression)).expect("not full");
+        let mut waiter = waiters.enter("c", "orders", group, &filter(expression)).expect("not full");
         waiter.look();
         assert!(waiter.wait().now_or_never().is_none(), "nothing has arrived yet");
         waiter
@@ -293,7 +340,7 @@ mod tests {
     #[test]
     fn what_arrives_while_looking_is_not_missed() {
         let waiters = Waiters::new(10);
-        let mut waiter = waiters.enter("orders", "a", &filter("*")).expect("not full");
+        let mut waiter = waiters.enter("c", "orders", "a", &filter("*")).expect("not full");
         waiter.look();
         arrive(&waiters, "orders");
         assert!(waiter.wait().now_or_never().is_some());
@@ -330,17 +377,33 @@ mod tests {
     }
 
     #[test]
+    fn the_polls_of_a_session_end_with_it_and_later_ones_do_not() {
+        let waiters = Waiters::new(10);
+        let before = enter(&waiters, "a", "*");
+        waiters.session_ended("another");
+        assert!(!before.is_ended());
+        waiters.session_ended("c");
+        assert!(before.is_ended() && before.ended().now_or_never().is_some());
+        let after = enter(&waiters, "a", "*");
+        drop(before);
+        assert!(!after.is_ended());
+        waiters.session_ended("c");
+        assert!(after.is_ended());
+    }
+
+    #[test]
     fn polls_are_bounded_and_leave_nothing_behind() {
         let waiters = Waiters::new(2);
         let polls = [enter(&waiters, "a", "*"), enter(&waiters, "b", "*")];
-        assert_eq!(waiters.enter("orders", "c", &filter("*")).err(), Some(PollingFull::Node { limit: 2 }));
+        assert_eq!(waiters.enter("c", "orders", "c", &filter("*")).err(), Some(PollingFull::Node { limit: 2 }));
         drop(polls);
         assert_eq!(waiters.count(), 0);
         assert!(waiters.inner.polls.lock().topics.is_empty());
+        assert!(waiters.inner.polls.lock().clients.is_empty());
 
         let waiters = Waiters::new(usize::MAX);
         let polls: Vec<_> = (0..POLLS_PER_CROWD_MAX).map(|_| enter(&waiters, "a", "*")).collect();
-        assert!(matches!(waiters.enter("orders", "a", &filter("*")), Err(PollingFull::Crowd { .. })));
+        assert!(matches!(waiters.enter("c", "orders", "a", &filter("*")), Err(PollingFull::Crowd { .. })));
         drop(polls);
     }
 }

@@ -204,8 +204,9 @@ async fn poll(front: Arc<Front>, ask: Ask, mut answer: oneshot::Sender<Answer>) 
 }
 
 async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answer>) -> Result<Outcome, ApiError> {
-    let mut waiter = front.node.waiters.enter(ask.topic.as_str(), ask.consumer_group.as_str(), &ask.filter)?;
-    loop {
+    let waiters = &front.node.waiters;
+    let mut waiter = waiters.enter(&ask.client_id, ask.topic.as_str(), ask.consumer_group.as_str(), &ask.filter)?;
+    while !waiter.is_ended() {
         waiter.look();
         let mut again = false;
         // Before anything arrives, so that no other member's receive skips what this one waits for.
@@ -219,6 +220,10 @@ async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answe
             if leased.messages.len() >= ask.messages_max as usize || leased.more {
                 waiter.pass_on();
             }
+            if waiter.is_ended() {
+                GiveBack::new(front, ask, &leased).now().await;
+                break;
+            }
             again = leased.more;
             if !leased.messages.is_empty() {
                 let found = read(front, ask, &leased).await;
@@ -231,13 +236,17 @@ async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answe
         if again && Instant::now() < ask.end {
             continue;
         }
+        let ended = waiter.ended();
         tokio::select! {
+            () = ended => {}
             () = waiter.wait() => {}
             () = tokio::time::sleep_until(ask.end) => return Err(ApiError::NothingNew),
             () = front.closing.cancelled() => return Err(ApiError::NothingNew),
             () = client.closed() => return Err(ApiError::NothingNew),
         }
     }
+    // The client said that it ends, or was silent for so long that it is taken for dead.
+    Err(ApiError::NothingNew)
 }
 
 /// Sees to it that the replicated rules know this client's filter.
