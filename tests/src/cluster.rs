@@ -27,13 +27,16 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::usage::Usage;
+use crate::{relay::Relay, usage::Usage};
 
 /// How long a healthy machine may take to elect a leader, two cores and other work considered.
 pub const LEADER_WITHIN: Duration = Duration::from_secs(20);
 
 /// `adminToken` of every node.
 const ADMIN_TOKEN: &str = "of-this-test";
+
+/// Where relays listen: loopback too, and not where the nodes do.
+const RELAYS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// What a cluster is made of.
 #[derive(Debug, Clone)]
@@ -57,6 +60,10 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// Where each node's processes run and listen; loopback when empty.
     pub hosts: Vec<Host>,
+    /// Clients and peers reach every node through relays that can lose bytes. Loopback only.
+    pub relayed: bool,
+    /// The program that brokers run.
+    pub broker: &'static str,
 }
 
 impl Default for Options {
@@ -71,8 +78,19 @@ impl Default for Options {
             settings: Vec::new(),
             environment: Vec::new(),
             hosts: Vec::new(),
+            relayed: false,
+            broker: "mqbroker",
         }
     }
+}
+
+/// What stands in front of a node's ports.
+#[derive(Clone)]
+pub struct Relays {
+    /// Its peers' way to it.
+    pub peer: Relay,
+    /// Its clients' way to it.
+    pub grpc: Relay,
 }
 
 /// A network namespace and the address of a node in it.
@@ -115,9 +133,22 @@ pub struct Node {
     pub config: PathBuf,
     /// `storePathRootDir`.
     pub data: PathBuf,
+    /// Added to the test's environment at its next start.
+    pub environment: Vec<(String, String)>,
     namespace: Option<String>,
-    environment: Vec<(String, String)>,
+    relays: Option<Relays>,
     process: Option<Process>,
+}
+
+impl Node {
+    /// What stands in front of its ports.
+    ///
+    /// # Errors
+    ///
+    /// The cluster is not [relayed](Options::relayed).
+    pub fn relays(&self) -> Result<&Relays> {
+        self.relays.as_ref().context("the cluster is not relayed")
+    }
 }
 
 /// A name server.
@@ -327,9 +358,11 @@ impl Cluster {
     /// The folder cannot be written, or no ports are free.
     pub async fn prepare(options: Options) -> Result<Self> {
         let turn = turn().await;
-        program("mqbroker")?;
+        program(options.broker)?;
         let dir = tempfile::Builder::new().prefix("raftmq-").tempdir()?;
         let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+        // Nodes listen on the one, and relays on the other, on the same ports.
+        let reached = if options.relayed { IpAddr::from(RELAYS) } else { loopback };
         let mut namesrvs = Vec::new();
         let namesrv_host = if options.hosts.is_empty() { loopback } else { gateway(&options.hosts[0]).into() };
         for number in 0..options.namesrvs {
@@ -344,7 +377,7 @@ impl Cluster {
             let places: Vec<(IpAddr, u16)> = (0..options.nodes)
                 .map(|index| {
                     let host = options.hosts.get(group * options.nodes + index);
-                    let address = host.map_or(loopback, |host| host.address.into());
+                    let address = host.map_or(reached, |host| host.address.into());
                     Ok((address, free_port()?))
                 })
                 .collect::<Result<_>>()?;
@@ -353,17 +386,26 @@ impl Cluster {
             for (index, (host, peer)) in places.iter().enumerate() {
                 let name = format!("g{group}-n{index}");
                 let [grpc, admin] = [free_port()?, free_port()?];
+                let relays = if options.relayed {
+                    let relay = async |port| {
+                        Relay::start(SocketAddr::new(reached, port), SocketAddr::new(loopback, port)).await
+                    };
+                    Some(Relays { peer: relay(*peer).await?, grpc: relay(grpc).await? })
+                } else {
+                    None
+                };
                 let node = Node {
                     group,
                     broker_group: format!("RaftNode{group:02}"),
                     label: format!("n{index}"),
                     grpc: SocketAddr::new(*host, grpc),
-                    admin: SocketAddr::new(*host, admin),
+                    admin: SocketAddr::new(if options.relayed { loopback } else { *host }, admin),
                     peer: SocketAddr::new(*host, *peer),
                     config: dir.path().join(format!("{name}.conf")),
                     data: dir.path().join(&name),
                     namespace: options.hosts.get(group * options.nodes + index).map(|host| host.namespace.clone()),
                     environment: options.environment.clone(),
+                    relays,
                     process: None,
                 };
                 let mut text = String::new();
@@ -386,6 +428,9 @@ impl Cluster {
                 line("autoCreateTopicEnable", &true);
                 line("adminToken", &ADMIN_TOKEN);
                 line("grpcServerPort", &grpc);
+                if options.relayed {
+                    line("bindAddress", &loopback);
+                }
                 if let Some(bytes) = options.segment_bytes {
                     line("mappedFileSizeCommitLog", &bytes);
                 }
@@ -435,7 +480,7 @@ impl Cluster {
             place.environment.push(("RAFTMQ_TEST_POWER_LOSS".into(), "1".into()));
         }
         let arguments = ["-c", node.config.to_str().context("a path of ours is text")?];
-        node.process = Some(Process::start(&program("mqbroker")?, &arguments, &log, &place)?);
+        node.process = Some(Process::start(&program(self.options.broker)?, &arguments, &log, &place)?);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 //! and an oracle of what their clients were told.
 //!
 //! - [`cluster`] starts, breaks and ends processes; [`client`] speaks to them as an SDK does.
+//! - [`relay`] stands in front of ports and loses bytes; [`netns`] cuts links between hosts.
 //! - [`workload`] runs clients through a fault and writes down in [`oracle`] what they were told.
 //! - [`invariant`] has the properties, one a file, that the oracle's history is held against.
 //! - [`load`], [`do_nothing`] and [`usage`] are the benchmark's.
@@ -18,6 +19,7 @@ pub mod load;
 pub mod nats;
 pub mod netns;
 pub mod oracle;
+pub mod relay;
 pub mod small_disk;
 pub mod usage;
 pub mod workload;
