@@ -16,9 +16,13 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Environment variable that makes [`from_env`] lose what was not synced when the process dies. For tests.
 pub const POWER_LOSS_VARIABLE: &str = "RAFTMQ_TEST_POWER_LOSS";
+
+/// Environment variable with the ms that each sync of content takes longer in that mode: a slow disk has much to lose.
+pub const SYNC_DELAY_VARIABLE: &str = "RAFTMQ_TEST_SYNC_DELAY_MS";
 
 /// What an opened file is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,11 +92,13 @@ pub trait DiskLock: Send + Sync + fmt::Debug {}
 pub fn from_env() -> Arc<dyn Disk> {
     match std::env::var(POWER_LOSS_VARIABLE) {
         Ok(value) if value == "1" => {
+            let delay_ms = std::env::var(SYNC_DELAY_VARIABLE).ok().and_then(|ms| ms.parse().ok()).unwrap_or_default();
             tracing::warn!(
                 variable = POWER_LOSS_VARIABLE,
+                delay_ms,
                 "TEST MODE: unsynced writes live in memory only and are lost when this process is killed"
             );
-            Arc::new(PowerLossDisk::new())
+            Arc::new(PowerLossDisk::new(Duration::from_millis(delay_ms)))
         }
         _ => Arc::new(RealDisk),
     }

@@ -126,7 +126,7 @@ fn on_real_files() {
 #[test]
 fn on_files_that_lose_power() {
     let dir = tempfile::tempdir().expect("a directory");
-    let disk: Arc<dyn Disk> = Arc::new(PowerLossDisk::new());
+    let disk: Arc<dyn Disk> = Arc::new(PowerLossDisk::default());
     fills_segments_and_reopens(&disk, &dir.path().join("log"), options());
 }
 
@@ -148,7 +148,7 @@ fn power_loss_keeps_what_was_synced_and_no_more() {
     let dir = tempfile::tempdir().expect("a directory");
     let dir = dir.path().join("log");
     let options = LogOptions { sync: SyncMode::Votes, ..inline() };
-    let disk: Arc<dyn Disk> = Arc::new(PowerLossDisk::new());
+    let disk: Arc<dyn Disk> = Arc::new(PowerLossDisk::default());
     let (log, _) = open(&disk, &dir, options.clone());
     append_all(&log, (0..10).map(|index| entry(1, index, 100)).collect());
     let vote = Vote { term: 2, node: 1, committed: false };
@@ -164,7 +164,7 @@ fn power_loss_keeps_what_was_synced_and_no_more() {
     assert!(disk.list(&dir).expect("listed").contains(&"note".to_owned()));
 
     // Another disk over the same files knows what a process knows that starts after a kill.
-    let disk: Arc<dyn Disk> = Arc::new(PowerLossDisk::new());
+    let disk: Arc<dyn Disk> = Arc::new(PowerLossDisk::default());
     let (log, recovery) = open(&disk, &dir, options);
     assert_eq!((recovery.vote, recovery.last), (Some(vote), Some(id(1, 9))));
     check_read(&log, 0..10, 1, 100);

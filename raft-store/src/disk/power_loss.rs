@@ -12,6 +12,7 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Part of the name of a file whose creation was not synced. One that a dead process left is as good as absent.
 const UNSYNCED: &str = ".unsynced-";
@@ -49,6 +50,8 @@ type Contents = HashMap<(u64, u64), Arc<Content>>;
 /// A disk that loses unsynced writes and names when the process dies. See [`super::POWER_LOSS_VARIABLE`].
 #[derive(Debug, Default)]
 pub struct PowerLossDisk {
+    /// What each sync of content takes longer than the real disk's.
+    sync_delay: Duration,
     names: Mutex<Names>,
     contents: Mutex<Contents>,
 }
@@ -56,6 +59,7 @@ pub struct PowerLossDisk {
 #[derive(Debug)]
 struct Content {
     file: RealFile,
+    sync_delay: Duration,
     pending: Mutex<Pending>,
 }
 
@@ -69,10 +73,11 @@ struct Pending {
 struct PowerLossFile(Arc<Content>);
 
 impl PowerLossDisk {
-    /// A disk over the operating system's files.
+    /// A disk over the operating system's files, slower than they are by `sync_delay` for each sync of content. What
+    /// is written meanwhile stays unsynced.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(sync_delay: Duration) -> Self {
+        Self { sync_delay, ..Self::default() }
     }
 
     fn clean(names: &mut Names, dir: &Path) -> io::Result<()> {
@@ -145,7 +150,7 @@ impl Disk for PowerLossDisk {
         contents.retain(|_, content| Arc::strong_count(content) > 1 || !content.pending.lock().writes.is_empty());
         let content = contents
             .entry((metadata.dev(), metadata.ino()))
-            .or_insert_with(|| Arc::new(Content { file, pending: Mutex::default() }));
+            .or_insert_with(|| Arc::new(Content { file, sync_delay: self.sync_delay, pending: Mutex::default() }));
         Ok(Arc::new(PowerLossFile(Arc::clone(content))))
     }
 
@@ -268,10 +273,7 @@ impl DiskFile for PowerLossFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        #[cfg(feature = "test-faults")]
-        if crate::log::faults::sync_does_nothing() {
-            return Ok(());
-        }
+        std::thread::sleep(self.0.sync_delay);
         self.0.write_out()?;
         self.0.file.sync_data()
     }

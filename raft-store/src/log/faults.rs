@@ -20,9 +20,14 @@ fn broken(name: &str) -> bool {
     broken.iter().any(|known| known == name)
 }
 
-/// `sync_noop`: in power-loss mode a sync succeeds and writes nothing.
+/// `sync_noop`: a sync of the log succeeds and does nothing.
 pub fn sync_does_nothing() -> bool {
     broken("sync_noop")
+}
+
+/// `append_unsynced`: entries are reported durable as soon as they are queued.
+pub fn append_before_sync() -> bool {
+    broken("append_unsynced")
 }
 
 /// `vote_unsynced`: a vote is reported durable before it is.

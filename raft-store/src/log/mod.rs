@@ -425,6 +425,11 @@ impl Log {
             core.known.last = Some(entry.id);
         }
         let epoch = core.epoch;
+        #[cfg(feature = "test-faults")]
+        if faults::append_before_sync() {
+            self.enqueue(core, Record::Append { entries, epoch, done: Box::new(|_| ()) });
+            return done(Ok(()));
+        }
         self.enqueue(core, Record::Append { entries, epoch, done });
     }
 

@@ -501,12 +501,23 @@ impl Writer {
 
     fn sync(&mut self) -> io::Result<()> {
         let start = Instant::now();
-        self.active.file.sync_data()?;
+        if !sync_is_broken() {
+            self.active.file.sync_data()?;
+        }
         let end = Instant::now();
         self.active.synced = self.active.at;
         self.shared.core.lock().fsync.record(end - start, end);
         Ok(())
     }
+}
+
+/// Whether a test wants to see what happens when a sync does nothing.
+fn sync_is_broken() -> bool {
+    #[cfg(feature = "test-faults")]
+    let broken = super::faults::sync_does_nothing();
+    #[cfg(not(feature = "test-faults"))]
+    let broken = false;
+    broken
 }
 
 /// Takes the records of the next write: all, up to the cap of bytes, but at least one.
