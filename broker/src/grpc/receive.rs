@@ -245,7 +245,9 @@ async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answe
             () = client.closed() => return Err(ApiError::NothingNew),
         }
     }
-    // The client said that it ends, or was silent for so long that it is taken for dead.
+    // The client said that it ends, or was silent for so long that it is taken for dead. What this poll was woken
+    // for is another's.
+    waiter.pass_on();
     Err(ApiError::NothingNew)
 }
 
