@@ -11,7 +11,7 @@ use crate::grpc;
 use crate::namesrv::Reporter;
 use crate::propose::Proposer;
 use crate::room::SendGate;
-use crate::task;
+use crate::task::{self, Paces};
 use raft_store::{FlushMode, NodeAddresses, RaftConfig, RaftGroup, peer_server};
 use raftmq_proto::forward::forward_server::ForwardServer;
 use raftmq_proto::forward::{ReportRequest, ReportResponse};
@@ -45,6 +45,8 @@ pub struct Node {
     pub clock: Arc<ClusterClock>,
     /// Whether there is room for messages.
     pub(crate) gate: Arc<SendGate>,
+    /// How fast the disks of the group are.
+    pub(crate) paces: Paces,
     /// What the name servers are told, and what they told about other broker groups.
     pub reporter: Reporter,
     /// Work that outlives the call that began it: long polls, client streams, messages given back.
@@ -133,6 +135,7 @@ impl Broker {
             registry,
             clock,
             gate,
+            paces: Paces::default(),
             reporter,
             calls,
             closing,
@@ -228,6 +231,7 @@ fn reports(
         }
         node.clock.reported(report.node, report.clock_ms);
         node.registry.reported(report.clients);
+        node.paces.reported(report.node, Duration::from_micros(report.sync_us));
         node.gate.reported(report.node, report.shortage);
         let sends_refused = node.gate.decide(&node.group).map(|why| why.to_string()).unwrap_or_default();
         Ok(ReportResponse { time_ms: node.clock.now(), sends_refused })

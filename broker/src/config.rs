@@ -2,10 +2,12 @@
 
 use crate::forward::MergeLimits;
 use crate::propose::ProposeLimits;
+use crate::task::SlowDiskLimits;
 use raftmq_server::settings::{Alias, Effective, SettingErrors, Settings};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Spellings that RocketMQ's users have in their files.
 pub const ALIASES: &[Alias] = &[
@@ -121,6 +123,8 @@ pub struct BrokerConfig {
     pub raft_ms: (u64, u64, u64),
     /// A node whose clock is further than this from the median does not lead, in ms.
     pub clock_skew_ms_max: u64,
+    /// When a slow disk moves leadership.
+    pub slow_disk: SlowDiskLimits,
     /// Public API.
     pub grpc: GrpcConfig,
     /// Batching towards the leader.
@@ -265,6 +269,10 @@ impl BrokerConfig {
         let admin_token = s.secret("adminToken");
         let segment_bytes = s.number("mappedFileSizeCommitLog", 512 << 20, 1 << 20..=4u64 << 30);
         let disk_free_bytes_min = s.number("diskFreeBytesMin", 256 << 20, 16 << 20..=1u64 << 40);
+        let slow_disk = SlowDiskLimits {
+            slow: Duration::from_millis(s.number("slowDiskMillis", 200, 0..=600_000)),
+            interval: Duration::from_millis(s.number("slowDiskHandoverIntervalMillis", 30_000, 1_000..=86_400_000)),
+        };
         s.unused(&["brokerRole", "brokerId"], "replication is by majority and any member may lead");
         s.unused(&["sendMessageThreadPoolNums", "waitTimeMillsInSendQueue"], "requests are not bound to threads here");
         s.unused(&["deleteWhen", "fileReservedTime"], "retention is not there yet: nothing is deleted");
@@ -284,6 +292,7 @@ impl BrokerConfig {
             disk_free_bytes_min,
             raft_ms: (heartbeat, election_min, election_max),
             clock_skew_ms_max,
+            slow_disk,
             grpc,
             propose,
             merge: MergeLimits::default(),

@@ -1,16 +1,19 @@
 //! The one layer through which the log and the node's identity reach files, so that faults can be put into it.
 //!
-//! Three disks stand behind [`Disk`]: [`RealDisk`]; [`PowerLossDisk`], where what was not synced is gone when the
-//! process is killed; and [`MemoryDisk`], where tests fail the n-th call and choose which unsynced blocks survive.
+//! Four disks stand behind [`Disk`]: [`RealDisk`]; [`PowerLossDisk`], where what was not synced is gone when the
+//! process is killed; [`SlowDisk`] over one of them, whose syncs take as long as a test says; and [`MemoryDisk`], where
+//! tests fail the n-th call and choose which unsynced blocks survive.
 //! RocksDB is not behind it: its rows are flushed only after the log was synced, and its WAL is off.
 
 mod memory;
 mod power_loss;
 mod real;
+mod slow;
 
 pub use memory::{Cut, Fault, MemoryDisk, Unsynced};
 pub use power_loss::PowerLossDisk;
 pub use real::RealDisk;
+pub use slow::SlowDisk;
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -23,6 +26,10 @@ pub const POWER_LOSS_VARIABLE: &str = "RAFTMQ_TEST_POWER_LOSS";
 
 /// Environment variable with the ms that each sync of content takes longer in that mode: a slow disk has much to lose.
 pub const SYNC_DELAY_VARIABLE: &str = "RAFTMQ_TEST_SYNC_DELAY_MS";
+
+/// Environment variable that names a file for [`from_env`]: each sync takes as many milliseconds longer as the file
+/// says at that moment. For tests.
+pub const SYNC_DELAY_FILE_VARIABLE: &str = "RAFTMQ_TEST_SYNC_DELAY_FILE";
 
 /// What an opened file is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,9 +94,20 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
 /// A held file lock; dropping it gives it back.
 pub trait DiskLock: Send + Sync + fmt::Debug {}
 
-/// The disk that a node uses: the real one, or in tests of power loss the one that forgets what was not synced.
+/// The disk that a node uses: the real one, or in tests the one that forgets what was not synced or is slow.
 #[must_use]
 pub fn from_env() -> Arc<dyn Disk> {
+    let disk = kept_from_env();
+    match std::env::var_os(SYNC_DELAY_FILE_VARIABLE) {
+        Some(file) => {
+            tracing::warn!(variable = SYNC_DELAY_FILE_VARIABLE, "TEST MODE: syncs take as long as a file says");
+            Arc::new(SlowDisk::new(disk, file.into()))
+        }
+        None => disk,
+    }
+}
+
+fn kept_from_env() -> Arc<dyn Disk> {
     match std::env::var(POWER_LOSS_VARIABLE) {
         Ok(value) if value == "1" => {
             let delay_ms = std::env::var(SYNC_DELAY_VARIABLE).ok().and_then(|ms| ms.parse().ok()).unwrap_or_default();

@@ -17,7 +17,7 @@ use crate::replica::{Replica, read_applied};
 use crate::service::PeerServices;
 use crate::snapshot::Snapshots;
 use crate::state::State;
-use crate::status::{GroupStatus, Leadership, Member, Role, Shortage};
+use crate::status::{GroupStatus, Leadership, Member, Role, Shortage, SyncFigures};
 use crate::types::{DiskId, LogId, LogIndex, NodeId, NodeInfo, Term};
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
@@ -467,6 +467,13 @@ impl RaftGroup {
     #[must_use]
     pub fn shortage(&self) -> Option<Shortage> {
         self.shared().shortage()
+    }
+
+    /// How long syncs of this node's log take.
+    #[must_use]
+    pub fn sync_figures(&self) -> SyncFigures {
+        let log = self.shared().log.state();
+        SyncFigures { count: log.fsync.count, total: log.fsync.total, waiting: log.oldest_waiting }
     }
 
     /// Waits until [`RaftGroup::shortage`] comes or goes.

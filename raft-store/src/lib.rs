@@ -36,7 +36,7 @@ pub use machine::{Committed, Machine};
 pub use network::{PeerChannel, PeerIdentity};
 pub use service::{CallingNode, PeerGuard, PeerServices, RaftService, peer_server};
 pub use state::{ReadState, State, StateBatch, StateError, StateOptions, Table, Visit, VisitAll};
-pub use status::{GroupStatus, Leadership, Member, Role, Shortage};
+pub use status::{GroupStatus, Leadership, Member, Role, Shortage, SyncFigures};
 pub use types::{DiskId, LogId, LogIndex, NodeAddresses, NodeId, Term, Vote};
 #[doc(hidden)]
 pub use {group::open_storage, log_store::LogStore, raft_types::Types, replica::Replica};

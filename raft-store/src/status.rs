@@ -53,6 +53,17 @@ pub struct Member {
     pub last_ack: Option<Duration>,
 }
 
+/// How long syncs of the log take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SyncFigures {
+    /// Syncs since the node started.
+    pub count: u64,
+    /// How long they took together.
+    pub total: Duration,
+    /// How long the oldest write that is not durable has been waiting.
+    pub waiting: Option<Duration>,
+}
+
 /// A disk without room for more of what can wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shortage {

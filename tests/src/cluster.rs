@@ -51,6 +51,8 @@ pub struct Options {
     pub sync_flush: bool,
     /// Bytes reach files only at fdatasync, so that a kill is a power cut.
     pub power_loss: bool,
+    /// Syncs can be made slow, see [`Cluster::delay_syncs`].
+    pub slow_disks: bool,
     /// Size of a log segment, several of which are preallocated; the broker's own choice when none. Tests that send
     /// little need little disk.
     pub segment_bytes: Option<u64>,
@@ -74,6 +76,7 @@ impl Default for Options {
             nodes: 3,
             sync_flush: true,
             power_loss: false,
+            slow_disks: false,
             segment_bytes: Some(16 << 20),
             settings: Vec::new(),
             environment: Vec::new(),
@@ -479,6 +482,10 @@ impl Cluster {
         if self.options.power_loss {
             place.environment.push(("RAFTMQ_TEST_POWER_LOSS".into(), "1".into()));
         }
+        if self.options.slow_disks {
+            let file = delay_file(&node.data).to_str().context("a path of ours is text")?.to_string();
+            place.environment.push(("RAFTMQ_TEST_SYNC_DELAY_FILE".into(), file));
+        }
         let arguments = ["-c", node.config.to_str().context("a path of ours is text")?];
         node.process = Some(Process::start(&program(self.options.broker)?, &arguments, &log, &place)?);
         Ok(())
@@ -520,6 +527,20 @@ impl Cluster {
     /// The node does not run.
     pub fn resume(&self, number: usize) -> Result<()> {
         self.nodes[number].process.as_ref().context("the node runs")?.signal(Signal::CONT)
+    }
+
+    /// From now on each sync of a node's log takes so much longer. Needs [`Options::slow_disks`].
+    ///
+    /// # Errors
+    ///
+    /// The file that says so cannot be written.
+    pub fn delay_syncs(&self, number: usize, delay: Duration) -> Result<()> {
+        ensure!(self.options.slow_disks, "the disks of this cluster cannot be slow");
+        let file = delay_file(&self.nodes[number].data);
+        // In one step: a node may read it at any moment.
+        let draft = file.with_extension("draft");
+        fs::write(&draft, delay.as_millis().to_string())?;
+        Ok(fs::rename(draft, file)?)
     }
 
     /// SIGTERM, and its end.
@@ -766,6 +787,10 @@ impl Drop for Cluster {
             eprintln!("the cluster's folder is kept: {}", self.dir.path().display());
         }
     }
+}
+
+fn delay_file(data: &Path) -> PathBuf {
+    data.with_extension("delay")
 }
 
 fn gateway(host: &Host) -> Ipv4Addr {

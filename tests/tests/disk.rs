@@ -1,5 +1,6 @@
 //! Disks that are full: sends are refused with a sentence that says why, everything else goes on, a node that is
-//! killed comes back, and once there is room sends go on by themselves. Nothing acknowledged is lost.
+//! killed comes back, and once there is room sends go on by themselves. Disks that are slow: leadership goes to a node
+//! with a faster one, if there is any, and nobody stops. Nothing acknowledged is lost.
 
 use std::time::Duration;
 
@@ -66,6 +67,13 @@ async fn fill(producer: &Producer, topic: &str) -> Result<String> {
     bail!("800 MiB were taken and no disk was full")
 }
 
+/// Sends go on by themselves. Those that came before the disk was full do not count.
+async fn goes_on(workload: &Workload) -> Result<()> {
+    let (_, so_far) = workload.oracle.acknowledged();
+    let more = workload.acknowledged(so_far + invariant::ACKNOWLEDGED_MIN, Duration::from_secs(30));
+    more.await.context("with room again")
+}
+
 fn names_all(why: &str) -> Result<()> {
     for part in ["disk", "full", "bytes are free in", "sends need", "diskFreeBytesMin", "free space"] {
         ensure!(why.contains(part), "{part:?} is not in: {why}");
@@ -74,7 +82,6 @@ fn names_all(why: &str) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn full_disks_refuse_sends_and_nothing_else() -> Result<()> {
     let Some((disks, mut cluster)) = start([SMALL; 3]).await? else { return Ok(()) };
     let options = workload::Options::default();
@@ -106,6 +113,7 @@ async fn full_disks_refuse_sends_and_nothing_else() -> Result<()> {
         cluster.start_node(leader)?;
         cluster.caught_up(0, Duration::from_secs(30)).await?;
     }
+    let (_, before) = workload.oracle.acknowledged();
     let refused = producer.send("filling", "still-full", None, Bytes::from_static(b"x")).await;
     let code = refused.as_ref().err().and_then(|refused| refused.last.code());
     ensure!(code == Some(pb::Code::TooManyRequests), "after an election on full disks: {refused:?}");
@@ -118,10 +126,12 @@ async fn full_disks_refuse_sends_and_nothing_else() -> Result<()> {
         ensure!(trouble.contains("disk is full"), "node {number} says of its trouble: {trouble:?}");
     }
 
+    let (_, after) = workload.oracle.acknowledged();
+    ensure!(before == after, "{} sends were taken while the disks were full", after - before);
     for disk in &disks {
         disk.resize(LARGE)?;
     }
-    workload.acknowledged(invariant::ACKNOWLEDGED_MIN, Duration::from_secs(30)).await.context("with room again")?;
+    goes_on(&workload).await?;
     let outcome = workload.finish().await?.judge("full disks", &cluster).await;
     ensure!((0..3).all(|number| !cluster.log(number).contains("panicked")), "a node panicked");
     // The processes go before their disks.
@@ -130,7 +140,6 @@ async fn full_disks_refuse_sends_and_nothing_else() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn one_full_disk_is_named_and_can_be_left_out() -> Result<()> {
     let Some((disks, mut cluster)) = start([LARGE, LARGE, SMALL]).await? else { return Ok(()) };
     let options = workload::Options::default();
@@ -164,7 +173,6 @@ async fn one_full_disk_is_named_and_can_be_left_out() -> Result<()> {
 /// Somebody else takes the last byte of every disk: the log has its reserve, and rows that cannot be flushed stay in
 /// memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn others_fill_the_disks() -> Result<()> {
     let Some((disks, mut cluster)) = start([SMALL; 3]).await? else { return Ok(()) };
     let options = workload::Options::default();
@@ -187,7 +195,46 @@ async fn others_fill_the_disks() -> Result<()> {
     for filler in fillers {
         std::fs::remove_file(filler)?;
     }
+    goes_on(&workload).await?;
     let outcome = workload.finish().await?.judge("disks filled by others", &cluster).await;
     drop(cluster);
     outcome
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_with_a_slow_disk_hands_over_and_keeps_leadership_among_equals() -> Result<()> {
+    const SLOW: Duration = Duration::from_millis(300);
+    let options = Options {
+        slow_disks: true,
+        settings: vec![
+            ("slowDiskMillis".into(), "100".into()),
+            ("slowDiskHandoverIntervalMillis".into(), "2000".into()),
+        ],
+        ..Default::default()
+    };
+    let mut cluster = Cluster::start(options).await?;
+    let options = workload::Options::default();
+    cluster.create_topic(&options.topic, 8).await?;
+    let workload = Workload::start(&cluster.access(0), options).await?;
+    let slow = cluster.leader(0).await?;
+    workload.fault(async || cluster.delay_syncs(slow, SLOW)).await?;
+    let successor = cluster.leader_other_than(0, Some(slow), LEADER_WITHIN).await?;
+    ensure!(cluster.log(slow).contains("slowDiskMillis"), "leadership was lost and not handed over");
+    // It follows on as well as it can.
+    workload.acknowledged(invariant::ACKNOWLEDGED_MIN, Duration::from_secs(30)).await?;
+    for number in 0..3 {
+        cluster.delay_syncs(number, SLOW)?;
+    }
+    let noticed = async || cluster.log(successor).contains("this node's disk is slow");
+    eventually("the leader notices that its disk is slow as well", Duration::from_secs(30), noticed).await?;
+    let term = cluster.status(successor).await?.term;
+    // Several looks, and more than the time for which a new leader keeps leadership in any case.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let status = cluster.status(successor).await?;
+    ensure!((status.role.as_str(), status.term) == ("leader", term), "leadership moved among equals: {status:?}");
+    for number in 0..3 {
+        ensure!(cluster.process(number).is_some_and(|process| process.runs()), "node {number} ended");
+        cluster.delay_syncs(number, Duration::ZERO)?;
+    }
+    workload.finish().await?.judge("slow disk", &cluster).await
 }

@@ -2,6 +2,11 @@
 
 mod clock;
 mod session;
+mod slow_disk;
+
+pub use slow_disk::SlowDiskLimits;
+
+pub(crate) use slow_disk::Paces;
 
 use crate::broker::Node;
 use raft_store::Leadership;

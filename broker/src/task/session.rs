@@ -1,6 +1,7 @@
 //! Ends the sessions of clients that are gone, and keeps the leader told of everyone's clients and clocks.
 
 use super::REPORT_EVERY;
+use super::slow_disk::Watchdog;
 use crate::broker::Node;
 use crate::forward;
 use crate::room;
@@ -9,13 +10,16 @@ use raftmq_proto::command::EndSession;
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::forward::ReportRequest;
 use raftmq_proto::forward::forward_client::ForwardClient;
+use std::time::Duration;
 
 /// On the leader: ends sessions, looks whether there is room for sends, and hands leadership over when this node's
-/// clock is far off. Runs until dropped.
+/// disk is slow or its clock far off. Runs until dropped.
 pub(super) async fn run(node: &Node) {
+    let mut watchdog = Watchdog::new(node.config.slow_disk.clone());
     loop {
         next_report(node).await;
         node.gate.decide(&node.group);
+        watchdog.watch(node).await;
         let mut clients = match store::session::sessions(&node.group.state()) {
             Ok(sessions) => sessions.into_iter().map(|(client_id, _, _)| client_id).collect::<Vec<_>>(),
             Err(error) => {
@@ -56,13 +60,16 @@ async fn yield_to_a_better_clock(node: &Node) {
 pub(super) async fn report(node: &Node) {
     loop {
         let leadership = node.group.leadership();
-        if let Some(channel) = leadership.leader.and_then(|leader| node.group.peer_channel(leader)) {
+        // A node that was elected and does not lead yet has nobody to report to.
+        let leader = leadership.leader.filter(|leader| *leader != node.group.node());
+        if let Some(channel) = leader.and_then(|leader| node.group.peer_channel(leader)) {
             let request = ReportRequest {
                 node: node.group.node(),
                 term: leadership.term.0,
                 clock_ms: node.clock.wall(),
                 clients: node.registry.report(),
                 shortage: node.group.shortage().map(room::to_wire),
+                sync_us: node.paces.own(node.group.sync_figures()).map_or(0, micros),
             };
             let reported = tokio::time::timeout(REPORT_EVERY, ForwardClient::new(channel).report(request)).await;
             match reported {
@@ -77,6 +84,10 @@ pub(super) async fn report(node: &Node) {
         }
         next_report(node).await;
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// When a report is due: after a while, or at once when a disk has become full or has room again.

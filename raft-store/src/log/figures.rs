@@ -15,6 +15,8 @@ const HALF: Duration = Duration::from_secs(30);
 pub struct FsyncFigures {
     /// Calls since the log was opened.
     pub count: u64,
+    /// How long they took together.
+    pub total: Duration,
     /// Median of the last 30 to 60 seconds in which there were any.
     pub p50: Duration,
     /// 99 % were at most this long, of the same samples.
@@ -27,6 +29,7 @@ pub struct FsyncFigures {
 #[derive(Debug)]
 pub struct FsyncRecorder {
     count: u64,
+    total: Duration,
     max: Duration,
     since: Option<Instant>,
     recent: [u32; BUCKETS],
@@ -35,7 +38,14 @@ pub struct FsyncRecorder {
 
 impl Default for FsyncRecorder {
     fn default() -> Self {
-        FsyncRecorder { count: 0, max: Duration::ZERO, since: None, recent: [0; BUCKETS], before: [0; BUCKETS] }
+        FsyncRecorder {
+            count: 0,
+            total: Duration::ZERO,
+            max: Duration::ZERO,
+            since: None,
+            recent: [0; BUCKETS],
+            before: [0; BUCKETS],
+        }
     }
 }
 
@@ -56,6 +66,7 @@ impl FsyncRecorder {
             self.before = std::mem::replace(&mut self.recent, [0; BUCKETS]);
         }
         self.count += 1;
+        self.total += elapsed;
         self.max = self.max.max(elapsed);
         let samples = &mut self.recent[bucket(elapsed)];
         *samples = samples.saturating_add(1);
@@ -63,7 +74,13 @@ impl FsyncRecorder {
 
     /// The figures now.
     pub fn figures(&self) -> FsyncFigures {
-        FsyncFigures { count: self.count, p50: self.quantile(0.5), p99: self.quantile(0.99), max: self.max }
+        FsyncFigures {
+            count: self.count,
+            total: self.total,
+            p50: self.quantile(0.5),
+            p99: self.quantile(0.99),
+            max: self.max,
+        }
     }
 
     fn quantile(&self, quantile: f64) -> Duration {
