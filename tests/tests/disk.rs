@@ -164,7 +164,10 @@ async fn one_full_disk_is_named_and_can_be_left_out() -> Result<()> {
     eventually("sends go on without the node", Duration::from_secs(20), taken).await?;
     disks[2].resize(LARGE)?;
     cluster.start_node(2)?;
-    cluster.caught_up(0, Duration::from_secs(60)).await.context("the node with room again")?;
+    let well =
+        async || cluster.status(2).await.is_ok_and(|status| status.role == "follower" && status.trouble.is_empty());
+    eventually("the node has room again", Duration::from_secs(30), well).await?;
+    goes_on(&workload).await?;
     let outcome = workload.finish().await?.judge("one full disk", &cluster).await;
     drop(cluster);
     outcome
@@ -177,12 +180,13 @@ async fn others_fill_the_disks() -> Result<()> {
     let Some((disks, mut cluster)) = start([SMALL; 3]).await? else { return Ok(()) };
     let options = workload::Options::default();
     cluster.create_topic(&options.topic, 8).await?;
+    cluster.create_topic("filling", 8).await?;
     let access = cluster.access(0);
     let workload = Workload::start(&access, options).await?;
-    let producer = Producer::new(&access, &["orders"])?;
+    let producer = Producer::new(&access, &["filling"])?;
     let fillers = workload.fault(async || disks.iter().map(|disk| disk.fill(0)).collect::<Result<Vec<_>>>()).await?;
     let refused = async || {
-        let outcome = producer.send("orders", "not-this-one", None, Bytes::from_static(b"x")).await;
+        let outcome = producer.send("filling", "not-this-one", None, Bytes::from_static(b"x")).await;
         outcome.is_err_and(|refused| refused.last.code() == Some(pb::Code::TooManyRequests))
     };
     eventually("sends are refused", Duration::from_secs(20), refused).await?;
