@@ -11,7 +11,7 @@ CARGO := scripts/cargo.sh
 BIN := $(CARGO_TARGET_DIR)/release
 DATA ?= raftmq-data
 
-.PHONY: help build cluster status kill-leader demo test lint fix bench chaos python-client clean-data
+.PHONY: help build cluster status kill-leader demo test lint fix bench chaos controls control-build python-client clean-data
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name what; do printf '  make %-14s %s\n' "$$name" "$$what"; done
@@ -49,8 +49,14 @@ python-client: ## Fetch the official Python client that tests run
 bench: build ## Run the benchmark and print its table (BENCH='--help' for its options)
 	@$(CARGO) run --release --quiet -p raftmq-tests --features nats --bin bench -- run $(BENCH)
 
-chaos: build python-client ## The long fault runs: more seeds and longer than in `make test`
+chaos: build control-build python-client ## The long fault runs: more seeds and longer than in `make test`
 	@RAFTMQ_LONG=1 RAFTMQ_BIN_DIR="$(BIN)" RAFTMQ_PYTHON="$$(scripts/python-client.sh)" $(CARGO) test --release -p raftmq-tests --no-fail-fast -- --include-ignored --nocapture --test-threads 1
+
+controls: build control-build ## Show that the power-loss runs fail with a broker that breaks a promise of the log
+	@RAFTMQ_BIN_DIR="$(BIN)" $(CARGO) test --release -p raftmq-tests --test controls -- --include-ignored --nocapture --test-threads 1
+
+control-build:
+	@$(CARGO) build --release --locked -p raftmq-tests --features faults --bin mqbroker-faults
 
 clean-data: ## Remove the local cluster's data
 	@rm -rf -- "$(DATA)"

@@ -4,6 +4,7 @@
 //! - [`cluster`] starts, breaks and ends processes; [`client`] speaks to them as an SDK does.
 //! - [`relay`] stands in front of ports and loses bytes; [`netns`] cuts links between hosts.
 //! - [`workload`] runs clients through a fault and writes down in [`oracle`] what they were told.
+//! - [`power`] has the runs in which the power goes.
 //! - [`invariant`] has the properties, one a file, that the oracle's history is held against.
 //! - [`load`], [`do_nothing`] and [`usage`] are the benchmark's.
 
@@ -19,6 +20,7 @@ pub mod load;
 pub mod nats;
 pub mod netns;
 pub mod oracle;
+pub mod power;
 pub mod relay;
 pub mod small_disk;
 pub mod usage;

@@ -249,3 +249,50 @@ async fn another_consumer_takes_over() -> Result<()> {
     }
     Ok(())
 }
+
+/// The official Rust client has simple consumers only, whose leases end by their own time and not with their client.
+/// One is killed in the middle of a poll: what it held comes back when its leases end and not before, and what is
+/// sent afterwards goes to the other at once, past the poll of the dead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_simple_consumer_takes_over() -> Result<()> {
+    let rust = rust_client().await?;
+    let mut bench = start().await?;
+    let (held, late) = (20, 5);
+    let lease = Duration::from_secs(10);
+    for (name, access) in bench.accesses.clone() {
+        let access = access.to_string();
+        let (topic, group) = (format!("simply-taken-{name}"), format!("simple-takers-{name}"));
+        bench.cluster.create_topic(&topic, 4).await?;
+        let home = bench.cluster.dir().to_path_buf();
+        let patience = Duration::from_secs(60);
+        let run = |scenario: &str, count: u64| {
+            Program::start(&rust, &[scenario, &access, &topic, &group, &count.to_string()], &home)
+        };
+        let mut holder = run("hold", held)?;
+        holder.line("READY", patience).await?;
+        let leased_after = Instant::now();
+        run("send", held)?.result(patience).await?;
+        while holder.line("HELD", patience).await?.parse::<u64>()? < held {}
+        let leased_before = Instant::now();
+        holder.child.kill().await?;
+        let mut taker = run("take", held + late)?;
+        taker.line("READY", patience).await?;
+        run("send", late)?.result(patience).await?;
+        let sent = Instant::now();
+        for _ in 0..late {
+            ensure!(taker.line("TOOK", patience).await? == "1", "{name}: what was sent last is no first attempt");
+        }
+        let late_took = sent.elapsed();
+        ensure!(taker.line("TOOK", patience).await? == "2", "{name}: what the dead held is no second attempt");
+        let first = leased_after.elapsed();
+        let result = taker.result(patience).await.with_context(|| bench.cluster.log_tails(0))?;
+        let last = leased_before.elapsed();
+        println!("take over from a simple consumer through the {name}: {late_took:?}, {first:?} to {last:?}: {result}");
+        // Each once: the late ones have other attempts than the held ones with the same bodies.
+        ensure!(number(&result, "distinct") == held + late, "{name}: {result}");
+        ensure!(late_took <= TAKEOVER_AFTER_TERMINATION + TAKEOVER_MARGIN, "{name}: new messages took {late_took:?}");
+        ensure!(first >= lease, "{name}: what the dead held came back after {first:?}");
+        ensure!(last <= lease + TAKEOVER_MARGIN, "{name}: what the dead held came back only after {last:?}");
+    }
+    Ok(())
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use raftmq_tests::{
     cluster::{Cluster, Options},
+    power::{self, Build},
     workload::{self, Workload},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -38,4 +39,16 @@ async fn nothing_acknowledged_is_lost() -> Result<()> {
         workload.finish().await?.judge(&format!("power loss, seed {seed}"), &cluster).await?;
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "real programs for minutes: make chaos runs it"]
+async fn nothing_acknowledged_is_lost_on_slow_disks() -> Result<()> {
+    power::all_at_once(Build::Shipped).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "real programs for minutes: make chaos runs it"]
+async fn a_vote_outlasts_a_power_loss() -> Result<()> {
+    power::after_a_vote(Build::Shipped).await
 }

@@ -155,16 +155,54 @@ async fn redelivery(access: &str, topic: &str, group: &str, count: usize) -> Res
     }))
 }
 
+/// Receives messages and acknowledges none of them, until the process is killed in the middle of a poll.
+async fn hold(access: &str, topic: &str, group: &str) -> Result<serde_json::Value, Failure> {
+    let consumer = consumer(access, topic, group).await?;
+    println!("READY");
+    let mut held = 0;
+    loop {
+        let messages = consumer.receive_with(topic, &everything(), 32, Duration::from_secs(10)).await?;
+        held += messages.len();
+        if !messages.is_empty() {
+            println!("HELD {held}");
+        }
+    }
+}
+
+/// Acknowledges every message at once until it has `count` deliveries; tells the attempt of each.
+async fn take(access: &str, topic: &str, group: &str, count: usize) -> Result<serde_json::Value, Failure> {
+    let consumer = consumer(access, topic, group).await?;
+    println!("READY");
+    let mut seen: HashMap<(String, i32), usize> = HashMap::new();
+    let mut deliveries = 0;
+    while deliveries < count {
+        for message in consumer.receive_with(topic, &everything(), 32, Duration::from_secs(30)).await? {
+            let attempt = message.delivery_attempt();
+            *seen.entry((String::from_utf8(message.body().to_vec())?, attempt)).or_default() += 1;
+            consumer.ack(&message).await?;
+            println!("TOOK {attempt}");
+            deliveries += 1;
+        }
+    }
+    Ok(serde_json::json!({ "distinct": seen.len(), "deliveries": deliveries }))
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [scenario, access, topic, group, count] = arguments.as_slice() else {
-        return Err("usage: official-rust roundtrip|redelivery ACCESS TOPIC GROUP COUNT".into());
+        return Err("usage: official-rust roundtrip|redelivery|send|hold|take ACCESS TOPIC GROUP COUNT".into());
     };
     let count = count.parse()?;
     let result = match scenario.as_str() {
         "roundtrip" => roundtrip(access, topic, group, count).await?,
         "redelivery" => redelivery(access, topic, group, count).await?,
+        "send" => {
+            send_all(Arc::new(producer(access, topic).await?), topic, count, 8).await?;
+            serde_json::json!({ "sent": count })
+        }
+        "hold" => hold(access, topic, group).await?,
+        "take" => take(access, topic, group, count).await?,
         other => return Err(format!("no scenario is called {other}").into()),
     };
     println!("RESULT {result}");

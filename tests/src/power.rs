@@ -1,0 +1,215 @@
+//! Runs in which the power goes. They are written so that a broker that breaks a promise of the log fails them, which
+//! `tests/controls.rs` shows.
+//!
+//! Slow disks make the moment between a write and its sync long enough to be hit every time.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use raftmq_proto::admin::{TopicStatusRequest, TransferLeaderRequest};
+
+use crate::{
+    client::{Producer, eventually},
+    cluster::{Cluster, LEADER_WITHIN, Options},
+    invariant::{self, Verdict},
+    oracle::message_id,
+    relay::Direction,
+    workload::{self, Workload},
+};
+
+/// See `raft-store/src/log/faults.rs`.
+const BREAK_VARIABLE: &str = "RAFTMQ_TEST_BREAK";
+
+/// See `raft-store/src/disk.rs`.
+const SYNC_DELAY_VARIABLE: &str = "RAFTMQ_TEST_SYNC_DELAY_MS";
+
+/// Begins the error of a run that did not come to its power cut, and so says nothing.
+pub const NOT_CUT: &str = "the power was not cut";
+
+/// The broker that a run is made with.
+#[derive(Debug, Clone, Copy)]
+pub enum Build {
+    /// What is shipped.
+    Shipped,
+    /// The one that can break promises, and what it breaks; nothing when empty.
+    Control(&'static str),
+}
+
+impl Build {
+    /// Elections wait longer than slow disks take for a vote.
+    fn options(self) -> Options {
+        let (broker, broken) = match self {
+            Build::Shipped => ("mqbroker", ""),
+            Build::Control(broken) => ("mqbroker-faults", broken),
+        };
+        let setting = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        Options {
+            power_loss: true,
+            broker,
+            environment: vec![setting(BREAK_VARIABLE, broken)],
+            settings: vec![
+                setting("raftElectionTimeoutMinMillis", "1000"),
+                setting("raftElectionTimeoutMaxMillis", "1750"),
+            ],
+            ..Options::default()
+        }
+    }
+}
+
+fn set_sync_delay(cluster: &mut Cluster, number: usize, delay: Duration) {
+    let environment = &mut cluster.nodes[number].environment;
+    environment.retain(|(key, _)| key != SYNC_DELAY_VARIABLE);
+    environment.push((SYNC_DELAY_VARIABLE.to_owned(), delay.as_millis().to_string()));
+}
+
+fn start(cluster: &mut Cluster) -> Result<()> {
+    for number in 0..cluster.namesrvs.len() {
+        cluster.start_namesrv(number)?;
+    }
+    (0..cluster.nodes.len()).try_for_each(|number| cluster.start_node(number))
+}
+
+/// The followers' disks are slow, and differently so. Under load the power of all three nodes goes, just when the
+/// slowest of them has made its rows durable; the followers come back first and elect without the old leader. So each
+/// acknowledged message must be durable on one of them, and no row without its entry.
+///
+/// # Errors
+///
+/// Something that was acknowledged is lost, a node does not come back, or the replicas differ.
+pub async fn all_at_once(build: Build) -> Result<()> {
+    let mut cluster = Cluster::prepare(build.options()).await?;
+    let (leader, slow, slowest) = (0, 1, 2);
+    set_sync_delay(&mut cluster, slow, Duration::from_millis(60));
+    set_sync_delay(&mut cluster, slowest, Duration::from_millis(300));
+    start(&mut cluster)?;
+    let elected = cluster.leader(0).await?;
+    if elected != leader {
+        let request = TransferLeaderRequest { label: cluster.nodes[leader].label.clone(), ..Default::default() };
+        cluster.admin_client(elected).await?.transfer_leader(request).await.context("hands over")?;
+    }
+    let leads = cluster.leader(0).await?;
+    ensure!(leads == leader, "node {leads} leads, not node {leader}");
+    let options = workload::Options { topic: "cut".into(), hold: 8, ..Default::default() };
+    cluster.create_topic(&options.topic, 8).await?;
+    let workload = Workload::start(&cluster.access(0), options).await?;
+    workload
+        .fault(async || {
+            let before = flushes(&cluster.nodes[slowest].data)?;
+            let flushed = async || flushes(&cluster.nodes[slowest].data).is_ok_and(|flushes| flushes != before);
+            let waited = eventually("the rows of the slowest are flushed", Duration::from_secs(40), flushed).await;
+            waited.with_context(|| format!("{NOT_CUT}\n{}", cluster.log_tails(0)))?;
+            cluster.kill_at_once(&[0, 1, 2])
+        })
+        .await?;
+    for follower in [slow, slowest] {
+        set_sync_delay(&mut cluster, follower, Duration::ZERO);
+        cluster.start_node(follower)?;
+    }
+    cluster.leader_other_than(0, Some(leader), LEADER_WITHIN).await?;
+    cluster.start_node(leader)?;
+    let outcome = workload.finish().await.with_context(|| cluster.log_tails(0))?;
+    outcome.judge("power loss on slow disks", &cluster).await
+}
+
+/// What changes when RocksDB has made rows durable: the files that name its tables.
+fn flushes(data: &Path) -> Result<Vec<(String, u64)>> {
+    let mut manifests = Vec::new();
+    for state in fs::read_dir(data)? {
+        let state = state?;
+        if !state.file_name().to_string_lossy().starts_with("state-") {
+            continue;
+        }
+        for file in fs::read_dir(state.path())? {
+            let file = file?;
+            let name = file.file_name().to_string_lossy().into_owned();
+            if name.starts_with("MANIFEST") {
+                manifests.push((name, file.metadata()?.len()));
+            }
+        }
+    }
+    manifests.sort();
+    Ok(manifests)
+}
+
+/// A leader hangs, another member is elected, and the power of the one whose vote elected it goes in that moment. It
+/// comes back while only the first leader, which has heard of nothing, reaches it: it must remember whom it has voted
+/// for, else what it acknowledges together with the first leader is overwritten by the second.
+///
+/// This is the one way in which a forgotten vote loses something. When all nodes lose their power at once none does,
+/// since each entry that a vote made possible stands behind it in the same log.
+///
+/// # Errors
+///
+/// Something that was acknowledged is lost, a node stops, or the replicas differ.
+pub async fn after_a_vote(build: Build) -> Result<()> {
+    let mut cluster = Cluster::prepare(Options { relayed: true, ..build.options() }).await?;
+    for number in 0..3 {
+        set_sync_delay(&mut cluster, number, Duration::from_millis(250));
+    }
+    start(&mut cluster)?;
+    let topic = "voted";
+    cluster.create_topic(topic, 1).await?;
+    cluster.caught_up(0, LEADER_WITHIN).await?;
+    let first = cluster.leader(0).await?;
+    let hearing = cluster.nodes[first].relays()?.peer.clone();
+    hearing.lose(Direction::Inbound);
+    cluster.pause(first)?;
+    let followers = [(first + 1) % 3, (first + 2) % 3];
+    let (second, voter) = elected(&cluster, followers).await?;
+    cluster.kill(voter);
+    cluster.pause(second)?;
+    println!("node {first} led, {voter} voted for {second} and lost its power");
+    set_sync_delay(&mut cluster, voter, Duration::ZERO);
+    cluster.start_node(voter)?;
+    let answers = async || cluster.status(voter).await.is_ok();
+    eventually("the voter is back", LEADER_WITHIN, answers).await?;
+    cluster.resume(first)?;
+    let acknowledged = send_until_acknowledged(&cluster, first, topic).await?;
+    cluster.pause(first)?;
+    hearing.heal();
+    cluster.resume(second)?;
+    let leads = cluster.leader_other_than(0, Some(first), LEADER_WITHIN).await?;
+    cluster.resume(first)?;
+    cluster.caught_up(0, LEADER_WITHIN).await?;
+    let request = TopicStatusRequest { name: topic.to_owned(), stale: false };
+    let status = cluster.admin_client(leads).await?.topic_status(request).await?.into_inner();
+    let stored: u64 = status.queues.iter().map(|queue| queue.max_offset).sum();
+    println!("{acknowledged} message acknowledged, {stored} stored");
+    ensure!(stored >= acknowledged, "a message was acknowledged and is not stored\n{}", cluster.log_tails(0));
+    let verdict = invariant::replicas_agree(&cluster, 0, 3).await;
+    ensure!(verdict == Verdict::True, "replicas agree: {verdict}\n{}", cluster.log_tails(0));
+    Ok(())
+}
+
+/// The follower that leads as soon as it does, and the other.
+async fn elected(cluster: &Cluster, followers: [usize; 2]) -> Result<(usize, usize)> {
+    let deadline = Instant::now() + LEADER_WITHIN;
+    while Instant::now() < deadline {
+        let [one, two] = followers;
+        let leads = async |number| cluster.status(number).await.is_ok_and(|status| status.role == "leader");
+        match futures::join!(leads(one), leads(two)) {
+            (true, _) => return Ok((one, two)),
+            (_, true) => return Ok((two, one)),
+            _ => tokio::time::sleep(Duration::from_millis(2)).await,
+        }
+    }
+    anyhow::bail!("no follower was elected within {LEADER_WITHIN:?}\n{}", cluster.log_tails(0))
+}
+
+async fn send_until_acknowledged(cluster: &Cluster, number: usize, topic: &str) -> Result<u64> {
+    let deadline = Instant::now() + LEADER_WITHIN * 2;
+    let producer = Producer::new(&[cluster.nodes[number].grpc], &[topic])?;
+    for sequence in 1.. {
+        match producer.send(topic, &message_id(sequence), None, "body".into()).await {
+            Ok(_) => return Ok(1),
+            Err(failure) => {
+                ensure!(Instant::now() < deadline, "nothing is acknowledged: {failure}\n{}", cluster.log_tails(0));
+            }
+        }
+    }
+    Ok(0)
+}
