@@ -281,11 +281,12 @@ async fn measure_cluster(options: &Run, sync: bool, column: &mut Column) -> Resu
     };
     let target = Target::connect(cluster.nodes[0].grpc, TOPIC, CONNECTIONS).await?;
     load::join_group(&target, "bench-latency").await?;
+    // Before anything is sent: a new group begins with the oldest message.
+    load::join_group(&target, "bench-backlog").await?;
     resident(column, "resident memory of each broker, idle")?;
     let latency = load::latency(&target, "bench-latency", 1000, Duration::from_secs(options.seconds));
     let row = Row::of(&pids, latency).await?;
     column.put("send → receive at 1,000 messages/s", quantiles(&row.figures));
-    load::join_group(&target, "bench-backlog").await?;
     let term = leader_term(&mut cluster).await?;
     measure_sends(options, &target, &pids, column).await?;
     resident(column, "resident memory of each broker, after sends")?;

@@ -283,14 +283,14 @@ pub async fn receive(target: &Target, receivers: &Receivers, duration: Duration)
     Ok(figures)
 }
 
-/// Makes sure that the consumer group exists and starts at the messages sent from now on.
+/// Makes a consumer group, which starts at the messages sent from now on when there are none yet.
 ///
 /// # Errors
 ///
-/// The receive was refused.
+/// The receive was refused, or there are messages already.
 pub async fn join_group(target: &Target, group: &str) -> Result<()> {
     let receivers = Receivers { group: group.to_string(), consumers: 1, batch: 1 };
-    ensure!(receive_batch(target, &receivers, 0).await?.is_empty(), "the consumer group {group} is not new");
+    ensure!(receive_batch(target, &receivers, 0).await?.is_empty(), "{group} is not new, or the topic is not empty");
     Ok(())
 }
 
