@@ -76,11 +76,12 @@ impl Listeners {
             Some((certificate, key)) => Tls::from_files(certificate, key)?,
             None => Tls::self_signed([config.addresses.host.clone(), "localhost".to_owned()])?,
         };
-        let bind = |port: u16, options| Listener::bind(SocketAddr::new(config.addresses.bind, port), options);
+        let at = |port: u16| SocketAddr::new(config.addresses.bind, port);
+        let clients = ListenerOptions::new("grpcServerPort").with_tls(tls);
         Ok(Listeners {
-            grpc: bind(config.addresses.grpc_port, ListenerOptions::new("grpcServerPort").with_tls(tls))?,
-            admin: bind(config.addresses.admin_port, ListenerOptions::new("listenPort"))?,
-            peer: bind(config.addresses.peer_port, ListenerOptions::new("dLegerPeers"))?,
+            grpc: Listener::reserve(at(config.addresses.grpc_port), clients)?,
+            admin: Listener::bind(at(config.addresses.admin_port), ListenerOptions::new("listenPort"))?,
+            peer: Listener::bind(at(config.addresses.peer_port), ListenerOptions::new("dLegerPeers"))?,
         })
     }
 }

@@ -114,7 +114,7 @@ pub struct BindError {
     pub error: io::Error,
 }
 
-/// A port that is taken; connections are refused before [`Listener::incoming`].
+/// A port that is taken. Nothing is accepted before [`Listener::incoming`].
 pub struct Listener {
     socket: Socket,
     address: SocketAddr,
@@ -122,10 +122,19 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Takes a port; port 0 lets the system choose. Needs no runtime, so that a daemon takes its ports before it does
-    /// any work. Connections are refused until [`Listener::incoming`], so that no client waits on a daemon that is not
-    /// ready for it and that may take long to be.
+    /// Binds a port; port 0 lets the system choose. Needs no runtime, so that a daemon binds before it does any work;
+    /// clients already queue.
     pub fn bind(address: SocketAddr, options: ListenerOptions) -> Result<Self, BindError> {
+        let listener = Self::reserve(address, options)?;
+        match listener.socket.listen(BACKLOG) {
+            Ok(()) => Ok(listener),
+            Err(error) => Err(BindError { name: listener.options.name, address: listener.address, error }),
+        }
+    }
+
+    /// As [`Listener::bind`], but connections are refused until [`Listener::incoming`]: no client waits on a daemon
+    /// that may take long to be ready for it.
+    pub fn reserve(address: SocketAddr, options: ListenerOptions) -> Result<Self, BindError> {
         let bound = bind_socket(address).and_then(|socket| {
             let bound = socket.local_addr()?.as_socket();
             Ok((bound.unwrap_or(address), socket))

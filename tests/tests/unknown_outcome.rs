@@ -240,7 +240,6 @@ async fn agree(cluster: &mut Cluster) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn a_send_whose_reply_is_lost_is_answered_once_and_stored_once() -> Result<()> {
     let mut cluster = start().await?;
     for fault in FAULTS {
@@ -273,7 +272,6 @@ async fn a_send_whose_reply_is_lost_is_answered_once_and_stored_once() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn a_receive_whose_reply_is_lost_is_answered_with_its_messages() -> Result<()> {
     let mut cluster = start().await?;
     for fault in FAULTS {
@@ -315,7 +313,6 @@ async fn a_receive_whose_reply_is_lost_is_answered_with_its_messages() -> Result
 /// The node has answered and the answer is lost on its way to the client. Asked again with the same attempt id, the
 /// node hands the same messages out; not asked again, they come back when their lease ends, as the second attempt.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "real programs for minutes: make chaos runs it"]
 async fn a_receive_whose_answer_does_not_reach_its_client_is_not_lost() -> Result<()> {
     let mut cluster = start().await?;
     for asked_again in [true, false] {
