@@ -148,6 +148,7 @@ async fn start() -> Result<Bench> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "real programs for minutes: make chaos runs it"]
 async fn ten_thousand_messages_exactly_once() -> Result<()> {
     let python = python().await?;
     let rust = rust_client().await?;
@@ -174,6 +175,7 @@ async fn ten_thousand_messages_exactly_once() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "real programs for minutes: make chaos runs it"]
 async fn what_is_not_acknowledged_comes_back() -> Result<()> {
     let python = python().await?;
     let rust = rust_client().await?;
@@ -204,6 +206,7 @@ async fn what_is_not_acknowledged_comes_back() -> Result<()> {
 
 /// A push consumer holds messages and dies, or says that it goes; another member of its group finishes them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "real programs for minutes: make chaos runs it"]
 async fn another_consumer_takes_over() -> Result<()> {
     let python = python().await?;
     let mut bench = start().await?;
