@@ -235,7 +235,7 @@ fn reports(
         node.paces.reported(report.node, Duration::from_micros(report.sync_us));
         node.gate.reported(report.node, report.shortage);
         let sends_refused = node.gate.decide(&node.group).map(|why| why.to_string()).unwrap_or_default();
-        Ok(ReportResponse { time_ms: node.clock.now(), sends_refused })
+        Ok(ReportResponse { time_ms: node.clock.known(), sends_refused })
     }
 }
 

@@ -2,13 +2,15 @@
 //!
 //! Time comes in with the command. A leader continues from the last applied time with its own monotonic clock and
 //! leans towards the median of the voters' wall clocks: by at most 0.1 % where the two are near, and by a step
-//! forward where cluster time fell behind (the group was down). It never runs backwards, and one clock that is an
-//! hour off moves it not at all.
+//! forward where cluster time fell behind. It never runs backwards, and one clock that is an hour off moves it not
+//! at all. A leader that knows only what it replayed (the group was down) stamps nothing until a majority's clocks
+//! have told it the time: a lease that it gave before that step would end early by the step.
 
 use parking_lot::Mutex;
 use raft_store::NodeId;
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Behind the median by more than this, cluster time steps forward instead of leaning.
@@ -34,6 +36,16 @@ struct Now {
     at: Instant,
 }
 
+impl Now {
+    fn here(ms: u64) -> Now {
+        Now { ms, at: Instant::now() }
+    }
+
+    fn now(&self) -> u64 {
+        self.ms + millis(self.at.elapsed())
+    }
+}
+
 /// Time as a leader counts it. The anchor stays, so that nothing is lost to rounding however often it is read.
 struct Lead {
     /// Where the term began.
@@ -48,12 +60,12 @@ struct Lead {
 
 impl Lead {
     fn begin(ms: u64) -> Lead {
-        let now = Instant::now();
-        Lead { anchor: Now { ms, at: now }, drawn_ms: 0, drawn_at: now, last: ms }
+        let anchor = Now::here(ms);
+        Lead { drawn_ms: 0, drawn_at: anchor.at, anchor, last: ms }
     }
 
     fn now(&self) -> u64 {
-        shift(self.anchor.ms + millis(self.anchor.at.elapsed()), self.drawn_ms).max(self.last)
+        shift(self.anchor.now(), self.drawn_ms).max(self.last)
     }
 }
 
@@ -62,25 +74,25 @@ struct Times {
     applied: Now,
     /// Only while this node leads.
     lead: Option<Lead>,
-    /// A leader's time is known since this node started.
+    /// Cluster time is known since this node started: a leader told it, or a majority's clocks did.
     told: bool,
-    /// Each other member's wall clock less ours, and when it was told.
-    offsets: BTreeMap<NodeId, (i64, Instant)>,
+    /// Each other member's wall clock. It runs on by the monotonic clock, so that setting ours moves none of them.
+    walls: BTreeMap<NodeId, Now>,
 }
 
 /// Cluster time as one node knows it.
 pub struct ClusterClock {
     wall: WallClock,
     times: Mutex<Times>,
+    heard: Notify,
 }
 
 impl ClusterClock {
     /// A clock that knows of no applied time yet.
     #[must_use]
     pub fn new(wall: WallClock) -> ClusterClock {
-        let times =
-            Times { applied: Now { ms: 0, at: Instant::now() }, lead: None, told: false, offsets: BTreeMap::new() };
-        ClusterClock { wall, times: Mutex::new(times) }
+        let times = Times { applied: Now::here(0), lead: None, told: false, walls: BTreeMap::new() };
+        ClusterClock { wall, times: Mutex::new(times), heard: Notify::new() }
     }
 
     /// This node's wall clock.
@@ -92,8 +104,8 @@ impl ClusterClock {
     /// An entry stamped `ms` was applied. One that comes late (replayed at start, or after a pause) sets nothing back.
     pub fn applied(&self, ms: u64) {
         let mut times = self.times.lock();
-        if ms > times.applied.ms + millis(times.applied.at.elapsed()) {
-            times.applied = Now { ms, at: Instant::now() };
+        if ms > times.applied.now() {
+            times.applied = Now::here(ms);
         }
     }
 
@@ -103,8 +115,8 @@ impl ClusterClock {
         self.times.lock().told = true;
     }
 
-    /// Cluster time, once this node has led or a leader has told it since it started. Before that it knows only
-    /// what it replayed, which may be long ago.
+    /// Cluster time, once it is known since this node started. Before that the node knows only what it replayed,
+    /// which may be long ago.
     #[must_use]
     pub fn known(&self) -> Option<u64> {
         let told = self.times.lock().told;
@@ -116,28 +128,24 @@ impl ClusterClock {
     #[must_use]
     pub fn now(&self) -> u64 {
         let times = self.times.lock();
-        match &times.lead {
-            Some(lead) => lead.now(),
-            None => times.applied.ms + millis(times.applied.at.elapsed()),
-        }
+        times.lead.as_ref().map_or_else(|| times.applied.now(), Lead::now)
     }
 
     /// A member told its wall clock.
     pub fn reported(&self, node: NodeId, clock_ms: u64) {
-        let offset = difference(clock_ms, self.wall());
-        self.times.lock().offsets.insert(node, (offset, Instant::now()));
+        self.times.lock().walls.insert(node, Now::here(clock_ms));
+        self.heard.notify_one();
     }
 
-    /// This node begins to lead: stamps continue from what it knows. What members reported to an earlier term is
-    /// forgotten.
+    /// Returns after a member has told its wall clock.
+    pub async fn heard(&self) {
+        self.heard.notified().await;
+    }
+
+    /// This node begins to lead: stamps continue from what it knows.
     pub fn lead(&self) {
         let mut times = self.times.lock();
-        let ms = times.applied.ms + millis(times.applied.at.elapsed());
-        // Before the first entry there is nothing to continue from.
-        let ms = if times.applied.ms == 0 { (self.wall)() } else { ms };
-        times.lead = Some(Lead::begin(ms));
-        times.told = true;
-        times.offsets.clear();
+        times.lead = Some(Lead::begin(times.applied.now()));
     }
 
     /// This node no longer leads.
@@ -145,12 +153,28 @@ impl ClusterClock {
         self.times.lock().lead = None;
     }
 
-    /// The stamp of the next entry of a leader in a group of `voters`; never less than an earlier one.
+    /// Whether this node, which leads a group of `voters`, may stamp: at once where it has followed a leader's
+    /// time, else when a majority has told its clocks, whose median is where stamps then begin.
+    #[must_use]
+    pub fn ready(&self, voters: usize) -> bool {
+        let wall = self.wall();
+        let mut times = self.times.lock();
+        if !times.told
+            && let Some(median) = times.median(wall, voters)
+        {
+            times.lead = Some(Lead::begin(times.applied.now().max(median)));
+            times.told = true;
+        }
+        times.told
+    }
+
+    /// The stamp of the next entry of a leader in a group of `voters`; never less than an earlier one. Only when
+    /// [`ClusterClock::ready`].
     #[must_use]
     pub fn stamp(&self, voters: usize) -> u64 {
         let wall = self.wall();
         let mut times = self.times.lock();
-        let median = median_offset(&times.offsets, voters).map(|offset| shift(wall, offset));
+        let median = times.median(wall, voters);
         let applied = times.applied.ms;
         let lead = times.lead.get_or_insert_with(|| Lead::begin(applied));
         if let Some(median) = median {
@@ -170,20 +194,23 @@ impl ClusterClock {
     /// How far this node's wall clock is from the median of the voters', when a majority of them has told.
     #[must_use]
     pub fn skew_ms(&self, voters: usize) -> Option<i64> {
-        median_offset(&self.times.lock().offsets, voters).map(|offset| -offset)
+        let wall = self.wall();
+        self.times.lock().median(wall, voters).map(|median| difference(wall, median))
     }
 }
 
-/// The median of the voters' clocks less ours, ours among them, the lower one of two; `None` without a majority.
-fn median_offset(offsets: &BTreeMap<NodeId, (i64, Instant)>, voters: usize) -> Option<i64> {
-    let mut known: Vec<i64> =
-        offsets.values().filter(|(_, at)| at.elapsed() <= REPORT_AGE_MAX).map(|(offset, _)| *offset).collect();
-    known.push(0);
-    if known.len() * 2 <= voters {
-        return None;
+impl Times {
+    /// The median of the voters' clocks, ours at `wall` among them, the lower one of two; `None` without a majority.
+    fn median(&self, wall: u64, voters: usize) -> Option<u64> {
+        let fresh = self.walls.values().filter(|told| told.at.elapsed() <= REPORT_AGE_MAX);
+        let mut known: Vec<u64> = fresh.map(Now::now).collect();
+        known.push(wall);
+        if known.len() * 2 <= voters {
+            return None;
+        }
+        known.sort_unstable();
+        Some(known[(known.len() - 1) / 2])
     }
-    known.sort_unstable();
-    Some(known[(known.len() - 1) / 2])
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -202,6 +229,7 @@ fn shift(ms: u64, offset: i64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{ClusterClock, Duration};
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     const HOUR: u64 = 3_600_000;
     const WALL: u64 = 1_700_000_000_000;
@@ -210,34 +238,62 @@ mod tests {
         tokio::time::advance(Duration::from_millis(ms)).await;
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_leader_an_hour_ahead_moves_nothing() {
-        let clock = ClusterClock::new(|| WALL + HOUR);
-        clock.applied(WALL);
+    /// A clock whose node follows a leader at `WALL` and then leads.
+    fn taken_over(wall: fn() -> u64) -> ClusterClock {
+        let clock = ClusterClock::new(wall);
+        clock.told(WALL);
         clock.lead();
-        pass(10_000).await;
-        clock.reported(2, WALL);
-        clock.reported(3, WALL + 10);
-        let stamp = clock.stamp(3);
-        assert!((WALL + 9_900..=WALL + 10_100).contains(&stamp), "{}", stamp - WALL);
-        assert_eq!(clock.skew_ms(3), Some(i64::try_from(HOUR - 10).expect("fits")));
+        clock
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_group_that_was_down_steps_forward_once_a_majority_has_told() {
-        let clock = ClusterClock::new(|| WALL + HOUR);
-        clock.applied(WALL);
-        clock.lead();
+    async fn a_leader_an_hour_ahead_moves_nothing() {
+        let clock = taken_over(|| WALL + HOUR);
+        pass(10_000).await;
+        clock.reported(2, WALL + 10_000);
+        clock.reported(3, WALL + 10_010);
+        let stamp = clock.stamp(3);
+        assert!((WALL + 9_900..=WALL + 10_100).contains(&stamp), "{}", stamp - WALL);
+        assert_eq!(clock.skew_ms(3), Some(i64::try_from(HOUR - 10_010).expect("fits")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_whose_clock_is_set_moves_nothing() {
+        static OURS: AtomicU64 = AtomicU64::new(WALL);
+        let clock = taken_over(|| OURS.load(Ordering::Relaxed));
+        clock.reported(2, WALL);
+        clock.reported(3, WALL);
+        assert_eq!(clock.stamp(3), WALL);
+        OURS.store(WALL + HOUR, Ordering::Relaxed);
+        assert_eq!(clock.stamp(3), WALL);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_fell_behind_steps_forward_once_a_majority_has_told() {
+        let clock = taken_over(|| WALL + HOUR);
         assert_eq!(clock.stamp(3), WALL);
         clock.reported(2, WALL + HOUR);
         assert_eq!(clock.stamp(3), WALL + HOUR);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn two_of_three_take_the_lower_clock() {
-        let clock = ClusterClock::new(|| WALL + HOUR);
+    async fn a_leader_that_only_replayed_waits_for_the_time() {
+        let clock = ClusterClock::new(|| WALL + 400);
         clock.applied(WALL);
         clock.lead();
+        assert!(!clock.ready(3));
+        assert_eq!(clock.known(), None);
+        pass(10).await;
+        clock.reported(2, WALL + 410);
+        assert!(clock.ready(3));
+        // A step that came after the first stamp would take 400 ms from every lease given till then.
+        assert_eq!(clock.stamp(3), WALL + 400);
+        assert_eq!(clock.known(), Some(WALL + 400));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_of_three_take_the_lower_clock() {
+        let clock = taken_over(|| WALL + HOUR);
         clock.reported(2, WALL);
         assert_eq!(clock.stamp(3), WALL);
     }
@@ -255,9 +311,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn stamping_often_does_not_slow_time_down() {
-        let clock = ClusterClock::new(|| WALL);
-        clock.applied(WALL);
-        clock.lead();
+        let clock = taken_over(|| WALL);
         for _ in 0..10_000 {
             let _ = clock.stamp(3);
             tokio::time::advance(Duration::from_micros(1_900)).await;
@@ -268,7 +322,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn stamps_never_decrease_and_do_not_stand_still() {
         let clock = ClusterClock::new(|| WALL);
-        clock.applied(WALL + 5_000);
+        clock.told(WALL + 5_000);
         clock.lead();
         let mut last = 0;
         for _ in 0..2_000 {

@@ -225,15 +225,19 @@ impl Merger {
         self.turn(&seen, group.node());
         let (mut voters, mut counted) = (voters(&group), Instant::now());
         loop {
-            // Until its first own entry is committed a leader may not propose; what comes meanwhile waits.
-            let batches = if seen.leads { self.take(seen.term) } else { Vec::new() };
+            // Until its first own entry is committed and it knows the time a leader may not propose; what comes
+            // meanwhile waits.
+            let ready = seen.leads && self.clock.ready(voters);
+            let batches = if ready { self.take(seen.term) } else { Vec::new() };
             if batches.is_empty() {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = self.changed.notified() => {}
+                    () = self.clock.heard(), if seen.leads && !ready => {}
                     leadership = group.leadership_changed(seen) => {
                         if (leadership.term, leadership.leader) != (seen.term, seen.leader) {
                             self.turn(&leadership, group.node());
+                            (voters, counted) = (self::voters(&group), Instant::now());
                         }
                         if leadership.refusals != seen.refusals {
                             // What was refused will not be applied, so it cannot be waited for.

@@ -12,6 +12,10 @@ use raftmq_proto::forward::ReportRequest;
 use raftmq_proto::forward::forward_client::ForwardClient;
 use std::time::Duration;
 
+/// A report that the leader refused is made again after this: it may not know yet that it leads, and after a restart
+/// of the group it waits for its members' clocks.
+const REPORT_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
 /// On the leader: ends sessions, looks whether there is room for sends, and hands leadership over when this node's
 /// disk is slow or its clock far off. Runs until dropped.
 pub(super) async fn run(node: &Node) {
@@ -75,10 +79,16 @@ pub(super) async fn report(node: &Node) {
             match reported {
                 Ok(Ok(told)) => {
                     let told = told.into_inner();
-                    node.clock.told(told.time_ms);
+                    if let Some(time_ms) = told.time_ms {
+                        node.clock.told(time_ms);
+                    }
                     node.gate.told(Some(told.sends_refused).filter(|why| !why.is_empty()));
                 }
-                Ok(Err(status)) => tracing::debug!(%status, "the leader did not take this node's report"),
+                Ok(Err(status)) => {
+                    tracing::debug!(%status, "the leader did not take this node's report");
+                    tokio::time::sleep(REPORT_AGAIN_AFTER).await;
+                    continue;
+                }
                 Err(_) => tracing::debug!("the leader did not take this node's report in time"),
             }
         }
