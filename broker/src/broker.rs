@@ -183,6 +183,7 @@ impl Broker {
         if tokio::time::timeout(DRAIN, self.rest_tasks.wait()).await.is_err() {
             tracing::warn!("tasks still running after {} s are abandoned", DRAIN.as_secs());
         }
+        self.node.group.end().await;
     }
 
     /// Returns the reason when storage failed: nothing may be acknowledged after it, and the process must end.

@@ -40,6 +40,9 @@ use tokio_util::task::TaskTracker;
 /// How long a clean stop waits for a follower to be level before it hands leadership over.
 const LEVEL_WAIT: Duration = Duration::from_millis(100);
 
+/// How long the end of a group waits for what still runs on its runtime: a disk may never answer.
+const END_WAIT: Duration = Duration::from_secs(5);
+
 /// The same when an administrator asks for it.
 const LEVEL_WAIT_ON_REQUEST: Duration = Duration::from_secs(1);
 
@@ -282,11 +285,11 @@ impl Shared {
 }
 
 /// The runtime of a group; ends without waiting when the last handle goes.
-struct OwnRuntime(Option<Runtime>);
+struct OwnRuntime(Mutex<Option<Runtime>>);
 
 impl Drop for OwnRuntime {
     fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
+        if let Some(runtime) = self.0.get_mut().take() {
             runtime.shutdown_background();
         }
     }
@@ -304,7 +307,7 @@ struct Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         self.stop.cancel();
-        if self.runtime.0.is_none() && !self.shared.closing.load(Ordering::Relaxed) {
+        if self.shared.config.runtime == RuntimeMode::Current && !self.shared.closing.load(Ordering::Relaxed) {
             // The runtime is not ours and goes on; Raft's tasks must not.
             let raft = self.shared.raft.clone();
             self.handle.spawn(async move { raft.shutdown().await });
@@ -342,9 +345,9 @@ impl RaftGroup {
                     .enable_all()
                     .build()
                     .map_err(|error| StartError::Raft(format!("no runtime: {error}")))?;
-                (runtime.handle().clone(), OwnRuntime(Some(runtime)))
+                (runtime.handle().clone(), OwnRuntime(Mutex::new(Some(runtime))))
             }
-            RuntimeMode::Current => (Handle::current(), OwnRuntime(None)),
+            RuntimeMode::Current => (Handle::current(), OwnRuntime(Mutex::new(None))),
         };
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
@@ -669,6 +672,20 @@ impl RaftGroup {
         }
         self.owner.tasks.close();
         self.owner.tasks.wait().await;
+    }
+
+    /// Ends all that still runs on the group's own runtime, and waits for it; without [`RaftGroup::stop`] before it,
+    /// as a crash would. A process that leaves while a thread still closes RocksDB is aborted by it, so this comes
+    /// before the end of one. Does nothing when the runtime is the caller's.
+    pub async fn end(&self) {
+        self.owner.stop.cancel();
+        let runtime = self.owner.runtime.0.lock().take();
+        if let Some(runtime) = runtime {
+            let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(END_WAIT)).await;
+            if let Err(error) = ended {
+                tracing::error!(%error, "the group's runtime did not end well");
+            }
+        }
     }
 }
 
