@@ -47,7 +47,7 @@ python-client: ## Fetch the official Python client that tests run
 	@scripts/python-client.sh >/dev/null
 
 bench: build ## Run the benchmark and print its table (BENCH='--help' for its options)
-	@$(CARGO) run --release --quiet -p raftmq-tests --features nats --bin bench -- run $(BENCH)
+	@RAFTMQ_BIN_DIR="$(BIN)" $(CARGO) run --release --quiet -p raftmq-tests --features nats --bin bench -- run $(BENCH)
 
 chaos: build control-build python-client ## The long fault runs: more seeds and longer than in `make test`
 	@RAFTMQ_LONG=1 RAFTMQ_BIN_DIR="$(BIN)" RAFTMQ_PYTHON="$$(scripts/python-client.sh)" $(CARGO) test --release -p raftmq-tests --no-fail-fast -- --include-ignored --nocapture --test-threads 1

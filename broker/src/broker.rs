@@ -8,11 +8,12 @@ use crate::config::{BrokerConfig, FlushDiskType};
 use crate::deliver::wait::Waiters;
 use crate::forward::{FORWARD_MESSAGE_BYTES_MAX, ForwardService, Merger};
 use crate::grpc;
+use crate::main_function;
 use crate::namesrv::Reporter;
 use crate::propose::Proposer;
 use crate::room::SendGate;
 use crate::task::{self, Paces};
-use raft_store::{FlushMode, NodeAddresses, RaftConfig, RaftGroup, peer_server};
+use raft_store::{FlushMode, NodeAddresses, RaftConfig, RaftGroup, RuntimeMode, peer_server};
 use raftmq_proto::forward::forward_server::ForwardServer;
 use raftmq_proto::forward::{ReportRequest, ReportResponse};
 use raftmq_server::listener::{Listener, ListenerOptions, Tls};
@@ -153,7 +154,8 @@ impl Broker {
         let peer_server = serve(listeners.peer, peer_server(), peer_routes, rest.clone());
         node.group.runtime().spawn(rest_tasks.track_future(peer_server));
 
-        rest_tasks.spawn(merger.run(node.group.clone(), rest.clone()));
+        // Beside what feeds it and what it feeds: a change of thread costs more than what it does.
+        rest_tasks.spawn_on(merger.run(node.group.clone(), rest.clone()), &node.group.runtime());
         rest_tasks.spawn(node.proposer.clone().run(node.group.clone(), node.outlets.merger.clone(), rest.clone()));
         rest_tasks.spawn(task::run(node.clone(), rest.clone()));
         rest_tasks.spawn(crate::namesrv::run(node.clone(), rest.clone()));
@@ -216,6 +218,7 @@ fn raft_config(config: &BrokerConfig) -> RaftConfig {
             admin: address(config.addresses.admin_port),
             grpc: address(config.addresses.grpc_port),
         },
+        runtime: RuntimeMode::Own { threads: main_function::threads().1 },
         ..RaftConfig::new(&config.cluster, &config.broker_group, &config.label, config.store_dir.clone())
     }
 }

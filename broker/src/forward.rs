@@ -18,13 +18,11 @@ use raftmq_proto::forward::forward_client::ForwardClient;
 use raftmq_proto::forward::forward_server::Forward;
 use raftmq_proto::forward::{ForwardRequest, ForwardResponse, ForwardedBatch, ReportRequest, ReportResponse};
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -65,11 +63,7 @@ impl Link {
             let mut client = ForwardClient::new(channel)
                 .max_decoding_message_size(FORWARD_MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(FORWARD_MESSAGE_BYTES_MAX);
-            let stream = async {
-                let mut answers = client.forward(UnboundedReceiverStream::new(outbound)).await?.into_inner();
-                while answers.message().await?.is_some() {}
-                Ok::<(), Status>(())
-            };
+            let stream = client.forward(UnboundedReceiverStream::new(outbound));
             tokio::select! {
                 () = stopped.cancelled() => {}
                 outcome = stream => {
@@ -118,7 +112,7 @@ pub struct MergeLimits {
 
 impl Default for MergeLimits {
     fn default() -> Self {
-        MergeLimits { entry_bytes_max: 1 << 20, entries_inflight_max: 4 }
+        MergeLimits { entry_bytes_max: 1 << 20, entries_inflight_max: 2 }
     }
 }
 
@@ -315,29 +309,23 @@ impl ForwardService {
 
 #[tonic::async_trait]
 impl Forward for ForwardService {
-    type ForwardStream = Pin<Box<dyn Stream<Item = Result<ForwardResponse, Status>> + Send>>;
-
-    async fn forward(
-        &self,
-        request: Request<Streaming<ForwardRequest>>,
-    ) -> Result<Response<Self::ForwardStream>, Status> {
-        let merger = self.merger.clone();
-        let mut refusals = merger.refusals.subscribe();
+    async fn forward(&self, request: Request<Streaming<ForwardRequest>>) -> Result<Response<ForwardResponse>, Status> {
+        let mut refusals = self.merger.refusals.subscribe();
         refusals.mark_unchanged();
-        // One empty item per request keeps the stream honest about its end without telling anything twice.
-        let taken = request.into_inner().map(move |request| {
-            let request = request?;
-            let count = u64::try_from(request.batches.len()).unwrap_or(u64::MAX);
-            if merger.push(Term(request.term), request.batches.into_iter()) {
-                Ok(ForwardResponse { taken: count })
-            } else {
-                Err(Status::failed_precondition("this node does not lead in the sender's term"))
+        let mut requests = request.into_inner();
+        let take = async {
+            while let Some(request) = requests.message().await? {
+                if !self.merger.push(Term(request.term), request.batches.into_iter()) {
+                    return Err(Status::failed_precondition("this node does not lead in the sender's term"));
+                }
             }
-        });
-        let refused = async move {
-            let _ = refusals.changed().await;
+            Ok(())
         };
-        Ok(Response::new(Box::pin(futures::StreamExt::take_until(taken, refused))))
+        tokio::select! {
+            outcome = take => outcome?,
+            _ = refusals.changed() => {}
+        }
+        Ok(Response::new(ForwardResponse {}))
     }
 
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {

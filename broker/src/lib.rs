@@ -33,4 +33,4 @@ mod room;
 pub mod store;
 pub mod task;
 
-pub use main_function::{Arguments, main_with};
+pub use main_function::{Arguments, main_with, runtime};

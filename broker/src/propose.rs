@@ -53,7 +53,7 @@ impl Default for ProposeLimits {
             inflight_bytes_max: 64 << 20,
             batch_bytes_max: 512 << 10,
             batch_commands_max: 1024,
-            batches_inflight_max: 4,
+            batches_inflight_max: 2,
         }
     }
 }

@@ -16,20 +16,26 @@ struct Arguments {
     broker: raftmq_broker::Arguments,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let started = Instant::now();
-    let arguments = Arguments::parse();
-    let outcome = if arguments.dev {
-        dev::run(&arguments.broker, started).await
-    } else {
-        raftmq_broker::main_with(arguments.broker).await
-    };
-    match outcome {
+/// Rows, frames and requests are many and small, and freed on other threads than they were made on.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match run(Arguments::parse(), Instant::now()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mqbroker: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(arguments: Arguments, started: Instant) -> anyhow::Result<()> {
+    raftmq_broker::runtime()?.block_on(async {
+        if arguments.dev {
+            dev::run(&arguments.broker, started).await
+        } else {
+            raftmq_broker::main_with(arguments.broker).await
+        }
+    })
 }

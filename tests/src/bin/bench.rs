@@ -17,7 +17,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use raftmq_tests::{
     client::Producer,
-    cluster::{Cluster, Options, Place, Process, free_port},
+    cluster::{Cluster, Options, Place, Process, free_port, program},
     do_nothing,
     load::{self, Figures, Pool, Receivers, Target},
     usage::Usage,
@@ -268,6 +268,8 @@ async fn measure_do_nothing(options: &Run, column: &mut Column) -> Result<()> {
 
 async fn measure_cluster(options: &Run, sync: bool, column: &mut Column) -> Result<()> {
     column.name = format!("RaftMQ ×3, {}", if sync { "SYNC_FLUSH" } else { "ASYNC_FLUSH" });
+    // Built before the clock starts.
+    program("mqbroker")?;
     let started = Instant::now();
     let mut cluster = Cluster::start(Options { sync_flush: sync, segment_bytes: None, ..Default::default() }).await?;
     cluster.create_topic(TOPIC, 8).await?;

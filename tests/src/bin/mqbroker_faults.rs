@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match raftmq_broker::main_with(raftmq_broker::Arguments::parse()).await {
+fn main() -> ExitCode {
+    let arguments = raftmq_broker::Arguments::parse();
+    let run = |runtime: tokio::runtime::Runtime| runtime.block_on(raftmq_broker::main_with(arguments));
+    match raftmq_broker::runtime().map_err(anyhow::Error::from).and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mqbroker-faults: {error:#}");
