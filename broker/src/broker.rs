@@ -8,7 +8,6 @@ use crate::config::{BrokerConfig, FlushDiskType};
 use crate::deliver::wait::Waiters;
 use crate::forward::{FORWARD_MESSAGE_BYTES_MAX, ForwardService, Merger};
 use crate::grpc;
-use crate::main_function;
 use crate::namesrv::Reporter;
 use crate::propose::Proposer;
 use crate::room::SendGate;
@@ -152,7 +151,7 @@ impl Broker {
         let forward = InterceptedService::new(forward, peers.guard);
         let peer_routes = Routes::new(peers.raft).add_service(forward);
         let peer_server = serve(listeners.peer, peer_server(), peer_routes, rest.clone());
-        node.group.runtime().spawn(rest_tasks.track_future(peer_server));
+        rest_tasks.spawn_on(peer_server, &node.group.runtime());
 
         // Beside what feeds it and what it feeds: a change of thread costs more than what it does.
         rest_tasks.spawn_on(merger.run(node.group.clone(), rest.clone()), &node.group.runtime());
@@ -194,6 +193,16 @@ impl Broker {
     }
 }
 
+/// Processors that this process may use.
+pub(crate) fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Threads of Raft's runtime: consensus is one task, and its neighbours (streams of entries, apply) are few.
+pub(crate) fn raft_threads() -> usize {
+    (processors() / 2).clamp(1, 4)
+}
+
 fn raft_config(config: &BrokerConfig) -> RaftConfig {
     let address = |port: u16| format!("{}:{port}", config.addresses.host);
     let (heartbeat_ms, election_ms_min, election_ms_max) = config.raft_ms;
@@ -218,7 +227,7 @@ fn raft_config(config: &BrokerConfig) -> RaftConfig {
             admin: address(config.addresses.admin_port),
             grpc: address(config.addresses.grpc_port),
         },
-        runtime: RuntimeMode::Own { threads: main_function::threads().1 },
+        runtime: RuntimeMode::Own { threads: raft_threads() },
         ..RaftConfig::new(&config.cluster, &config.broker_group, &config.label, config.store_dir.clone())
     }
 }

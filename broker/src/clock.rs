@@ -157,10 +157,9 @@ impl ClusterClock {
     /// time, else when a majority has told its clocks, whose median is where stamps then begin.
     #[must_use]
     pub fn ready(&self, voters: usize) -> bool {
-        let wall = self.wall();
         let mut times = self.times.lock();
         if !times.told
-            && let Some(median) = times.median(wall, voters)
+            && let Some(median) = times.median(self.wall(), voters)
         {
             times.lead = Some(Lead::begin(times.applied.now().max(median)));
             times.told = true;

@@ -1,6 +1,6 @@
 //! `mqbroker`: configuration, ports, start, a signal, drain.
 
-use crate::broker::{Broker, Listeners};
+use crate::broker::{Broker, Listeners, processors, raft_threads};
 use crate::config::{ALIASES, BrokerConfig};
 use clap::Parser;
 use raftmq_server::logs;
@@ -8,9 +8,6 @@ use raftmq_server::settings::Settings;
 use raftmq_server::shutdown::Shutdown;
 use std::path::PathBuf;
 use tokio::runtime::Runtime;
-
-/// Threads for Raft at most: consensus is one task, and its neighbours (streams of entries, apply) are few.
-const RAFT_THREADS_MAX: usize = 4;
 
 /// Runs a broker node.
 #[derive(Debug, Parser)]
@@ -62,21 +59,14 @@ impl Arguments {
     }
 }
 
-/// Threads for the clients' calls and for Raft, of this machine's processors. Together they are no more than there
-/// are: a thread that wakes up to find nothing left to do costs more than it gains.
-#[must_use]
-pub(crate) fn threads() -> (usize, usize) {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let raft = (processors / 2).clamp(1, RAFT_THREADS_MAX);
-    (processors.saturating_sub(raft).max(1), raft)
-}
-
-/// The runtime for everything but Raft, which has its own.
+/// The runtime for everything but Raft, which has its own. Together they have no more threads than there are
+/// processors, and one each: a thread that wakes up to find nothing left to do costs more than it gains.
 ///
 /// # Errors
 /// When the system gives no threads.
 pub fn runtime() -> std::io::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(threads().0).enable_all().build()
+    let threads = processors().saturating_sub(raft_threads()).max(1);
+    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()
 }
 
 /// The whole of `mqbroker` without `--dev`.

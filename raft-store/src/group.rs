@@ -40,11 +40,11 @@ use tokio_util::task::TaskTracker;
 /// How long a clean stop waits for a follower to be level before it hands leadership over.
 const LEVEL_WAIT: Duration = Duration::from_millis(100);
 
-/// How long the end of a group waits for what still runs on its runtime: a disk may never answer.
-const END_WAIT: Duration = Duration::from_secs(5);
-
 /// The same when an administrator asks for it.
 const LEVEL_WAIT_ON_REQUEST: Duration = Duration::from_secs(1);
+
+/// How long the end of a group waits for what still runs on its runtime: a disk may never answer.
+const END_WAIT: Duration = Duration::from_secs(5);
 
 /// How often is looked at what openraft does not announce.
 const LOOK: Duration = Duration::from_millis(250);
