@@ -21,7 +21,7 @@ const REPORT_AGAIN_AFTER: Duration = Duration::from_millis(50);
 pub(super) async fn run(node: &Node) {
     let mut watchdog = Watchdog::new(node.config.slow_disk.clone());
     loop {
-        next_report(node).await;
+        next_report(node, REPORT_EVERY).await;
         node.gate.decide(&node.group);
         watchdog.watch(node).await;
         let mut clients = match store::session::sessions(&node.group.state()) {
@@ -66,6 +66,7 @@ pub(super) async fn report(node: &Node) {
         let leadership = node.group.leadership();
         // A node that was elected and does not lead yet has nobody to report to.
         let leader = leadership.leader.filter(|leader| *leader != node.group.node());
+        let mut wait = REPORT_EVERY;
         if let Some(channel) = leader.and_then(|leader| node.group.peer_channel(leader)) {
             let request = ReportRequest {
                 node: node.group.node(),
@@ -86,13 +87,12 @@ pub(super) async fn report(node: &Node) {
                 }
                 Ok(Err(status)) => {
                     tracing::debug!(%status, "the leader did not take this node's report");
-                    tokio::time::sleep(REPORT_AGAIN_AFTER).await;
-                    continue;
+                    wait = REPORT_AGAIN_AFTER;
                 }
                 Err(_) => tracing::debug!("the leader did not take this node's report in time"),
             }
         }
-        next_report(node).await;
+        next_report(node, wait).await;
     }
 }
 
@@ -100,8 +100,8 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// When a report is due: after a while, or at once when a disk has become full or has room again.
-async fn next_report(node: &Node) {
+/// When a report is due: after `wait`, or at once when a disk has become full or has room again.
+async fn next_report(node: &Node, wait: Duration) {
     // What comes in the latter case, or not in time, comes with the next one.
-    let _ = tokio::time::timeout(REPORT_EVERY, node.group.shortage_changed()).await;
+    let _ = tokio::time::timeout(wait, node.group.shortage_changed()).await;
 }

@@ -21,7 +21,8 @@ struct Arguments {
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match run(Arguments::parse(), Instant::now()) {
+    let started = Instant::now();
+    match run(Arguments::parse(), started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mqbroker: {error:#}");

@@ -6,13 +6,15 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let arguments = raftmq_broker::Arguments::parse();
-    let run = |runtime: tokio::runtime::Runtime| runtime.block_on(raftmq_broker::main_with(arguments));
-    match raftmq_broker::runtime().map_err(anyhow::Error::from).and_then(run) {
+    match run(raftmq_broker::Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mqbroker-faults: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(arguments: raftmq_broker::Arguments) -> anyhow::Result<()> {
+    raftmq_broker::runtime()?.block_on(raftmq_broker::main_with(arguments))
 }
