@@ -11,7 +11,7 @@ CARGO := scripts/cargo.sh
 BIN := $(CARGO_TARGET_DIR)/release
 DATA ?= raftmq-data
 
-.PHONY: help build cluster status kill-leader demo test lint fix bench chaos controls control-build python-client clean-data
+.PHONY: help build cluster status kill-leader demo test lint fix bench chaos controls control-build python-client sdk-clients clean-data
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name what; do printf '  make %-14s %s\n' "$$name" "$$what"; done
@@ -31,7 +31,7 @@ kill-leader: ## kill -9 the leader of the running cluster, and show the new one
 demo: build ## Produce and consume on a cluster of its own, kill -9 the leader in the middle, print the timeline
 	@$(BIN)/raftmq-cluster demo
 
-test: lint python-client ## Everything the gate runs: formatting, lints, tests, doc tests, dependency and licence rules
+test: lint python-client sdk-clients ## Everything the gate runs: formatting, lints, tests, doc tests, dependency and licence rules
 	@$(CARGO) build --release --workspace --bins --locked
 	@RAFTMQ_BIN_DIR="$(BIN)" RAFTMQ_PYTHON="$$(scripts/python-client.sh)" $(CARGO) test --release --workspace --locked --no-fail-fast 2>&1 | tee "$(CARGO_TARGET_DIR)/test.log"
 	@awk '/^test result:/ { passed += $$4; failed += $$6; skipped += $$8 } END { print passed " passed, " failed " failed, " skipped " skipped" }' "$(CARGO_TARGET_DIR)/test.log"
@@ -46,10 +46,13 @@ fix: ## Rewrite the formatting
 python-client: ## Fetch the official Python client that tests run
 	@scripts/python-client.sh >/dev/null
 
+sdk-clients: ## Fetch the official Java, Node.js and Go clients that tests run, and build the programs around them
+	@for client in java node go; do "scripts/$$client-client.sh" >/dev/null; done
+
 bench: build ## Run the benchmark and print its table (BENCH='--help' for its options)
 	@RAFTMQ_BIN_DIR="$(BIN)" $(CARGO) run --release --quiet -p raftmq-tests --features nats --bin bench -- run $(BENCH)
 
-chaos: build control-build python-client ## The long fault runs: more seeds and longer than in `make test`
+chaos: build control-build python-client sdk-clients ## The long fault runs: more seeds and longer than in `make test`
 	@RAFTMQ_LONG=1 RAFTMQ_BIN_DIR="$(BIN)" RAFTMQ_PYTHON="$$(scripts/python-client.sh)" $(CARGO) test --release -p raftmq-tests --no-fail-fast -- --include-ignored --nocapture --test-threads 1
 
 controls: build control-build ## Show that the power-loss runs fail with a broker that breaks a promise of the log

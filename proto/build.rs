@@ -22,6 +22,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .bytes(".")
         .btree_map(".raftmq")
+        // They hold secrets; `src/signature.rs` says how they are shown.
+        .skip_debug([".raftmq.command.v1.User", ".raftmq.command.v1.PutUser", ".raftmq.admin.v1.PutUserRequest"])
         .emit_rerun_if_changed(false)
         .compile_fds(descriptors)?;
     Ok(())

@@ -114,6 +114,16 @@ mod tests {
             "mqadmin sendMessage -t T -p body -k key -c tag",
             "mqadmin consumeMessage -t T -g G -c 5 --output json",
             "mqadmin dump -o json",
+            "mqadmin createUser -c C -u alice -p pass -t super",
+            "mqadmin updateuser -b 127.0.0.1:10911 -u alice -s disable",
+            "mqadmin deleteUser -c C -u alice",
+            "mqadmin getUser -c C -u alice",
+            "mqadmin listUser -c C -f al -o json",
+            "mqadmin createAcl -c C -s User:alice -r Topic:*,Group:* -a Pub,Sub -i 192.168.1.1 -d Allow",
+            "mqadmin updateAcl -c C -s User:alice -r Topic:a -a All -d Deny",
+            "mqadmin deleteAcl -c C -s User:alice -r Topic:a -t Custom",
+            "mqadmin getAcl -c C -s User:alice",
+            "mqadmin listAcl -c C -s alice -r Topic",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
         }
@@ -128,6 +138,9 @@ mod tests {
             ("mqadmin updateTopic -t T -a message.type=FIFO", "+key=value"),
             ("mqadmin topicLost", "topicList"),
             ("mqadmin updateSubGroup -g G -r -1", ""),
+            ("mqadmin updateUser -u alice", "--password"),
+            ("mqadmin createUser -u alice -p x -t Root", "Super"),
+            ("mqadmin createAcl -s User:alice -r Topic:a -d Allow", "-a"),
         ] {
             let refused = parse(line).expect_err(line);
             assert!(refused.contains(part), "{line}: {refused}");

@@ -1,11 +1,13 @@
 //! Connections to name servers and to the admin and public ports of brokers.
 
 use crate::error::{AdminError, reason};
+use crate::time::now_ms;
 use raftmq_proto::admin::admin_client::AdminClient;
 use raftmq_proto::namesrv::name_server_client::NameServerClient;
 use raftmq_proto::rocketmq::messaging_service_client::MessagingServiceClient;
+use raftmq_proto::signature::Credentials;
 use std::time::Duration;
-use tonic::metadata::{Ascii, MetadataValue};
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
@@ -18,21 +20,22 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// A topic table or dump may be larger than gRPC's usual 4 MiB.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
-/// Shows the adminToken, when there is one, and says who calls, for the broker's log.
+/// Shows the adminToken and signs with the user's keys, where there are such, and says who calls, for the broker's log.
 #[derive(Clone)]
 pub(crate) struct Token {
     token: Option<MetadataValue<Ascii>>,
+    pub credentials: Option<Credentials>,
     caller: Option<MetadataValue<Ascii>>,
 }
 
 impl Token {
-    pub(crate) fn new(token: Option<&str>) -> Result<Token, AdminError> {
+    pub(crate) fn new(token: Option<&str>, credentials: Option<Credentials>) -> Result<Token, AdminError> {
         let user = std::env::var("USER").unwrap_or_else(|_| "mqadmin".to_owned());
         let token = token
             .map(|token| format!("Bearer {token}").parse())
             .transpose()
             .map_err(|_| AdminError::Usage("the admin token has characters that a header cannot have".to_owned()))?;
-        Ok(Token { token, caller: user.parse().ok() })
+        Ok(Token { token, credentials, caller: user.parse().ok() })
     }
 }
 
@@ -41,11 +44,20 @@ impl Interceptor for Token {
         if let Some(value) = &self.token {
             request.metadata_mut().insert("authorization", value.clone());
         }
+        if let Some(credentials) = &self.credentials {
+            sign(credentials, request.metadata_mut());
+        }
         if let Some(value) = &self.caller {
             request.metadata_mut().insert("x-raftmq-caller", value.clone());
         }
         Ok(request)
     }
+}
+
+/// Signs a call as RocketMQ's clients do.
+pub(crate) fn sign(credentials: &Credentials, metadata: &mut MetadataMap) {
+    // That it can be done was tried when the keys were read.
+    let _ = credentials.sign(metadata, now_ms());
 }
 
 /// `raftmq.admin.v1` of a node.
@@ -65,10 +77,14 @@ pub(crate) fn admin(address: &str, token: &Token) -> Result<Admin, AdminError> {
     Ok(AdminClient::with_interceptor(channel, token.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 
-/// A name server.
-pub(crate) fn name_server(address: &str) -> Result<NameServerClient<Channel>, AdminError> {
+/// A name server, as its clients see it.
+pub(crate) type NameServer = NameServerClient<InterceptedService<Channel, Token>>;
+
+/// A name server. It is signed for and not shown the adminToken, which is the brokers'.
+pub(crate) fn name_server(address: &str, token: &Token) -> Result<NameServer, AdminError> {
     let channel = channel(address).map_err(|problem| AdminError::Usage(format!("{address} {problem}")))?;
-    Ok(NameServerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    let signs = Token { token: None, ..token.clone() };
+    Ok(NameServerClient::with_interceptor(channel, signs).max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 
 /// The public port of a node.

@@ -157,18 +157,14 @@ impl Directory {
     }
 
     /// Asks all name servers at once; the answers of those that answer.
-    async fn ask<T, F>(
-        &self,
-        call: impl FnOnce(raftmq_proto::namesrv::name_server_client::NameServerClient<tonic::transport::Channel>) -> F
-        + Clone,
-    ) -> Result<Vec<T>, AdminError>
+    async fn ask<T, F>(&self, call: impl FnOnce(connect::NameServer) -> F + Clone) -> Result<Vec<T>, AdminError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Status>> + Send + 'static,
     {
         let mut calls = JoinSet::new();
         for address in &self.name_servers {
-            let (address, answer) = (address.clone(), call.clone()(connect::name_server(address)?));
+            let (address, answer) = (address.clone(), call.clone()(connect::name_server(address, &self.token)?));
             calls.spawn(async move { answer.await.map_err(|status| at(&address, &status)) });
         }
         let (mut answers, mut reasons) = (Vec::new(), Vec::new());

@@ -10,6 +10,7 @@
 mod cli;
 mod command;
 mod connect;
+mod credentials;
 mod directory;
 mod error;
 mod output;

@@ -25,6 +25,22 @@ pub(crate) fn human(ms: u64) -> String {
     )
 }
 
+/// Ms since the Unix epoch of `yyyy-MM-dd#HH:mm:ss:SSS`, in UTC.
+pub(crate) fn parse(text: &str) -> Option<u64> {
+    let (day, time) = text.split_once('#')?;
+    let numbers = |text: &str, sign: char| text.split(sign).map(|part| part.parse().ok()).collect::<Option<Vec<u64>>>();
+    let (day, time) = (numbers(day, '-')?, numbers(time, ':')?);
+    let ([year @ 1970..=9999, month, day], [hour @ 0..24, minute @ 0..60, second @ 0..60, ms @ 0..1000]) =
+        (&day[..], &time[..])
+    else {
+        return None;
+    };
+    // From a day that is not later, at most a year and some days on.
+    let from = (year - 1970) * 365;
+    let days = (from..from + 1_000).find(|at| date(*at) == (*year, *month, *day))?;
+    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000 + ms)
+}
+
 /// Year, month and day of a day since the Unix epoch, by whole 400-year cycles that begin on 1 March.
 fn date(day: u64) -> (u64, u64, u64) {
     const CYCLE_DAYS: u64 = 146_097;

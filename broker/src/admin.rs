@@ -2,11 +2,14 @@
 //!
 //! Changes are commands like any other: they come back when they are committed and applied here. Reads see what was
 //! acknowledged before them, unless the caller asks for less. Who calls is logged with every change: from this machine
-//! anybody may, from elsewhere whoever shows the `adminToken`.
+//! anybody may, from elsewhere whoever shows the `adminToken`; with `authenticationEnabled`, a user that may administer
+//! and nobody else.
 
+mod access;
 mod catalog;
 mod door;
 mod progress;
+mod reset;
 mod status;
 mod traffic;
 
@@ -19,11 +22,13 @@ use door::Caller;
 use raft_store::State;
 use raftmq_proto::admin::admin_server::{Admin, AdminServer};
 use raftmq_proto::admin::{
-    ConsumerProgressRequest, ConsumerProgressResponse, DeleteConsumerGroupRequest, DeleteConsumerGroupResponse,
-    DeleteTopicRequest, DeleteTopicResponse, DumpRequest, DumpResponse, GetConsumerGroupRequest,
-    GetConsumerGroupResponse, GroupStatusRequest, GroupStatusResponse, ListConsumerGroupsRequest,
-    ListConsumerGroupsResponse, ListTopicsRequest, ListTopicsResponse, PutConsumerGroupRequest,
-    PutConsumerGroupResponse, PutTopicRequest, PutTopicResponse, TopicRouteRequest, TopicRouteResponse,
+    ConsumerProgressRequest, ConsumerProgressResponse, DeleteAclRequest, DeleteAclResponse, DeleteConsumerGroupRequest,
+    DeleteConsumerGroupResponse, DeleteTopicRequest, DeleteTopicResponse, DeleteUserRequest, DeleteUserResponse,
+    DumpRequest, DumpResponse, GetConsumerGroupRequest, GetConsumerGroupResponse, GroupStatusRequest,
+    GroupStatusResponse, ListAclsRequest, ListAclsResponse, ListConsumerGroupsRequest, ListConsumerGroupsResponse,
+    ListTopicsRequest, ListTopicsResponse, ListUsersRequest, ListUsersResponse, PutAclRequest, PutAclResponse,
+    PutConsumerGroupRequest, PutConsumerGroupResponse, PutTopicRequest, PutTopicResponse, PutUserRequest,
+    PutUserResponse, ResetOffsetRequest, ResetOffsetResponse, TopicRouteRequest, TopicRouteResponse,
     TopicStatusRequest, TopicStatusResponse, TransferLeaderRequest, TransferLeaderResponse,
 };
 use raftmq_proto::command::command::Kind;
@@ -50,7 +55,11 @@ pub(crate) struct AdminService {
 impl AdminService {
     /// The service behind the check of who calls.
     pub(crate) fn routes(node: Arc<Node>) -> Routes {
-        let guard = door::guard(node.config.admin_token.clone());
+        let keeper = node.clone();
+        let guard = door::guard(node.config.admin_token.clone(), move |metadata, peer| {
+            let access = &keeper.access;
+            access.is_on().then(|| access.administrator(metadata, peer, || keeper.group.state()))
+        });
         Routes::new(InterceptedService::new(AdminServer::new(AdminService { node }), guard))
     }
 
@@ -65,7 +74,7 @@ impl AdminService {
             Ok(_) => "done",
             Err(status) => status.message(),
         };
-        tracing::info!(name, caller = caller.name, address = caller.address, outcome, "{what}");
+        tracing::info!(target: "audit", user = caller.name, address = caller.address, name, outcome, "{what}");
         reply
     }
 
@@ -108,7 +117,9 @@ fn not_submitted(error: SubmitError) -> Status {
 fn refused(refusal: Refusal, detail: String) -> Status {
     let detail = if detail.is_empty() { refusal.as_str_name().to_owned() } else { detail };
     match refusal {
-        Refusal::TopicNotFound | Refusal::ConsumerGroupNotFound => Status::not_found(detail),
+        Refusal::TopicNotFound | Refusal::ConsumerGroupNotFound | Refusal::UserNotFound | Refusal::AclNotFound => {
+            Status::not_found(detail)
+        }
         Refusal::InvalidArgument | Refusal::NotSupported => Status::invalid_argument(detail),
         Refusal::AlreadyExists => Status::already_exists(detail),
         Refusal::DeadlinePassed | Refusal::StaleBoot => Status::unavailable(detail),
@@ -207,6 +218,14 @@ impl Admin for AdminService {
         self.consumer_progress(request.into_inner()).await.map(Response::new)
     }
 
+    async fn reset_offset(
+        &self,
+        request: Request<ResetOffsetRequest>,
+    ) -> Result<Response<ResetOffsetResponse>, Status> {
+        let caller = Caller::of(&request);
+        self.reset_offset(request.into_inner(), &caller).await.map(Response::new)
+    }
+
     async fn group_status(&self, _: Request<GroupStatusRequest>) -> Result<Response<GroupStatusResponse>, Status> {
         self.group_status().await.map(Response::new)
     }
@@ -217,6 +236,38 @@ impl Admin for AdminService {
     ) -> Result<Response<TransferLeaderResponse>, Status> {
         let caller = Caller::of(&request);
         self.transfer_leader(request.into_inner(), &caller).await.map(Response::new)
+    }
+
+    async fn put_user(&self, request: Request<PutUserRequest>) -> Result<Response<PutUserResponse>, Status> {
+        let caller = Caller::of(&request);
+        self.put_user(request.into_inner(), &caller).await.map(Response::new)
+    }
+
+    async fn delete_user(&self, request: Request<DeleteUserRequest>) -> Result<Response<DeleteUserResponse>, Status> {
+        let caller = Caller::of(&request);
+        self.delete_user(request.into_inner(), &caller).await.map(Response::new)
+    }
+
+    type ListUsersStream = Parts<ListUsersResponse>;
+
+    async fn list_users(&self, request: Request<ListUsersRequest>) -> Result<Response<Self::ListUsersStream>, Status> {
+        self.list_users(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn put_acl(&self, request: Request<PutAclRequest>) -> Result<Response<PutAclResponse>, Status> {
+        let caller = Caller::of(&request);
+        self.put_acl(request.into_inner(), &caller).await.map(Response::new)
+    }
+
+    async fn delete_acl(&self, request: Request<DeleteAclRequest>) -> Result<Response<DeleteAclResponse>, Status> {
+        let caller = Caller::of(&request);
+        self.delete_acl(request.into_inner(), &caller).await.map(Response::new)
+    }
+
+    type ListAclsStream = Parts<ListAclsResponse>;
+
+    async fn list_acls(&self, request: Request<ListAclsRequest>) -> Result<Response<Self::ListAclsStream>, Status> {
+        self.list_acls(request.into_inner()).await.map(Response::new)
     }
 
     async fn dump(&self, request: Request<DumpRequest>) -> Result<Response<DumpResponse>, Status> {

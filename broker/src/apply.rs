@@ -1,18 +1,21 @@
 //! The meeting point of log and rules: decodes a committed entry, lets the machine carry it out, and hands on what
 //! came of it once readers can see the rows.
 
+use crate::access::Access;
 use crate::admin::Traffic;
 use crate::clock::ClusterClock;
 use crate::deliver::wait::Waiters;
 use crate::forward::Merger;
-use crate::machine::{Answer, Effect, Rules};
+use crate::machine::{Answer, Effect, EntryAt, Rules};
 use crate::propose::Proposer;
 use crate::room::SendGate;
 use crate::store;
+use parking_lot::Mutex;
 use raft_store::{Committed, LogIndex, Machine, NodeId, StateBatch, StateError, Term};
 use raftmq_proto::command::Refusal;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 /// Who this node is in its group, known once the group has started.
 #[derive(Debug, Clone, Copy)]
@@ -29,12 +32,80 @@ pub(crate) struct Outlets {
     pub clock: Arc<ClusterClock>,
     pub gate: Arc<SendGate>,
     pub waiters: Waiters,
+    pub access: Arc<Access>,
     /// Something may be due earlier than before.
     pub due: Notify,
     /// Topics or consumer groups changed: name servers and routes want to know.
     pub catalog_changed: Notify,
+    /// Half messages are to be checked.
+    pub check_wanted: Notify,
     /// What the group takes and hands out.
     pub traffic: Traffic,
+    /// What applied entries led to and is not carried out yet.
+    pub consequences: Mutex<Consequences>,
+    /// There is something among the consequences.
+    pub follows: Notify,
+}
+
+/// What entries led to on this node, once their rows are visible.
+#[derive(Default)]
+pub(crate) struct Consequences {
+    answers: Vec<Answer>,
+    effects: Vec<Effect>,
+}
+
+impl Outlets {
+    /// Carries out what follows from applied entries, where clients are served, until `stop`. It comes over from Raft's
+    /// thread in one piece: each client that is woken from there would cost a system call, and a connection would be
+    /// written to for every answer instead of for all that are ready.
+    pub(crate) async fn follow(self: Arc<Outlets>, stop: CancellationToken) {
+        let following = async {
+            loop {
+                self.follows.notified().await;
+                let consequences = std::mem::take(&mut *self.consequences.lock());
+                self.carry_out(consequences);
+            }
+        };
+        stop.run_until_cancelled(following).await;
+    }
+
+    fn carry_out(&self, Consequences { answers, effects }: Consequences) {
+        // Before the answers: a poll that is granted a lease after its client's session ended must know that it did,
+        // and whoever was told that access changed finds it changed.
+        let mut access_changed = false;
+        for effect in &effects {
+            match effect {
+                Effect::SessionEnded { client_id } => self.waiters.session_ended(client_id),
+                Effect::AccessChanged { user } => {
+                    self.access.changed(user);
+                    access_changed = true;
+                }
+                _ => {}
+            }
+        }
+        if access_changed && self.access.is_on() {
+            // Polls end with the permission that they were let in by.
+            self.waiters.wake_all();
+        }
+        self.proposer.answer(answers.into_iter());
+        for effect in effects {
+            match &effect {
+                Effect::Due { .. } => self.due.notify_one(),
+                Effect::TopicChanged { .. } | Effect::ConsumerGroupChanged { .. } => {
+                    self.catalog_changed.notify_one();
+                }
+                Effect::Arrived { .. }
+                | Effect::SentAgain { .. }
+                | Effect::Retryable { .. }
+                | Effect::DeadLettered { .. }
+                | Effect::SessionEnded { .. }
+                | Effect::SettingChanged { .. }
+                | Effect::AccessChanged { .. } => {}
+                Effect::CheckWanted => self.check_wanted.notify_one(),
+            }
+            self.waiters.arrived(&effect);
+        }
+    }
 }
 
 /// The broker's [`Machine`].
@@ -69,7 +140,8 @@ impl Machine for Applier {
     }
 
     fn apply(&mut self, entry: &Committed, state: &mut StateBatch<'_>) -> Result<(), StateError> {
-        let outcome = self.rules.apply_payload(entry.index, entry.payload.clone(), state)?;
+        let at = EntryAt { index: entry.index, term: entry.term };
+        let outcome = self.rules.apply_payload(at, entry.payload.clone(), state)?;
         if let Some(error) = &outcome.unreadable {
             tracing::error!(index = entry.index.0, %error, "an entry was passed over");
         }
@@ -106,31 +178,22 @@ impl Machine for Applier {
         for (term, count) in self.entries.drain(..) {
             outlets.merger.applied(term, count);
         }
-        // Before the answers: a poll that is granted a lease after its client's session ended must know that it did.
-        for effect in &self.effects {
-            if let Effect::SessionEnded { client_id } = effect {
-                outlets.waiters.session_ended(client_id);
-            }
+        if outlets.origin.get().is_none() {
+            // What the node replays before it serves anybody: nobody waits, and everything is looked up afresh.
+            self.effects.clear();
+            return;
         }
-        outlets.proposer.answer(self.answers.drain(..));
-        for effect in self.effects.drain(..) {
-            match &effect {
-                Effect::Due { .. } => outlets.due.notify_one(),
-                Effect::TopicChanged { .. } | Effect::ConsumerGroupChanged { .. } => {
-                    outlets.catalog_changed.notify_one();
-                }
-                Effect::Arrived { .. }
-                | Effect::Retryable { .. }
-                | Effect::DeadLettered { .. }
-                | Effect::SessionEnded { .. }
-                | Effect::SettingChanged { .. } => {}
-            }
-            outlets.waiters.arrived(&effect);
+        {
+            let mut consequences = outlets.consequences.lock();
+            consequences.answers.append(&mut self.answers);
+            consequences.effects.append(&mut self.effects);
         }
+        outlets.follows.notify_one();
     }
 
     fn restored(&mut self, _index: LogIndex) {
         self.rules = Rules::default();
+        self.outlets.access.replaced();
         self.outlets.waiters.wake_all();
         self.outlets.catalog_changed.notify_one();
         self.outlets.due.notify_one();

@@ -1,10 +1,12 @@
 //! Builds the parts of a broker node, owns their tasks and the order in which they stop.
 
+use crate::access::{self, Access};
 use crate::admin::{AdminService, Traffic};
 use crate::apply::{Applier, Origin, Outlets};
 use crate::client::Registry;
 use crate::clock::{ClusterClock, system_clock};
 use crate::config::{BrokerConfig, FlushDiskType};
+use crate::deliver::confirm::{self, Deliveries};
 use crate::deliver::wait::Waiters;
 use crate::forward::{FORWARD_MESSAGE_BYTES_MAX, ForwardService, Merger};
 use crate::grpc;
@@ -12,7 +14,8 @@ use crate::namesrv::Reporter;
 use crate::propose::Proposer;
 use crate::room::SendGate;
 use crate::task::{self, Paces};
-use raft_store::{FlushMode, NodeAddresses, RaftConfig, RaftGroup, RuntimeMode, peer_server};
+use parking_lot::Mutex;
+use raft_store::{FlushMode, NodeAddresses, PeerSecret, RaftConfig, RaftGroup, RuntimeMode, peer_server};
 use raftmq_proto::forward::forward_server::ForwardServer;
 use raftmq_proto::forward::{ReportRequest, ReportResponse};
 use raftmq_server::listener::{Listener, ListenerOptions, Tls};
@@ -29,6 +32,9 @@ use tonic::transport::Server;
 /// Calls that are under way when a node stops have this long to end.
 const DRAIN: Duration = Duration::from_secs(3);
 
+/// What a node that stops has given to its clients is confirmed within this.
+const CONFIRM: Duration = Duration::from_secs(1);
+
 /// What every handler and task of a node shares.
 pub struct Node {
     /// As read at start.
@@ -39,6 +45,8 @@ pub struct Node {
     pub proposer: Proposer,
     /// Long polls that wait for messages.
     pub waiters: Waiters,
+    /// Messages on their way to push consumers.
+    pub(crate) deliveries: Deliveries,
     /// Who is alive.
     pub registry: Registry,
     /// Cluster time.
@@ -47,6 +55,8 @@ pub struct Node {
     pub(crate) gate: Arc<SendGate>,
     /// How fast the disks of the group are.
     pub(crate) paces: Paces,
+    /// Who may do what.
+    pub(crate) access: Arc<Access>,
     /// What the name servers are told, and what they told about other broker groups.
     pub reporter: Reporter,
     /// Work that outlives the call that began it: long polls, client streams, messages given back.
@@ -110,6 +120,7 @@ impl Broker {
         let gate = Arc::new(SendGate::default());
         let merger = Arc::new(Merger::new(config.merge.clone(), clock.clone(), gate.clone()));
         let waiters = Waiters::new(config.grpc.long_polls_max);
+        let access = Arc::new(Access::new(config.access.clone()));
         let outlets = Arc::new(Outlets {
             origin: OnceLock::new(),
             proposer: proposer.clone(),
@@ -117,15 +128,19 @@ impl Broker {
             clock: clock.clone(),
             gate: gate.clone(),
             waiters: waiters.clone(),
+            access: access.clone(),
             due: Notify::new(),
             catalog_changed: Notify::new(),
+            check_wanted: Notify::new(),
             traffic: Traffic::default(),
+            consequences: Mutex::default(),
+            follows: Notify::new(),
         });
         let (group, peers) =
             RaftGroup::start(raft_config(&config), raft_store::disk::from_env(), Applier::new(outlets.clone())).await?;
         outlets.origin.get_or_init(|| Origin { node: group.node(), boot: group.boot() });
 
-        let reporter = Reporter::new(config.name_servers.clone());
+        let reporter = Reporter::new(config.name_servers.clone(), config.access.inner.clone());
         let registry = Registry::default();
         let (calls, closing, rest) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let node = Arc::new(Node {
@@ -133,10 +148,12 @@ impl Broker {
             group,
             proposer,
             waiters,
+            deliveries: Deliveries::default(),
             registry,
             clock,
             gate,
             paces: Paces::default(),
+            access,
             reporter,
             calls,
             closing,
@@ -156,8 +173,11 @@ impl Broker {
         // Beside what feeds it and what it feeds: a change of thread costs more than what it does.
         rest_tasks.spawn_on(merger.run(node.group.clone(), rest.clone()), &node.group.runtime());
         rest_tasks.spawn(node.proposer.clone().run(node.group.clone(), node.outlets.merger.clone(), rest.clone()));
+        rest_tasks.spawn(node.outlets.clone().follow(rest.clone()));
         rest_tasks.spawn(task::run(node.clone(), rest.clone()));
         rest_tasks.spawn(crate::namesrv::run(node.clone(), rest.clone()));
+        rest_tasks.spawn(confirm::run(node.clone(), rest.clone()));
+        rest_tasks.spawn(access::bootstrap::run(node.clone(), rest.clone()));
 
         let (public, clients) = (listeners.grpc, node.clone());
         door_tasks.spawn(async move {
@@ -178,6 +198,7 @@ impl Broker {
         if tokio::time::timeout(DRAIN, drained).await.is_err() {
             tracing::info!("calls still under way after {} s are cut", DRAIN.as_secs());
         }
+        confirm::finish(&self.node, CONFIRM).await;
         self.node.group.stop().await;
         self.rest.cancel();
         self.rest_tasks.close();
@@ -227,6 +248,10 @@ fn raft_config(config: &BrokerConfig) -> RaftConfig {
             admin: address(config.addresses.admin_port),
             grpc: address(config.addresses.grpc_port),
         },
+        secret: PeerSecret::new(
+            config.access.inner.as_ref().map(|inner| inner.secret_key.clone()),
+            config.access.authentication,
+        ),
         runtime: RuntimeMode::Own { threads: raft_threads() },
         ..RaftConfig::new(&config.cluster, &config.broker_group, &config.label, config.store_dir.clone())
     }

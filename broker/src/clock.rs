@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use raft_store::NodeId;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 /// Behind the median by more than this, cluster time steps forward instead of leaning.
@@ -74,8 +74,6 @@ struct Times {
     applied: Now,
     /// Only while this node leads.
     lead: Option<Lead>,
-    /// Cluster time is known since this node started: a leader told it, or a majority's clocks did.
-    told: bool,
     /// Each other member's wall clock. It runs on by the monotonic clock, so that setting ours moves none of them.
     walls: BTreeMap<NodeId, Now>,
 }
@@ -84,6 +82,8 @@ struct Times {
 pub struct ClusterClock {
     wall: WallClock,
     times: Mutex<Times>,
+    /// Cluster time is known since this node started: a leader told it, or a majority's clocks did.
+    told: watch::Sender<bool>,
     heard: Notify,
 }
 
@@ -91,8 +91,8 @@ impl ClusterClock {
     /// A clock that knows of no applied time yet.
     #[must_use]
     pub fn new(wall: WallClock) -> ClusterClock {
-        let times = Times { applied: Now::here(0), lead: None, told: false, walls: BTreeMap::new() };
-        ClusterClock { wall, times: Mutex::new(times), heard: Notify::new() }
+        let times = Times { applied: Now::here(0), lead: None, walls: BTreeMap::new() };
+        ClusterClock { wall, times: Mutex::new(times), told: watch::Sender::new(false), heard: Notify::new() }
     }
 
     /// This node's wall clock.
@@ -112,14 +112,14 @@ impl ClusterClock {
     /// The leader told its cluster time.
     pub fn told(&self, ms: u64) {
         self.applied(ms);
-        self.times.lock().told = true;
+        self.told.send_replace(true);
     }
 
     /// Cluster time, once it is known since this node started. Before that the node knows only what it replayed,
     /// which may be long ago.
     #[must_use]
     pub fn known(&self) -> Option<u64> {
-        let told = self.times.lock().told;
+        let told = *self.told.borrow();
         told.then(|| self.now())
     }
 
@@ -129,6 +129,13 @@ impl ClusterClock {
     pub fn now(&self) -> u64 {
         let times = self.times.lock();
         times.lead.as_ref().map_or_else(|| times.applied.now(), Lead::now)
+    }
+
+    /// Returns once cluster time is [known](ClusterClock::known).
+    pub async fn told_once(&self) {
+        let mut told = self.told.subscribe();
+        // The sender lives as long as this clock.
+        let _ = told.wait_for(|told| *told).await;
     }
 
     /// A member told its wall clock.
@@ -158,13 +165,13 @@ impl ClusterClock {
     #[must_use]
     pub fn ready(&self, voters: usize) -> bool {
         let mut times = self.times.lock();
-        if !times.told
-            && let Some(median) = times.median(self.wall(), voters)
-        {
+        let told = *self.told.borrow();
+        if !told && let Some(median) = times.median(self.wall(), voters) {
             times.lead = Some(Lead::begin(times.applied.now().max(median)));
-            times.told = true;
+            self.told.send_replace(true);
+            return true;
         }
-        times.told
+        told
     }
 
     /// The stamp of the next entry of a leader in a group of `voters`; never less than an earlier one. Only when

@@ -1,6 +1,8 @@
 //! The broker's configuration: RocketMQ's keys where it has one, checked as a whole at start.
 
+use crate::access::AccessConfig;
 use crate::forward::MergeLimits;
+use crate::machine::{MESSAGES_MAX_DEFAULT, WINDOW_MS_DEFAULT};
 use crate::propose::ProposeLimits;
 use crate::task::SlowDiskLimits;
 use raftmq_server::settings::{Alias, Effective, SettingErrors, Settings};
@@ -16,9 +18,15 @@ pub const ALIASES: &[Alias] = &[
     ("dLedgerPeers", "dLegerPeers"),
     ("dLedgerSelfId", "dLegerSelfId"),
     ("rocketMQClusterName", "brokerClusterName"),
+    ("maxDelayTimeMills", "maxDelayTimeMillis"),
+    ("defaultInvisibleTimeMills", "defaultInvisibleTimeMillis"),
     ("maxInvisibleTimeMills", "maxInvisibleTimeMillis"),
     ("minInvisibleTimeMillsForRecv", "minInvisibleTimeMillisForRecv"),
 ];
+
+/// Largest request that clients may send, in bytes: what a call stores is one entry of the log, which travels between
+/// the members as a whole.
+pub const INBOUND_BYTES_MAX: usize = 64 << 20;
 
 /// When a message counts as stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,23 +61,55 @@ pub struct Addresses {
     pub peer_port: u16,
 }
 
+/// How long a message that is sent again is stored once. What the leader's file says counts for the broker group.
+#[derive(Debug, Clone)]
+pub struct Idempotence {
+    /// In ms, 0 for not at all (`idempotentWindowMillis`).
+    pub window_ms: u64,
+    /// Of the messages that were stored last (`idempotentMessagesMax`); some 20 bytes of memory and 40 of disk each.
+    pub messages_max: u64,
+}
+
 /// Limits and defaults of the public API, the reference's unless said otherwise.
 #[derive(Debug, Clone)]
 pub struct GrpcConfig {
     /// Largest body, in bytes (`maxMessageSize`).
     pub max_message_bytes: usize,
-    /// Largest inbound gRPC message, in bytes (`grpcMaxInboundMessageSize`).
+    /// Largest inbound gRPC message, in bytes (`grpcMaxInboundMessageSize`); at most [`INBOUND_BYTES_MAX`].
     pub max_inbound_bytes: usize,
+    /// Messages of one call (`sendBatchMessagesMax`).
+    pub send_batch_max: usize,
     /// User properties of one message (`userPropertyMaxNum`).
     pub user_property_count_max: usize,
     /// Bytes of keys and values of all user properties, tag and keys of one message (`maxUserPropertySize`).
     pub user_property_bytes_max: usize,
+    /// Bytes of a message group must be fewer, 0 for any (`maxMessageGroupSize`).
+    pub message_group_bytes: usize,
+    /// Bodies must not be empty (`enableMessageBodyEmptyCheck`).
+    pub check_body_empty: bool,
+    /// How far ahead a delivery time may be, in ms, 0 for any (`maxDelayTimeMillis`). The reference stops at a day.
+    pub delivery_ahead_ms_max: i64,
+    /// What the delay levels of old clients stand for, in ms (`messageDelayLevel`).
+    pub delay_levels_ms: Vec<u64>,
+    /// How long a producer may ask to be left alone about an open transaction, in s (`maxTransactionRecoverySecond`).
+    pub recovery_s_max: i64,
+    /// A producer that says nothing else is asked about an open transaction after this, in ms (`transactionTimeOut`).
+    pub transaction_timeout_ms: u64,
+    /// From one question to the next, in ms (`transactionCheckInterval`).
+    pub transaction_check_interval_ms: u64,
+    /// After so many questions a half message is parked (`transactionCheckMax`).
+    pub transaction_checks_max: u32,
+    /// After so long, in ms, a half message is parked, whether or not anybody could be asked (`transactionMaxAge`).
+    pub transaction_age_ms_max: u64,
     /// Shortest invisible duration of a receive, in ms (`minInvisibleTimeMillisForRecv`).
     pub invisible_ms_min: u64,
     /// Longest invisible duration, in ms (`maxInvisibleTimeMillis`).
     pub invisible_ms_max: u64,
     /// A lease that the server renews ends after this at the latest, in ms (`renewMaxTimeMillis`).
     pub renew_ms_max: u64,
+    /// A lease that the server renews ends after this, in ms, unless its messages are known to have reached their client
+    /// (`defaultInvisibleTimeMillis`). The reference has 60,000 and knows less.
+    pub confirm_ms: u64,
     /// Shortest long poll, in ms (`grpcClientConsumerMinLongPollingTimeoutMillis`).
     pub long_polling_ms_min: u64,
     /// Longest long poll, in ms (`grpcClientConsumerMaxLongPollingTimeoutMillis`).
@@ -78,6 +118,8 @@ pub struct GrpcConfig {
     pub long_polls_max: usize,
     /// Messages of one receive; a larger wish is cut to it (`grpcClientConsumerLongPollingBatchSize`).
     pub receive_batch_max: u32,
+    /// Bytes of messages that this node has read for clients and they have not taken (`deliverInflightBytesMax`).
+    pub deliver_bytes_max: usize,
     /// Attempts that a producer is told (`grpcClientProducerMaxAttempts`).
     pub producer_attempts_max: i32,
     /// A producer's backoff: first, longest, factor (`grpcClientProducerBackoff…`).
@@ -127,6 +169,8 @@ pub struct BrokerConfig {
     pub slow_disk: SlowDiskLimits,
     /// Public API.
     pub grpc: GrpcConfig,
+    /// Sending again.
+    pub idempotence: Idempotence,
     /// Batching towards the leader.
     pub propose: ProposeLimits,
     /// Batching into the log.
@@ -135,6 +179,8 @@ pub struct BrokerConfig {
     pub tls_files: Option<(PathBuf, PathBuf)>,
     /// What admin callers from other machines must show (`adminToken`).
     pub admin_token: Option<String>,
+    /// Users and access rules.
+    pub access: AccessConfig,
 }
 
 impl fmt::Display for Peer {
@@ -229,16 +275,28 @@ impl BrokerConfig {
         let clock_skew_ms_max = s.number("clockSkewMaxMs", 5_000, 100..=3_600_000u64);
         let grpc = GrpcConfig {
             max_message_bytes: s.number("maxMessageSize", 4 << 20, 1..=64usize << 20),
-            max_inbound_bytes: s.number("grpcMaxInboundMessageSize", 130 << 20, 1 << 20..=1usize << 30),
+            max_inbound_bytes: inbound_bytes(s),
+            send_batch_max: s.number("sendBatchMessagesMax", 4_096, 1..=65_536),
             user_property_count_max: s.number("userPropertyMaxNum", 128, 0..=4096),
             user_property_bytes_max: s.number("maxUserPropertySize", 16_384, 0..=1usize << 20),
+            message_group_bytes: s.number("maxMessageGroupSize", 64, 0..=1_024),
+            check_body_empty: s.boolean("enableMessageBodyEmptyCheck", true),
+            delivery_ahead_ms_max: s.number("maxDelayTimeMillis", 0, 0..=i64::MAX),
+            delay_levels_ms: delay_levels(s),
+            recovery_s_max: s.number("maxTransactionRecoverySecond", 3_600, 0..=i64::MAX),
+            transaction_timeout_ms: s.number("transactionTimeOut", 6_000, 1..=86_400_000),
+            transaction_check_interval_ms: s.number("transactionCheckInterval", 30_000, 100..=86_400_000),
+            transaction_checks_max: s.number("transactionCheckMax", 15, 1..=100_000),
+            transaction_age_ms_max: s.number("transactionMaxAge", 3 * 86_400_000, 1_000..=3_650 * 86_400_000),
             invisible_ms_min: s.number("minInvisibleTimeMillisForRecv", 10_000, 1..=43_200_000),
             invisible_ms_max: s.number("maxInvisibleTimeMillis", 43_200_000, 1_000..=7 * 86_400_000),
             renew_ms_max: s.number("renewMaxTimeMillis", 10_800_000, 60_000..=7 * 86_400_000),
+            confirm_ms: s.number("defaultInvisibleTimeMillis", 20_000, 2_000..=43_200_000),
             long_polling_ms_min: s.number("grpcClientConsumerMinLongPollingTimeoutMillis", 5_000, 0..=60_000),
             long_polling_ms_max: s.number("grpcClientConsumerMaxLongPollingTimeoutMillis", 20_000, 100..=600_000),
             long_polls_max: s.number("maxPopPollingSize", 100_000, 1..=10_000_000),
             receive_batch_max: s.number("grpcClientConsumerLongPollingBatchSize", 32, 1..=1_024),
+            deliver_bytes_max: s.number("deliverInflightBytesMax", 64 << 20, 8 << 20..=16usize << 30),
             producer_attempts_max: s.number("grpcClientProducerMaxAttempts", 3, 1..=100),
             producer_backoff: (
                 s.number("grpcClientProducerBackoffInitialMillis", 10, 1..=60_000),
@@ -250,6 +308,10 @@ impl BrokerConfig {
             default_topic_queues: s.number("defaultTopicQueueNums", 8, 1..=1_024),
             check_message_type: s.boolean("enableTopicMessageTypeCheck", true),
             use_endpoint_port_from_request: s.boolean("useEndpointPortFromRequest", false),
+        };
+        let idempotence = Idempotence {
+            window_ms: s.number("idempotentWindowMillis", WINDOW_MS_DEFAULT, 0..=7 * 86_400_000),
+            messages_max: s.number("idempotentMessagesMax", MESSAGES_MAX_DEFAULT, 0..=50_000_000),
         };
         let propose = ProposeLimits {
             inflight_bytes_max: s.number("requestInflightBytesMax", 64 << 20, 8 << 20..=16usize << 30),
@@ -267,7 +329,14 @@ impl BrokerConfig {
             }
         };
         let admin_token = s.secret("adminToken");
-        let segment_bytes = s.number("mappedFileSizeCommitLog", 512 << 20, 1 << 20..=4u64 << 30);
+        let access = AccessConfig::read(s);
+        if access.authentication && access.inner.is_none() && peers.len() > 1 {
+            s.rule(
+                "authenticationEnabled = true needs innerClientAuthenticationCredentials, the same on every node: with it \
+                 the members of the group prove themselves to one another",
+            );
+        }
+        let segment_bytes = s.number("mappedFileSizeCommitLog", 512 << 20, 1 << 20..=u64::from(u32::MAX));
         let disk_free_bytes_min = s.number("diskFreeBytesMin", 256 << 20, 16 << 20..=1u64 << 40);
         let slow_disk = SlowDiskLimits {
             slow: Duration::from_millis(s.number("slowDiskMillis", 200, 0..=600_000)),
@@ -294,13 +363,55 @@ impl BrokerConfig {
             clock_skew_ms_max,
             slow_disk,
             grpc,
+            idempotence,
             propose,
             merge: MergeLimits::default(),
             tls_files,
             admin_token,
+            access,
         };
         Ok((config, effective))
     }
+}
+
+/// RocketMQ's own levels.
+const DELAY_LEVELS: &str = "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h";
+
+/// `1s 5m 2h 1d`, in ms.
+fn read_delay_levels(text: &str) -> Option<Vec<u64>> {
+    let level = |text: &str| {
+        let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+        let unit_ms = match unit {
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return None,
+        };
+        number.parse::<u64>().ok()?.checked_mul(unit_ms)
+    };
+    let levels: Vec<u64> = text.split_whitespace().map(level).collect::<Option<_>>()?;
+    (!levels.is_empty()).then_some(levels)
+}
+
+fn delay_levels(settings: &mut Settings) -> Vec<u64> {
+    let text = settings.string("messageDelayLevel", DELAY_LEVELS);
+    let levels = read_delay_levels(&text);
+    if levels.is_none() {
+        settings.wrong("messageDelayLevel", "delays such as 1s 5m 2h, separated by blanks");
+    }
+    levels.unwrap_or_default()
+}
+
+/// RocketMQ's own default is more than we take, and may stand in its users' files.
+fn inbound_bytes(settings: &mut Settings) -> usize {
+    let wanted = settings.number("grpcMaxInboundMessageSize", INBOUND_BYTES_MAX, 1 << 20..=usize::MAX);
+    if wanted > INBOUND_BYTES_MAX {
+        settings.warn(format!(
+            "grpcMaxInboundMessageSize = {wanted} is more than an entry of the log takes; {INBOUND_BYTES_MAX} counts"
+        ));
+    }
+    wanted.min(INBOUND_BYTES_MAX)
 }
 
 fn join(peers: &[Peer]) -> String {
@@ -348,6 +459,15 @@ mod tests {
     fn a_label_that_is_no_peer_is_refused() {
         let errors = read("dLegerPeers=n0-127.0.0.1:40911;n1-127.0.0.1:40912\ndLegerSelfId=n7\n").expect_err("wrong");
         assert!(errors.contains("dLegerSelfId = n7") && errors.contains("n0, n1"), "{errors}");
+    }
+
+    #[test]
+    fn members_of_a_group_with_access_control_need_a_secret() {
+        let group = "dLegerPeers=n0-127.0.0.1:40911;n1-127.0.0.1:40912\nauthenticationEnabled=true\n";
+        assert!(read(group).expect_err("half").contains("innerClientAuthenticationCredentials"));
+        let inner = "innerClientAuthenticationCredentials={\"accessKey\":\"broker\",\"secretKey\":\"inner\"}";
+        assert!(read(&format!("{group}{inner}")).expect("whole").access.inner.is_some());
+        assert!(read("authenticationEnabled=true").is_ok(), "a node alone has nobody to prove itself to");
     }
 
     #[test]

@@ -11,13 +11,13 @@ use crate::command::{EncodedBatch, encode_entry};
 use crate::room::SendGate;
 use parking_lot::Mutex;
 use prost::Message as _;
-use raft_store::{Leadership, NodeId, ProposeError, RaftGroup, Term};
+use raft_store::{Leadership, NodeId, PAYLOAD_BYTES_MAX, ProposeError, RaftGroup, Term};
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::command::{Batch, Refusal, Refuse};
 use raftmq_proto::forward::forward_client::ForwardClient;
 use raftmq_proto::forward::forward_server::Forward;
 use raftmq_proto::forward::{ForwardRequest, ForwardResponse, ForwardedBatch, ReportRequest, ReportResponse};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
@@ -27,7 +27,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Response, Status, Streaming};
 
 /// Largest message on a forward stream: a batch's bytes, or one command with bodies at their limit.
-pub const FORWARD_MESSAGE_BYTES_MAX: usize = 256 << 20;
+pub const FORWARD_MESSAGE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + (16 << 20);
+
+/// Bytes of a batch in the log.
+const BATCH_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - (1 << 20);
 
 /// A leader counts the voters anew this often; the count only bounds whose clocks make a majority.
 const COUNT_VOTERS_EVERY: Duration = Duration::from_secs(1);
@@ -37,7 +40,7 @@ pub(crate) enum Link {
     /// Nobody leads: batches wait and are sent again when somebody does.
     Nowhere,
     /// This node leads.
-    Here(Arc<Merger>, Term),
+    Here { merger: Arc<Merger>, term: Term, refusals: u64, node: NodeId },
     /// Another node leads; dropping the guard ends the stream.
     There {
         batches: mpsc::UnboundedSender<ForwardRequest>,
@@ -53,7 +56,8 @@ impl Link {
     pub(crate) fn open(group: &RaftGroup, merger: &Arc<Merger>, leadership: &Leadership) -> Link {
         let Some(leader) = leadership.leader else { return Link::Nowhere };
         if leader == group.node() {
-            return Link::Here(merger.clone(), leadership.term);
+            let (merger, term, refusals) = (merger.clone(), leadership.term, leadership.refusals);
+            return Link::Here { merger, term, refusals, node: leader };
         }
         let Some(channel) = group.peer_channel(leader) else { return Link::Nowhere };
         let (batches, outbound) = mpsc::unbounded_channel();
@@ -81,8 +85,8 @@ impl Link {
     pub(crate) fn send(&self, batch: ForwardedBatch) {
         match self {
             Link::Nowhere => {}
-            Link::Here(merger, term) => {
-                merger.push(*term, std::iter::once(batch));
+            Link::Here { merger, term, refusals, node } => {
+                merger.push(*term, *refusals, *node, vec![batch]);
             }
             Link::There { batches, term, node, .. } => {
                 let request = ForwardRequest { node: *node, term: term.0, batches: vec![batch] };
@@ -96,7 +100,7 @@ impl Link {
     pub(crate) async fn broken(&self) {
         match self {
             Link::There { broken, .. } => broken.cancelled().await,
-            Link::Nowhere | Link::Here(..) => std::future::pending().await,
+            Link::Nowhere | Link::Here { .. } => std::future::pending().await,
         }
     }
 }
@@ -107,7 +111,7 @@ pub struct MergeLimits {
     /// Bytes of one entry; a larger batch still travels alone.
     pub entry_bytes_max: usize,
     /// Entries proposed and not yet applied here; what comes meanwhile goes into the next one.
-    pub entries_inflight_max: u64,
+    pub entries_inflight_max: usize,
 }
 
 impl Default for MergeLimits {
@@ -123,8 +127,29 @@ struct Merging {
     term: Term,
     closed: bool,
     queue: VecDeque<EncodedBatch>,
-    /// Entries that were proposed and not yet applied.
-    inflight: u64,
+    /// Bytes in the queue.
+    queued_bytes: usize,
+    /// Bytes of the entries that were proposed and not yet applied.
+    inflight: VecDeque<usize>,
+    /// Proposals of this node that came to nothing so far. Each time it grows, all is dropped here, and the members
+    /// send again from where they are.
+    refusals: u64,
+    /// The last sequence taken from each boot of a node: what comes again meanwhile is in the queue or in the log.
+    taken: HashMap<(NodeId, u64), u64>,
+}
+
+impl Merging {
+    /// Drops what is queued: its nodes send it again, if not to this one.
+    fn forget(&mut self) {
+        self.queue.clear();
+        self.queued_bytes = 0;
+        self.taken.clear();
+    }
+
+    /// Forgets what was taken: it came to nothing.
+    fn refused(&mut self, refusals: u64) {
+        *self = Merging { term: self.term, closed: self.closed, refusals, ..Merging::default() };
+    }
 }
 
 /// The leader's queue of batches from all members.
@@ -135,31 +160,54 @@ pub struct Merger {
     merging: Mutex<Merging>,
     changed: Notify,
     /// Grows when proposals came to nothing: the streams end, and the members send again.
-    refusals: watch::Sender<u64>,
+    refused: watch::Sender<u64>,
 }
 
 impl Merger {
     /// A merger that takes nothing until this node leads.
     #[must_use]
     pub(crate) fn new(limits: MergeLimits, clock: Arc<ClusterClock>, gate: Arc<SendGate>) -> Merger {
-        let refusals = watch::channel(0).0;
-        Merger { limits, clock, gate, merging: Mutex::default(), changed: Notify::new(), refusals }
+        let refused = watch::channel(0).0;
+        Merger { limits, clock, gate, merging: Mutex::default(), changed: Notify::new(), refused }
     }
 
     /// Takes batches from a node that knows this one to lead in `term`, which may be earlier than this node's own
-    /// tasks know it. False when it leads no more.
-    pub(crate) fn push(&self, term: Term, batches: impl Iterator<Item = ForwardedBatch>) -> bool {
+    /// tasks know it, and knows of `refusals`. One that was taken already is passed over. False when the sender has to
+    /// begin again: this node leads no more, or dropped what it had, or something is missing.
+    pub(crate) fn push(&self, term: Term, refusals: u64, node: NodeId, batches: Vec<ForwardedBatch>) -> bool {
         {
             let mut merging = self.merging.lock();
             if term > merging.term {
-                *merging = Merging { term, ..Merging::default() };
+                *merging = Merging { term, refusals: merging.refusals, ..Merging::default() };
             } else if term < merging.term || merging.closed {
                 return false;
             }
-            merging.queue.extend(batches.map(|batch| EncodedBatch { batch: batch.batch, blobs: batch.blobs }));
+            if refusals > merging.refusals {
+                merging.refused(refusals);
+            } else if refusals < merging.refusals {
+                return false;
+            }
+            for batch in batches {
+                let merging = &mut *merging;
+                let taken = merging.taken.entry((node, batch.boot)).or_insert(batch.sequence.saturating_sub(1));
+                if batch.sequence > *taken + 1 {
+                    return false;
+                }
+                if batch.sequence == *taken + 1 {
+                    *taken = batch.sequence;
+                    let batch = EncodedBatch { batch: batch.batch, blobs: batch.blobs };
+                    merging.queued_bytes += bytes_of(&batch);
+                    merging.queue.push_back(batch);
+                }
+            }
         }
         self.changed.notify_one();
         true
+    }
+
+    /// Proposals that came to nothing so far, as far as this merger knows.
+    fn refusals(&self) -> u64 {
+        self.merging.lock().refusals
     }
 
     /// Entries of `term` were applied here.
@@ -169,7 +217,9 @@ impl Merger {
             if merging.term != term {
                 return;
             }
-            merging.inflight = merging.inflight.saturating_sub(entries);
+            for _ in 0..entries {
+                merging.inflight.pop_front();
+            }
         }
         self.changed.notify_one();
     }
@@ -178,13 +228,13 @@ impl Merger {
     fn turn(&self, leadership: &Leadership, node: NodeId) {
         let mut merging = self.merging.lock();
         if leadership.term > merging.term {
-            *merging = Merging { term: leadership.term, ..Merging::default() };
+            *merging = Merging { term: leadership.term, refusals: merging.refusals, ..Merging::default() };
         }
         match leadership.leader {
             Some(leader) if leader == node => self.clock.lead(),
             Some(_) => {
                 merging.closed = true;
-                merging.queue.clear();
+                merging.forget();
                 self.clock.follow();
             }
             None => self.clock.follow(),
@@ -195,12 +245,17 @@ impl Merger {
     /// The next entry's batches of the leader of `term`, unless enough entries are under way.
     fn take(&self, term: Term) -> Vec<EncodedBatch> {
         let mut merging = self.merging.lock();
-        if merging.term != term || merging.inflight >= self.limits.entries_inflight_max {
+        if merging.term != term || merging.inflight.len() >= self.limits.entries_inflight_max {
+            return Vec::new();
+        }
+        // A first entry leaves at once. A further one is as large as the one before it, or waits for its end: entries
+        // cost the same whatever is in them, and small ones would not become fewer by hurrying.
+        if merging.inflight.back().is_some_and(|last| merging.queued_bytes < (*last).min(self.limits.entry_bytes_max)) {
             return Vec::new();
         }
         let (mut batches, mut bytes) = (Vec::new(), 0);
         while let Some(next) = merging.queue.front() {
-            let size = next.batch.len() + next.blobs.iter().map(bytes::Bytes::len).sum::<usize>();
+            let size = bytes_of(next);
             if !batches.is_empty() && bytes + size > self.limits.entry_bytes_max {
                 break;
             }
@@ -208,7 +263,8 @@ impl Merger {
             batches.extend(merging.queue.pop_front());
         }
         if !batches.is_empty() {
-            merging.inflight += 1;
+            merging.queued_bytes -= bytes;
+            merging.inflight.push_back(bytes);
         }
         batches
     }
@@ -234,9 +290,13 @@ impl Merger {
                             (voters, counted) = (self::voters(&group), Instant::now());
                         }
                         if leadership.refusals != seen.refusals {
-                            // What was refused will not be applied, so it cannot be waited for.
-                            self.merging.lock().inflight = 0;
-                            self.refusals.send_replace(leadership.refusals);
+                            {
+                                let mut merging = self.merging.lock();
+                                if leadership.refusals > merging.refusals {
+                                    merging.refused(leadership.refusals);
+                                }
+                            }
+                            self.refused.send_replace(leadership.refusals);
                         }
                         seen = leadership;
                     }
@@ -246,38 +306,64 @@ impl Merger {
             if counted.elapsed() > COUNT_VOTERS_EVERY {
                 (voters, counted) = (self::voters(&group), Instant::now());
             }
-            let batches = match self.gate.decide(&group) {
-                Some(why) => batches.into_iter().map(|batch| refuse_sends(batch, &why)).collect(),
-                None => batches,
-            };
+            let full = self.gate.decide(&group);
+            let batches: Vec<_> = batches.into_iter().map(|batch| fitting(batch, full.as_deref())).collect();
             let payload = match encode_entry(self.clock.stamp(voters), &batches) {
                 Ok(payload) => payload,
                 Err(error) => {
-                    // A batch is bounded far below what an entry takes, so nothing that a client sent gets here.
                     tracing::error!(%error, "batches do not fit into an entry");
+                    self.dropped();
                     continue;
                 }
             };
             while let Err(error) = group.propose(payload.clone()).await {
                 match error {
-                    // Nothing is lost: their nodes send the batches again to the next leader.
-                    ProposeError::NotLeader { .. } | ProposeError::Closed => break,
                     ProposeError::Overloaded { .. } => tokio::time::sleep(Duration::from_millis(1)).await,
+                    // Nothing is lost: their nodes send the batches again, mostly to the next leader.
+                    ProposeError::NotLeader { .. } | ProposeError::Closed | ProposeError::TooLarge { .. } => {
+                        self.dropped();
+                        break;
+                    }
                 }
             }
         }
     }
+
+    /// An entry was not proposed: its batches, and what came after them, may come again.
+    fn dropped(&self) {
+        let mut merging = self.merging.lock();
+        merging.inflight.pop_back();
+        merging.forget();
+    }
 }
 
-/// Puts a refusal in the place of each command that stores messages, whose blobs are left out.
-fn refuse_sends(encoded: EncodedBatch, why: &str) -> EncodedBatch {
+fn bytes_of(batch: &EncodedBatch) -> usize {
+    batch.batch.len() + batch.blobs.iter().map(bytes::Bytes::len).sum::<usize>()
+}
+
+/// A batch as it may go into the log: without its sends when a disk is `full`, without anything when it is larger than
+/// what members take from one another, which no request of a client leads to.
+fn fitting(batch: EncodedBatch, full: Option<&str>) -> EncodedBatch {
+    let bytes = bytes_of(&batch);
+    if bytes > BATCH_BYTES_MAX {
+        let why = format!("the request takes {bytes} bytes in the log, the limit is {BATCH_BYTES_MAX}");
+        return refuse(batch, Refusal::InvalidArgument, &why, |_| true);
+    }
+    match full {
+        Some(why) => refuse(batch, Refusal::DiskFull, why, |kind| matches!(kind, Kind::Append(_))),
+        None => batch,
+    }
+}
+
+/// Puts a refusal in the place of some commands, those that store messages always among them; blobs are left out.
+fn refuse(encoded: EncodedBatch, refusal: Refusal, why: &str, which: impl Fn(&Kind) -> bool) -> EncodedBatch {
     let Ok(mut batch) = Batch::decode(encoded.batch.clone()) else {
         // The machine passes over it.
         return encoded;
     };
     for command in &mut batch.commands {
-        if matches!(command.kind, Some(Kind::Append(_))) {
-            let refuse = Refuse { refusal: Refusal::DiskFull.into(), detail: why.to_owned() };
+        if command.kind.as_ref().is_some_and(&which) {
+            let refuse = Refuse { refusal: refusal.into(), detail: why.to_owned() };
             command.kind = Some(Kind::Refuse(refuse));
         }
     }
@@ -310,20 +396,21 @@ impl ForwardService {
 #[tonic::async_trait]
 impl Forward for ForwardService {
     async fn forward(&self, request: Request<Streaming<ForwardRequest>>) -> Result<Response<ForwardResponse>, Status> {
-        let mut refusals = self.merger.refusals.subscribe();
-        refusals.mark_unchanged();
+        let mut refused = self.merger.refused.subscribe();
+        refused.mark_unchanged();
+        let refusals = self.merger.refusals();
         let mut requests = request.into_inner();
         let take = async {
             while let Some(request) = requests.message().await? {
-                if !self.merger.push(Term(request.term), request.batches.into_iter()) {
-                    return Err(Status::failed_precondition("this node does not lead in the sender's term"));
+                if !self.merger.push(Term(request.term), refusals, request.node, request.batches) {
+                    return Err(Status::failed_precondition("send again: not the leader, or it dropped what it had"));
                 }
             }
             Ok(())
         };
         tokio::select! {
             outcome = take => outcome?,
-            _ = refusals.changed() => {}
+            _ = refused.changed() => {}
         }
         Ok(Response::new(ForwardResponse {}))
     }
@@ -335,7 +422,7 @@ impl Forward for ForwardService {
 
 #[cfg(test)]
 mod tests {
-    use super::{EncodedBatch, encode_entry, refuse_sends};
+    use super::{EncodedBatch, encode_entry, fitting};
     use crate::command::Payload;
     use bytes::Bytes;
     use prost::Message as _;
@@ -345,11 +432,11 @@ mod tests {
     #[test]
     fn a_batch_of_a_full_disk_has_refusals_for_its_sends_and_no_message() {
         let command = |kind| Command { deadline_ms: 7, kind: Some(kind) };
-        let append = Append { topic: "t".to_owned(), messages: vec![AppendMessage::default(); 2] };
+        let append = Append { topic: "t".to_owned(), messages: vec![AppendMessage::default(); 2], checks: None };
         let commands = vec![command(Kind::Append(append)), command(Kind::Tick(Tick {}))];
         let batch = Batch { node: 1, boot: 2, sequence: 3, settled: 0, slots: 2, commands };
         let blobs = vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")];
-        let refused = refuse_sends(EncodedBatch { batch: batch.encode_to_vec().into(), blobs }, "full");
+        let refused = fitting(EncodedBatch { batch: batch.encode_to_vec().into(), blobs }, Some("full"));
         let payload = Payload::parse(encode_entry(9, &[refused]).expect("small")).expect("well formed");
         assert_eq!(payload.slots(), 0);
         let entry = payload.entry().expect("slots are counted right");

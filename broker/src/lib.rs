@@ -14,6 +14,7 @@
 //! by its own apply. `machine` reads no clock, no randomness and no configuration; only `grpc` and `admin` know
 //! the wire.
 
+pub mod access;
 pub mod admin;
 pub mod apply;
 pub mod broker;

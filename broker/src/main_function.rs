@@ -66,6 +66,11 @@ impl Arguments {
 /// When the system gives no threads.
 pub fn runtime() -> std::io::Result<Runtime> {
     let threads = processors().saturating_sub(raft_threads()).max(1);
+    if threads == 1 {
+        // In the order in which tasks were woken, so that answers that are ready together are written together; see
+        // `raft-store/src/runtime.rs`.
+        return tokio::runtime::Builder::new_current_thread().enable_all().build();
+    }
     tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()
 }
 

@@ -19,6 +19,7 @@ use crate::store;
 use parking_lot::Mutex;
 use raftmq_proto::digest::TopicDigest;
 use raftmq_proto::namesrv::{Addresses, Member, Role, Topic};
+use raftmq_proto::signature::Credentials;
 use server::Server;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -73,6 +74,8 @@ struct Snapshot {
 /// What all tasks share.
 struct Shared {
     addresses: Vec<String>,
+    /// What calls are signed with.
+    credentials: Option<Credentials>,
     /// `None` until the node knows who it is.
     snapshot: watch::Sender<Option<Arc<Snapshot>>>,
     topics: Mutex<TopicTable>,
@@ -88,11 +91,12 @@ pub struct Reporter {
 
 impl Reporter {
     /// Reports to every one of `addresses` (`host:port`) once [`run`] is under way. Names are resolved whenever a
-    /// connection is made, so they need not resolve now.
+    /// connection is made, so they need not resolve now. Calls are signed when there are `credentials`.
     #[must_use]
-    pub fn new(addresses: Vec<String>) -> Reporter {
+    pub fn new(addresses: Vec<String>, credentials: Option<Credentials>) -> Reporter {
         let shared = Shared {
             addresses,
+            credentials,
             snapshot: watch::Sender::new(None),
             topics: Mutex::default(),
             sequence: AtomicU64::new(0),
@@ -141,8 +145,11 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
     let reporter = &node.reporter;
     let shared = &reporter.shared;
     let mut tasks = JoinSet::new();
-    let servers: Vec<Arc<Server>> =
-        shared.addresses.iter().filter_map(|address| Server::new(address).map(Arc::new)).collect();
+    let servers: Vec<Arc<Server>> = shared
+        .addresses
+        .iter()
+        .filter_map(|address| Server::new(address, shared.credentials.clone()).map(Arc::new))
+        .collect();
     for server in &servers {
         tasks.spawn(server.clone().report(shared.clone(), node.clone()));
     }

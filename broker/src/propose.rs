@@ -26,7 +26,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Bytes counted for a command beside its blobs.
+/// Bytes counted for a command beside what it says and its blobs.
 const COMMAND_BYTES: usize = 256;
 /// A stream to the leader that broke is opened again after this.
 const RECONNECT_AFTER: Duration = Duration::from_millis(20);
@@ -100,11 +100,20 @@ struct Batches {
     last_progress: Option<Instant>,
 }
 
+/// What is not in a batch yet.
+#[derive(Default)]
+struct Queue {
+    commands: VecDeque<Pending>,
+    bytes: usize,
+    /// With so many bytes another batch may leave.
+    wanted_bytes: usize,
+}
+
 struct Inner {
     limits: ProposeLimits,
     clock: Arc<ClusterClock>,
     inflight_bytes: AtomicUsize,
-    queue: Mutex<VecDeque<Pending>>,
+    queue: Mutex<Queue>,
     queued: Notify,
     batches: Mutex<Batches>,
     settled: Notify,
@@ -146,8 +155,16 @@ impl Proposer {
     ///
     /// # Errors
     /// [`SubmitError::Overloaded`] at once when the node holds too many bytes; [`SubmitError::Deadline`] when the
-    /// deadline passed first, after which the command is refused by every replica.
+    /// deadline passed first. A command that no leader has put into the log by then is refused by every replica; one
+    /// that is in the log of a leader without its majority may still be committed.
     pub async fn submit(&self, kind: Kind, blobs: Vec<Bytes>, deadline: Option<Instant>) -> Result<Reply, SubmitError> {
+        if let Some(deadline) = deadline
+            && self.inner.clock.known().is_none()
+        {
+            // It could not say when it is too late, and might be carried out after the client was told that it is.
+            let told = tokio::time::timeout_at(deadline, self.inner.clock.told_once());
+            told.await.map_err(|_| SubmitError::Deadline)?;
+        }
         let reply = self.enqueue(kind, blobs, deadline)?;
         let outcome = match deadline {
             Some(deadline) => tokio::time::timeout_at(deadline, reply).await.map_err(|_| SubmitError::Deadline)?,
@@ -171,7 +188,7 @@ impl Proposer {
         if inner.closed.is_cancelled() {
             return Err(SubmitError::Closed);
         }
-        let bytes = blobs.iter().map(Bytes::len).sum::<usize>() + COMMAND_BYTES;
+        let bytes = blobs.iter().map(Bytes::len).sum::<usize>() + kind.encoded_len() + COMMAND_BYTES;
         inner.take(bytes)?;
         // A node that was not told the time yet cannot name a deadline in it.
         let deadline_ms = deadline.zip(inner.clock.known()).map_or(0, |(deadline, now)| {
@@ -180,8 +197,15 @@ impl Proposer {
         });
         let (answer, reply) = oneshot::channel();
         let command = Command { deadline_ms, kind: Some(kind) };
-        inner.queue.lock().push_back(Pending { command, blobs, bytes, answer });
-        inner.queued.notify_one();
+        let enough = {
+            let mut queue = inner.queue.lock();
+            queue.bytes += bytes;
+            queue.commands.push_back(Pending { command, blobs, bytes, answer });
+            queue.bytes >= queue.wanted_bytes
+        };
+        if enough {
+            inner.queued.notify_one();
+        }
         Ok(reply)
     }
 
@@ -216,15 +240,16 @@ impl Proposer {
         let mut seen = group.leadership();
         let mut link = Link::open(&group, &merger, &seen);
         loop {
-            let room = inner.batches.lock().unsettled.len() < inner.limits.batches_inflight_max;
-            if room && let Some(batch) = inner.next_batch(group.node(), group.boot()) {
+            if inner.may_leave()
+                && let Some(batch) = inner.next_batch(group.node(), group.boot())
+            {
                 link.send(batch);
                 continue;
             }
             let resend = tokio::select! {
                 () = stop.cancelled() => break,
-                () = inner.queued.notified(), if room => false,
-                () = inner.settled.notified(), if !room => false,
+                () = inner.queued.notified() => false,
+                () = inner.settled.notified() => false,
                 leadership = group.leadership_changed(seen) => {
                     seen = leadership;
                     link = Link::open(&group, &merger, &seen);
@@ -257,19 +282,36 @@ impl Inner {
         Ok(())
     }
 
+    /// Whether another batch may leave: a first one at once, a further one when it is as large as the one before it.
+    /// Batches cost the same whatever is in them, and small ones would not become fewer by hurrying.
+    fn may_leave(&self) -> bool {
+        let wanted_bytes = {
+            let batches = self.batches.lock();
+            match batches.unsettled.values().next_back() {
+                None => 1,
+                Some(_) if batches.unsettled.len() >= self.limits.batches_inflight_max => usize::MAX,
+                Some(last) => last.bytes.min(self.limits.batch_bytes_max),
+            }
+        };
+        let mut queue = self.queue.lock();
+        queue.wanted_bytes = wanted_bytes;
+        queue.bytes >= wanted_bytes
+    }
+
     /// Drains the queue into one batch and keeps it until it is answered.
     fn next_batch(&self, node: NodeId, boot: u64) -> Option<ForwardedBatch> {
         let (mut commands, mut blobs, mut answers, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
         {
             let mut queue = self.queue.lock();
-            while let Some(next) = queue.front() {
+            while let Some(next) = queue.commands.front() {
                 if !commands.is_empty()
                     && (bytes + next.bytes > self.limits.batch_bytes_max
                         || commands.len() >= self.limits.batch_commands_max)
                 {
                     break;
                 }
-                let Some(next) = queue.pop_front() else { break };
+                let Some(next) = queue.commands.pop_front() else { break };
+                queue.bytes -= next.bytes;
                 bytes += next.bytes;
                 commands.push(next.command);
                 blobs.extend(next.blobs);
@@ -288,7 +330,7 @@ impl Inner {
         let settled = batches.unsettled.keys().next().map_or(sequence, |oldest| *oldest) - 1;
         let slots = u32::try_from(blobs.len()).expect("a batch has fewer blobs than bytes, and those are bounded");
         let batch = Batch { node, boot, sequence, settled, slots, commands };
-        let batch = ForwardedBatch { batch: batch.encode_to_vec().into(), blobs };
+        let batch = ForwardedBatch { batch: batch.encode_to_vec().into(), blobs, boot, sequence };
         batches.unsettled.insert(sequence, Unsettled { batch: batch.clone(), answers, bytes });
         Some(batch)
     }
@@ -318,7 +360,7 @@ impl Inner {
     /// Answers nobody any more: dropped channels tell every waiting client that the node stops.
     fn close(&self) {
         self.closed.cancel();
-        self.queue.lock().clear();
+        *self.queue.lock() = Queue::default();
         self.batches.lock().unsettled.clear();
     }
 }

@@ -1,5 +1,6 @@
 //! The name server's configuration: RocketMQ's keys where it has one, checked as a whole at start.
 
+use crate::access::Access;
 use crate::route_table::Limits;
 use raftmq_server::settings::{Alias, Settings};
 use std::net::{IpAddr, Ipv4Addr};
@@ -48,6 +49,8 @@ pub struct Config {
     pub scan_every: Duration,
     /// Bounds, and how long silence lasts.
     pub limits: Limits,
+    /// Who may call.
+    pub access: Access,
 }
 
 impl Default for Config {
@@ -57,6 +60,7 @@ impl Default for Config {
             listen_port: 9876,
             scan_every: Duration::from_secs(5),
             limits: Limits::default(),
+            access: Access::default(),
         }
     }
 }
@@ -83,6 +87,7 @@ impl Config {
                 nodes_max: settings.number("nodesMax", limits.nodes_max, 1..=1_000_000),
                 topics_max: settings.number("topicsMax", limits.topics_max, 1..=100_000_000),
             },
+            access: Access::read(settings),
         };
         if config.limits.forget_ms < config.limits.silence_ms {
             settings.rule(format!(

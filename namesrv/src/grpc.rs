@@ -1,5 +1,6 @@
 //! The name server's RPCs: reports in, routes out. Requests and answers are bounded; long ones come in parts.
 
+use crate::access::Access;
 use crate::route_table::{Group, GroupName, Node, Refused, RouteTable, Taken, TopicsReport};
 use parking_lot::{Mutex, MutexGuard};
 use raftmq_proto::digest::TopicDigest;
@@ -74,6 +75,7 @@ type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl NameServer for Service {
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
+        Access::may_report(&request)?;
         let peer = Peer::of(&request);
         let report = request.into_inner();
         let now_ms = self.shared.now_ms();
@@ -109,6 +111,7 @@ impl NameServer for Service {
         &self,
         request: Request<Streaming<ReportTopicsRequest>>,
     ) -> Result<Response<ReportTopicsResponse>, Status> {
+        Access::may_report(&request)?;
         let peer = Peer::of(&request);
         let mut parts = request.into_inner();
         let mut whole = TopicsReport::default();

@@ -9,11 +9,13 @@
 //! It knows nothing that a heartbeat did not tell it, writes nothing to disk, and may lose its memory: it is right
 //! again after one report of each node. Clients never talk to it; brokers answer their route queries.
 
+mod access;
 mod config;
 mod expire;
 mod grpc;
 pub mod route_table;
 
+pub use access::Access;
 pub use config::{ALIASES, Config};
 
 use grpc::{Service, Shared};
@@ -24,6 +26,7 @@ use route_table::RouteTable;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tonic::service::interceptor::InterceptedService;
 
 /// Open requests get this long to end after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -70,9 +73,10 @@ impl NameServer {
         let limits = self.config.limits;
         let shared = Arc::new(Shared::new(RouteTable::new(limits), limits.topics_max));
         let incoming = self.listener.incoming()?;
+        let service = NameServerServer::new(Service::new(shared.clone()));
         let server = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .add_service(NameServerServer::new(Service::new(shared.clone())))
+            .add_service(InterceptedService::new(service, self.config.access.guard()))
             .serve_with_incoming_shutdown(incoming, shutdown.requested());
         let late = async {
             shutdown.requested().await;

@@ -5,6 +5,7 @@
 
 pub mod digest;
 pub mod name;
+pub mod signature;
 
 /// `apache.rocketmq.v2`: the public API that every official client speaks.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]

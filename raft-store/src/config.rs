@@ -1,6 +1,7 @@
 //! How one node of a group is set up.
 
 use crate::error::StartError;
+use crate::secret::PeerSecret;
 use crate::state::StateOptions;
 use crate::types::NodeAddresses;
 use std::path::PathBuf;
@@ -81,6 +82,8 @@ pub struct RaftConfig {
     /// Where the other members, administrators and clients reach this node. An empty `peer` means the address
     /// of this node in `peers`.
     pub advertised: NodeAddresses,
+    /// What members prove themselves with; by default nothing.
+    pub secret: PeerSecret,
     /// Where Raft's tasks run.
     pub runtime: RuntimeMode,
 }
@@ -108,6 +111,7 @@ impl RaftConfig {
             state_flush_ms: 20_000,
             propose_bytes_max: 64 << 20,
             advertised: NodeAddresses::default(),
+            secret: PeerSecret::default(),
             runtime: RuntimeMode::Own { threads: 2 },
         }
     }

@@ -72,6 +72,14 @@ pub enum ProposeError {
         /// `RaftConfig::propose_bytes_max`.
         limit_bytes: usize,
     },
+    /// Members take no entry of this size from one another.
+    #[error("the payload has {bytes} bytes, the limit is {limit_bytes}")]
+    TooLarge {
+        /// Of the payload.
+        bytes: usize,
+        /// [`crate::PAYLOAD_BYTES_MAX`].
+        limit_bytes: usize,
+    },
     /// The group was stopped, or storage failed.
     #[error("the group is closed")]
     Closed,

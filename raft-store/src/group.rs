@@ -11,9 +11,10 @@ use crate::lease_watch;
 use crate::log::{Log, LogOptions, LogOwner, OpenError, Recovery, SyncMode};
 use crate::log_store::LogStore;
 use crate::machine::Machine;
-use crate::network::{Dialer, Network, PeerChannel};
+use crate::network::{Dialer, Network, PAYLOAD_BYTES_MAX, PeerChannel};
 use crate::raft_types::{Command, Outcome, RaftVote, Types, from_raft_log_id, from_raft_vote};
 use crate::replica::{Replica, read_applied};
+use crate::runtime::OwnRuntime;
 use crate::service::PeerServices;
 use crate::snapshot::Snapshots;
 use crate::state::State;
@@ -31,7 +32,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -42,9 +43,6 @@ const LEVEL_WAIT: Duration = Duration::from_millis(100);
 
 /// The same when an administrator asks for it.
 const LEVEL_WAIT_ON_REQUEST: Duration = Duration::from_secs(1);
-
-/// How long the end of a group waits for what still runs on its runtime: a disk may never answer.
-const END_WAIT: Duration = Duration::from_secs(5);
 
 /// How often is looked at what openraft does not announce.
 const LOOK: Duration = Duration::from_millis(250);
@@ -284,17 +282,6 @@ impl Shared {
     }
 }
 
-/// The runtime of a group; ends without waiting when the last handle goes.
-struct OwnRuntime(Mutex<Option<Runtime>>);
-
-impl Drop for OwnRuntime {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.get_mut().take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
 struct Owner {
     shared: Arc<Shared>,
     handle: Handle,
@@ -339,15 +326,9 @@ impl RaftGroup {
         config.check()?;
         let (handle, runtime) = match config.runtime {
             RuntimeMode::Own { threads } => {
-                let runtime = tokio::runtime::Builder::new_multi_thread()
-                    .worker_threads(threads)
-                    .thread_name("raft")
-                    .enable_all()
-                    .build()
-                    .map_err(|error| StartError::Raft(format!("no runtime: {error}")))?;
-                (runtime.handle().clone(), OwnRuntime(Mutex::new(Some(runtime))))
+                OwnRuntime::start(threads).map_err(|error| StartError::Raft(format!("no runtime: {error}")))?
             }
-            RuntimeMode::Current => (Handle::current(), OwnRuntime(Mutex::new(None))),
+            RuntimeMode::Current => (Handle::current(), OwnRuntime::none()),
         };
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
@@ -379,6 +360,9 @@ impl RaftGroup {
         let shared = self.shared();
         if shared.closed() {
             return Err(ProposeError::Closed);
+        }
+        if payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(ProposeError::TooLarge { bytes: payload.len(), limit_bytes: PAYLOAD_BYTES_MAX });
         }
         let known = *shared.leadership.borrow();
         let node = shared.identity().node;
@@ -458,12 +442,17 @@ impl RaftGroup {
 
     /// Payload of the entry at `index`; `None` when it is not in the log, or not any more.
     ///
-    /// Blocks for as long as a read from disk takes when the entry is not in memory.
+    /// An entry that is not in memory is read from disk by a thread that nobody else waits for.
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub fn payload(&self, index: LogIndex) -> io::Result<Option<Bytes>> {
-        self.shared().log.payload(index)
+    pub async fn payload(&self, index: LogIndex) -> io::Result<Option<Bytes>> {
+        let log = &self.shared().log;
+        if log.is_in_memory(index.0) {
+            return log.payload(index);
+        }
+        let log = log.clone();
+        tokio::task::spawn_blocking(move || log.payload(index)).await?
     }
 
     /// A disk of this node is full: what can wait must be refused, while the log's reserve lasts for what cannot.
@@ -679,13 +668,7 @@ impl RaftGroup {
     /// before the end of one. Does nothing when the runtime is the caller's.
     pub async fn end(&self) {
         self.owner.stop.cancel();
-        let runtime = self.owner.runtime.0.lock().take();
-        if let Some(runtime) = runtime {
-            let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(END_WAIT)).await;
-            if let Err(error) = ended {
-                tracing::error!(%error, "the group's runtime did not end well");
-            }
-        }
+        self.owner.runtime.end().await;
     }
 }
 
@@ -816,8 +799,7 @@ impl Opened {
         let identity = home.identity().clone();
         let addresses = config.addresses();
         let info = NodeInfo { label: config.label.clone(), disk: identity.disk, addresses };
-        let network =
-            Arc::new(Network::new(&config.cluster, &config.group, identity.node, identity.disk, config.election_min()));
+        let network = Arc::new(Network::new(&config, identity.node, identity.disk));
         let raft_config = Arc::new(config.raft()?);
         let dialer = Dialer { network: network.clone() };
         let raft =

@@ -6,9 +6,11 @@
 
 #![allow(clippy::result_large_err, reason = "the types of errors are openraft's and tonic's")]
 
+use crate::config::RaftConfig;
 use crate::raft_types::{
     RaftLogId, Types, entry_to_wire, raft_log_id_from_wire, raft_log_id_to_wire, vote_from_wire, vote_to_wire,
 };
+use crate::secret::PeerSecret;
 use crate::snapshot::Checkpoint;
 use crate::types::{DiskId, NodeId, NodeInfo};
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -28,10 +30,10 @@ use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::metadata::{Binary, MetadataValue};
+use tonic::metadata::{Binary, MetadataMap, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
@@ -40,8 +42,11 @@ use tonic::{Code, Request, Status};
 /// Metadata key of the encoded `Caller`.
 pub(crate) const CALLER_KEY: &str = "raftmq-peer-bin";
 
-/// Largest message that is taken from a peer; one entry may be far larger than what is read at once.
-pub(crate) const MESSAGE_BYTES_MAX: usize = 96 << 20;
+/// Largest payload of an entry. One that its followers refuse would stand in the way of all that come after it.
+pub const PAYLOAD_BYTES_MAX: usize = 80 << 20;
+
+/// Largest message that is taken from a peer: one entry, or several that together are smaller than that.
+pub(crate) const MESSAGE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + (16 << 20);
 
 /// Flow-control window of one stream, so that a round trip never waits for credit.
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 8 << 20;
@@ -67,15 +72,24 @@ const BACKOFF_MS: [u64; 5] = [20, 40, 80, 160, 250];
 /// Failures in a row after which it is told that a peer does not answer.
 const FAILURES_TOLD: u32 = 4;
 
+/// Callers without the secret are logged so often.
+const STRANGERS_EVERY: Duration = Duration::from_secs(10);
+
 /// Says in every call who calls whom.
 #[derive(Debug, Clone)]
 pub struct PeerIdentity {
-    caller: MetadataValue<Binary>,
+    /// `None` while it is not known who is called.
+    caller: Option<MetadataValue<Binary>>,
+    /// That the caller has the secret of the group, where there is one.
+    proof: Option<MetadataValue<Binary>>,
 }
 
 impl Interceptor for PeerIdentity {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert_bin(CALLER_KEY, self.caller.clone());
+        if let Some(caller) = &self.caller {
+            request.metadata_mut().insert_bin(CALLER_KEY, caller.clone());
+        }
+        PeerSecret::show(self.proof.as_ref(), request.metadata_mut());
         Ok(request)
     }
 }
@@ -101,23 +115,28 @@ pub(crate) struct Network {
     group: String,
     node: NodeId,
     disk: DiskId,
+    secret: PeerSecret,
     /// For a connection to be made, and for an answer that an election waits for.
     connect_timeout: Duration,
     connections: Mutex<Connections>,
     /// What is known of each peer's answers, so that a change is logged once.
     answers: Mutex<HashMap<NodeId, Answers>>,
+    /// When it was last told that somebody without the secret calls.
+    strangers_told: Mutex<Option<Instant>>,
 }
 
 impl Network {
-    pub(crate) fn new(cluster: &str, group: &str, node: NodeId, disk: DiskId, election_min: Duration) -> Network {
+    pub(crate) fn new(config: &RaftConfig, node: NodeId, disk: DiskId) -> Network {
         Network {
-            cluster: cluster.to_owned(),
-            group: group.to_owned(),
+            cluster: config.cluster.clone(),
+            group: config.group.clone(),
             node,
             disk,
-            connect_timeout: election_min * 3 / 4,
+            secret: config.secret.clone(),
+            connect_timeout: config.election_min() * 3 / 4,
             connections: Mutex::default(),
             answers: Mutex::default(),
+            strangers_told: Mutex::default(),
         }
     }
 
@@ -146,8 +165,25 @@ impl Network {
     }
 
     /// A connection of its own to whoever answers at `address`, to ask who that is.
-    pub(crate) fn stranger(&self, address: &str) -> Result<RaftClient<Channel>, tonic::transport::Error> {
-        Ok(RaftClient::new(self.endpoint(address)?.connect_lazy()))
+    pub(crate) fn stranger(&self, address: &str) -> Result<RaftClient<PeerChannel>, tonic::transport::Error> {
+        let identity = PeerIdentity { caller: None, proof: self.secret.proof(&self.hello()) };
+        Ok(RaftClient::new(InterceptedService::new(self.endpoint(address)?.connect_lazy(), identity)))
+    }
+
+    /// What a call that does not know whom it calls proves.
+    pub(crate) fn hello(&self) -> Vec<u8> {
+        format!("hello {}\0{}", self.cluster, self.group).into_bytes()
+    }
+
+    /// Whether a call comes from somebody who has the secret of the group, where one is wanted.
+    pub(crate) fn proven(&self, metadata: &MetadataMap, text: &[u8]) -> Result<(), Status> {
+        let checked = self.secret.check(metadata, text);
+        let mut told = self.strangers_told.lock();
+        if checked.is_err() && told.is_none_or(|at| at.elapsed() >= STRANGERS_EVERY) {
+            *told = Some(Instant::now());
+            tracing::warn!(target: "audit", "a call to the peer port without the secret of the cluster is refused");
+        }
+        checked
     }
 
     fn endpoint(&self, address: &str) -> Result<Endpoint, tonic::transport::Error> {
@@ -170,7 +206,8 @@ impl Network {
             to,
             to_disk: to_disk.to_bytes(),
         };
-        PeerIdentity { caller: MetadataValue::from_bytes(&prost::Message::encode_to_vec(&caller)) }
+        let caller = prost::Message::encode_to_vec(&caller);
+        PeerIdentity { proof: self.secret.proof(&caller), caller: Some(MetadataValue::from_bytes(&caller)) }
     }
 
     /// A refusal means that somebody must look: it is logged whenever its text changes.

@@ -29,8 +29,10 @@ use std::sync::Arc;
 /// Entries in one batch of rows. Each is itself a batch of messages.
 const CHUNK_ENTRIES_MAX: usize = 128;
 
-/// From this many bytes on a chunk is handed to a thread that may block.
-const INLINE_BYTES_MAX: usize = 64 << 10;
+/// A chunk of more bytes is handed to a thread that may block; up to here that would cost more than it spares.
+const INLINE_BYTES_MAX: usize = 256 << 10;
+
+type Chunk = Vec<EntryResponder<Types>>;
 
 /// Key of the row that names the last entry applied.
 pub(crate) const APPLIED: &[u8] = b"applied";
@@ -63,8 +65,8 @@ pub(crate) fn decode_applied(row: &[u8]) -> Result<LogId, StateError> {
 /// What openraft applies to.
 pub struct Replica {
     state: State,
-    /// Locked by nobody else: openraft wants a state machine that could be shared.
-    machine: Mutex<Box<dyn Machine>>,
+    /// Locked by one at a time: by a chunk that is applied, wherever that happens.
+    machine: Arc<Mutex<Box<dyn Machine>>>,
     log: Log,
     flusher: Arc<Flusher>,
     snapshots: Arc<Snapshots>,
@@ -83,9 +85,9 @@ impl Replica {
         halt: Halt,
     ) -> Result<Replica, StateError> {
         let applied = read_applied(&state)?;
-        let mut replica = Replica {
+        let replica = Replica {
             state,
-            machine: Mutex::new(machine),
+            machine: Arc::new(Mutex::new(machine)),
             log,
             flusher,
             snapshots,
@@ -94,12 +96,12 @@ impl Replica {
             membership: applied.membership,
         };
         if let Some(id) = applied.id {
-            replica.machine.get_mut().restored(LogIndex(id.index));
+            replica.machine.lock().restored(LogIndex(id.index));
         }
         Ok(replica)
     }
 
-    async fn apply_chunk(&mut self, chunk: Vec<EntryResponder<Types>>, bytes: usize) -> io::Result<()> {
+    async fn apply_chunk(&mut self, chunk: Chunk, bytes: usize) -> io::Result<()> {
         let Some((last, _)) = chunk.last() else {
             return Ok(());
         };
@@ -107,17 +109,25 @@ impl Replica {
         if self.flusher.waits_for_log() && !gate_is_broken() {
             self.log.wait_durable(last.index).await?;
         }
+        // What the other members wait for goes out first: a leader has only just told its connections what is
+        // committed, and a member whose client waits for the answer cannot apply it before it knows.
+        tokio::task::yield_now().await;
         let flusher = self.flusher.clone();
         let _open = flusher.write_gate().await;
-        let written = if bytes > INLINE_BYTES_MAX {
-            may_block(|| self.write_or_catch(&chunk))
+        let (state, machine) = (self.state.clone(), self.machine.clone());
+        let (chunk, written) = if bytes > INLINE_BYTES_MAX {
+            tokio::task::spawn_blocking(move || write_or_catch(&state, &machine, chunk)).await?
         } else {
-            self.write_or_catch(&chunk)
+            write_or_catch(&state, &machine, chunk)
         };
-        let row_bytes = written.map_err(|error| {
+        let Written { bytes: row_bytes, membership } = written.map_err(|error| {
             self.halt.stop(format!("entries up to {} could not be applied: {error}", from_raft_log_id(&last)));
             io::Error::other(error)
         })?;
+        self.applied = Some(last);
+        if let Some(membership) = membership {
+            self.membership = membership;
+        }
         self.flusher.wrote(row_bytes);
         for (_, responder) in chunk {
             if let Some(responder) = responder {
@@ -126,53 +136,65 @@ impl Replica {
         }
         Ok(())
     }
+}
 
-    /// A machine that panics must end the node: otherwise it would lead on without applying anything.
-    fn write_or_catch(&mut self, chunk: &[EntryResponder<Types>]) -> Result<usize, StateError> {
-        std::panic::catch_unwind(AssertUnwindSafe(|| self.write_chunk(chunk)))
-            .unwrap_or_else(|_| Err(StateError::Io("the state machine panicked".to_owned())))
-    }
+/// What the rows of a chunk came to.
+struct Written {
+    bytes: usize,
+    /// The last membership among the entries.
+    membership: Option<StoredMembership>,
+}
 
-    /// Writes the rows of a chunk as one batch and tells the machine. Returns the bytes of the batch.
-    fn write_chunk(&mut self, chunk: &[EntryResponder<Types>]) -> Result<usize, StateError> {
-        let machine = self.machine.get_mut();
-        let mut batch = self.state.batch();
-        let mut applied = None;
-        let mut membership = None;
-        for (entry, _) in chunk {
-            match &entry.payload {
-                EntryPayload::Blank => {}
-                EntryPayload::Normal(command) => {
-                    let entry = Committed {
-                        index: LogIndex(entry.log_id.index),
-                        term: Term(entry.log_id.leader_id.term),
-                        payload: command.payload.clone(),
-                    };
-                    machine.apply(&entry, &mut batch)?;
-                }
-                EntryPayload::Membership(members) => {
-                    membership = Some(StoredMembership::new(Some(entry.log_id), members.clone()));
-                }
+/// Gives the chunk back: whoever waits for its entries is told by the caller. A machine that panics must end the
+/// node: otherwise it would lead on without applying anything.
+fn write_or_catch(
+    state: &State,
+    machine: &Mutex<Box<dyn Machine>>,
+    chunk: Chunk,
+) -> (Chunk, Result<Written, StateError>) {
+    let written = std::panic::catch_unwind(AssertUnwindSafe(|| write_chunk(state, machine.lock().as_mut(), &chunk)))
+        .unwrap_or_else(|_| Err(StateError::Io("the state machine panicked".to_owned())));
+    (chunk, written)
+}
+
+/// Writes the rows of a chunk as one batch and tells the machine.
+fn write_chunk(
+    state: &State,
+    machine: &mut dyn Machine,
+    chunk: &[EntryResponder<Types>],
+) -> Result<Written, StateError> {
+    let mut batch = state.batch();
+    let mut applied = None;
+    let mut membership = None;
+    for (entry, _) in chunk {
+        match &entry.payload {
+            EntryPayload::Blank => {}
+            EntryPayload::Normal(command) => {
+                let entry = Committed {
+                    index: LogIndex(entry.log_id.index),
+                    term: Term(entry.log_id.leader_id.term),
+                    payload: command.payload.clone(),
+                };
+                machine.apply(&entry, &mut batch)?;
             }
-            applied = Some(entry.log_id);
+            EntryPayload::Membership(members) => {
+                membership = Some(StoredMembership::new(Some(entry.log_id), members.clone()));
+            }
         }
-        let Some(applied) = applied else {
-            return Ok(0);
-        };
-        let id = crate::raft_types::raft_log_id_to_wire(&applied);
-        batch.put(self.state.meta(), APPLIED, prost::Message::encode_to_vec(&id));
-        if let Some(membership) = &membership {
-            batch.put(self.state.meta(), MEMBERSHIP, encode_stored(membership));
-        }
-        let bytes = batch.bytes();
-        batch.write()?;
-        self.applied = Some(applied);
-        if let Some(membership) = membership {
-            self.membership = membership;
-        }
-        machine.applied(LogIndex(applied.index));
-        Ok(bytes)
+        applied = Some(entry.log_id);
     }
+    let Some(applied) = applied else {
+        return Ok(Written { bytes: 0, membership });
+    };
+    let id = crate::raft_types::raft_log_id_to_wire(&applied);
+    batch.put(state.meta(), APPLIED, prost::Message::encode_to_vec(&id));
+    if let Some(membership) = &membership {
+        batch.put(state.meta(), MEMBERSHIP, encode_stored(membership));
+    }
+    let bytes = batch.bytes();
+    batch.write()?;
+    machine.applied(LogIndex(applied.index));
+    Ok(Written { bytes, membership })
 }
 
 /// Whether a test wants to see what happens without rule I1.
@@ -182,15 +204,6 @@ fn gate_is_broken() -> bool {
     #[cfg(not(feature = "test-faults"))]
     let broken = false;
     broken
-}
-
-/// Runs `work` so that the other tasks of this runtime's thread go on meanwhile.
-fn may_block<T>(work: impl FnOnce() -> T) -> T {
-    use tokio::runtime::{Handle, RuntimeFlavor};
-    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        _ => work(),
-    }
 }
 
 impl RaftStateMachine<Types> for Replica {
@@ -226,12 +239,14 @@ impl RaftStateMachine<Types> for Replica {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Checkpoint) -> Result<(), io::Error> {
         let snapshots = self.snapshots.clone();
-        let installed = may_block(|| snapshots.install(meta, &snapshot)).inspect_err(|error| {
+        let meta = meta.clone();
+        let installing = tokio::task::spawn_blocking(move || snapshots.install(&meta, &snapshot));
+        let installed = installing.await?.inspect_err(|error| {
             self.halt.stop(format!("a snapshot could not be installed: {error}"));
         })?;
         self.applied = installed.id.map(to_raft_log_id);
         self.membership = installed.membership;
-        self.machine.get_mut().restored(LogIndex(installed.id.map_or(0, |id| id.index)));
+        self.machine.lock().restored(LogIndex(installed.id.map_or(0, |id| id.index)));
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Whoever calls says for which cluster, group, node and disk the call is meant, and who it is; what is not meant
 //! for this disk, or comes from a disk that the membership does not know under that name, is refused with a
-//! sentence. Entries are taken in within a bound of bytes: what is not yet durable here holds back its leader.
+//! sentence, and so is who does not prove that it has the secret of the group, where there is one. Entries are taken in within a bound of bytes: what is not yet durable here holds back its leader.
 
 #![allow(clippy::result_large_err, reason = "the type of errors is tonic's")]
 
@@ -101,11 +101,10 @@ fn check(shared: &Shared, metadata: &MetadataMap) -> Result<NodeId, Status> {
     let Some(caller) = metadata.get_bin(CALLER_KEY) else {
         return refuse("this port is for the members of a broker group; the call does not say who makes it".to_owned());
     };
-    let caller: wire::Caller = caller
-        .to_bytes()
-        .ok()
-        .and_then(|bytes| prost::Message::decode(bytes).ok())
-        .ok_or_else(|| Status::failed_precondition("the call does not say legibly who makes it"))?;
+    let illegible = || Status::failed_precondition("the call does not say legibly who makes it");
+    let caller = caller.to_bytes().map_err(|_| illegible())?;
+    shared.network().proven(metadata, &caller)?;
+    let caller: wire::Caller = prost::Message::decode(caller).map_err(|_| illegible())?;
     let us = shared.identity();
     if (caller.cluster.as_str(), caller.group.as_str()) != (us.cluster.as_str(), us.group.as_str()) {
         return refuse(format!(
@@ -228,6 +227,8 @@ impl Raft for RaftService {
     }
 
     async fn hello(&self, request: Request<wire::HelloRequest>) -> Result<Response<wire::HelloReply>, Status> {
+        let network = self.shared.network();
+        network.proven(request.metadata(), &network.hello())?;
         let asked = request.into_inner();
         let initialised = self.shared.raft().is_initialized().await.map_err(|error| stopped(&error))?;
         let us = self.shared.identity();

@@ -3,9 +3,10 @@
 //! Two stores stand behind [`State`]: RocksDB for real nodes (WAL off, atomic flush over all tables) and an
 //! ordered map for tests of machines and for simulation. Readers see whole chunks only.
 
+use crate::recent::Recent;
 use crate::replica::{APPLIED, decode_applied};
 use crate::types::LogId;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, DB, DBCompactionStyle, DBCompressionType, Direction, FlushOptions,
     IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
@@ -111,6 +112,8 @@ pub struct State {
     /// Machine tables in their order, then [`META`].
     tables: Arc<[&'static str]>,
     current: Arc<RwLock<Arc<Kept>>>,
+    /// For batches, which are alone in writing.
+    recent: Arc<Mutex<Recent>>,
 }
 
 /// Sizes of the RocksDB store. Its write buffers stand above our own flush trigger, so that RocksDB never
@@ -169,7 +172,8 @@ impl State {
 
     fn from_store(tables: Vec<&'static str>, store: Store) -> State {
         let kept = Kept { store, retired: AtomicBool::new(false) };
-        State { tables: tables.into(), current: Arc::new(RwLock::new(Arc::new(kept))) }
+        let recent = Arc::new(Mutex::new(Recent::new(tables.len())));
+        State { tables: tables.into(), current: Arc::new(RwLock::new(Arc::new(kept))), recent }
     }
 
     /// Puts the store of `other` behind every handle of this one. The folder of the old store is deleted when
@@ -177,6 +181,7 @@ impl State {
     pub(crate) fn replace(&self, other: &State) {
         let kept = other.kept();
         let old = std::mem::replace(&mut *self.current.write(), kept);
+        self.recent.lock().clear();
         old.retired.store(true, Ordering::Relaxed);
     }
 
@@ -462,15 +467,19 @@ impl StateBatch<'_> {
             }
             Store::Ordered(tables) => {
                 let mut tables = tables.write();
-                for (rows, changed) in tables.iter_mut().zip(self.changed) {
+                for (rows, changed) in tables.iter_mut().zip(&self.changed) {
                     for (key, value) in changed {
                         match value {
-                            Some(value) => rows.insert(key, value),
-                            None => rows.remove(&key),
+                            Some(value) => rows.insert(key.clone(), value.clone()),
+                            None => rows.remove(key),
                         };
                     }
                 }
             }
+        }
+        let mut recent = self.state.recent.lock();
+        for (table, changed) in self.changed.into_iter().enumerate() {
+            changed.into_iter().for_each(|(key, row)| recent.put(table, key, row));
         }
         Ok(())
     }
@@ -480,7 +489,15 @@ impl ReadState for StateBatch<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
         match self.changed[usize::from(table.0)].get(key) {
             Some(changed) => Ok(changed.clone()),
-            None => self.state.get(table, key),
+            None => {
+                let number = usize::from(table.0);
+                if let Some(row) = self.state.recent.lock().get(number, key) {
+                    return Ok(row);
+                }
+                let row = self.state.get(table, key)?;
+                self.state.recent.lock().put(number, key.to_vec(), row.clone());
+                Ok(row)
+            }
         }
     }
 

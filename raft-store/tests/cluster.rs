@@ -296,7 +296,7 @@ async fn three_nodes_form_a_group_and_apply_the_same() {
     assert!(cluster.nodes[follower].group().read_barrier().await.is_err());
     // The body of an entry is read from the log of any node.
     let last = status.last.expect("entries");
-    let payload = cluster.nodes[follower].group().payload(last).expect("readable");
+    let payload = cluster.nodes[follower].group().payload(last).await.expect("readable");
     assert_eq!(payload.as_deref(), Some(&b"first-499"[..]));
 }
 

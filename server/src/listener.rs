@@ -13,6 +13,7 @@
 mod authority;
 mod connection;
 mod protocol;
+mod socket;
 mod tls;
 
 use std::{
@@ -24,8 +25,9 @@ use std::{
     time::Duration,
 };
 
-pub use connection::{Connection, Peer};
+pub use connection::{Arrival, Connection, Peer};
 use protocol::{PEEK_BYTES, PROXY_V2_BYTES_MAX, Protocol, Proxied, ProxyFault, ProxyHeader, Verdict};
+pub use socket::Outgoing;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 pub use tls::{Tls, TlsError};
@@ -265,15 +267,16 @@ impl Door {
         loop {
             let protocol = recognise(&stream).await?;
             let header = match protocol {
-                Protocol::Http2 => return Ok(Connection::plain(stream, peer, open)),
+                Protocol::Http2 => return Ok(Connection::plain(socket::Socket::new(stream), peer, open)),
                 Protocol::Tls => {
                     let Some(tls) = &self.options.tls else {
                         return Err(Closed::Because("closed a TLS connection: this port has no TLS".to_owned()));
                     };
-                    let stream = tls.acceptor.accept(stream).await.map_err(|error| match error.kind() {
-                        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Closed::Silently,
-                        _ => Closed::Because(format!("TLS handshake failed: {error}")),
-                    })?;
+                    let stream =
+                        tls.acceptor.accept(socket::Socket::new(stream)).await.map_err(|error| match error.kind() {
+                            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Closed::Silently,
+                            _ => Closed::Because(format!("TLS handshake failed: {error}")),
+                        })?;
                     return Ok(Connection::tls(stream, Peer { tls: true, ..peer }, open));
                 }
                 Protocol::ProxyV1 | Protocol::ProxyV2 if !(self.options.proxy_headers && may_be_proxied) => {

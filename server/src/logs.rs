@@ -24,6 +24,9 @@ use tracing_subscriber::{
 /// know of it the raft store says. A later directive for the same target overrides this one.
 const QUIET: &str = "openraft=error";
 
+/// Target of the lines about changed metadata and refused callers; they carry its name, so that they can be collected.
+pub const AUDIT: &str = "audit";
+
 /// Starts logging for the whole process, and sends panics there too. `level` is what a `RUST_LOG` that is unset or
 /// wrong means: a level (`info`) or directives (`info,raft_store=debug`).
 ///
@@ -118,6 +121,9 @@ where
         writer.write_str(&local_style(&time))?;
         let thread = std::thread::current();
         write!(writer, " {} {} - ", event.metadata().level(), thread.name().unwrap_or("unnamed"))?;
+        if event.metadata().target() == AUDIT {
+            write!(writer, "{AUDIT}: ")?;
+        }
         context.field_format().format_fields(writer.by_ref(), event)?;
         if let Some(scope) = context.event_scope() {
             for span in scope.from_root() {
@@ -175,6 +181,7 @@ mod tests {
             let span = tracing::info_span!("node", broker_group = "RaftNode00", node = "n0");
             let _inside = span.enter();
             tracing::info!(topic = "T", queues = 8, "topic created");
+            tracing::info!(target: "audit", user = "root", "topic changed");
         });
         let bytes = captured.0.lock().expect("no writer panics").clone();
         let line = String::from_utf8(bytes).expect("lines are text");
@@ -182,6 +189,7 @@ mod tests {
         assert_eq!(time.len(), "2026-11-23 18:08:07.123".len());
         assert!(time.bytes().all(|byte| byte.is_ascii_digit() || b"- :.".contains(&byte)), "{line}");
         assert!(rest.starts_with(" INFO "), "{line}");
+        assert!(rest.contains(" - audit: topic changed user=\"root\""), "{line}");
         assert!(
             rest.contains(" - topic created topic=\"T\" queues=8 broker_group=\"RaftNode00\" node=\"n0\"\n"),
             "{line}"

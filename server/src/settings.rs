@@ -232,6 +232,20 @@ impl Settings {
         found.map(|found| found.value)
     }
 
+    /// A name and a secret in the form that RocketMQ writes them, `{"username":"…","password":"…"}`, with these two
+    /// fields; never printed.
+    pub fn credentials(&mut self, key: &str, fields: [&str; 2]) -> Option<(String, String)> {
+        let text = self.secret(key)?;
+        let read = serde_json::from_str::<BTreeMap<String, String>>(&text).ok().and_then(|mut read| {
+            let [name, secret] = fields.map(|field| read.remove(field).filter(|value| !value.is_empty()));
+            name.zip(secret)
+        });
+        if read.is_none() {
+            self.wrong(key, &format!("{{\"{}\":\"…\",\"{}\":\"…\"}}", fields[0], fields[1]));
+        }
+        read
+    }
+
     /// A folder or file; `~` at its start is the home folder.
     pub fn path(&mut self, key: &str, default: &str) -> PathBuf {
         let text = self.string(key, default);

@@ -449,10 +449,12 @@ pub struct Producer {
 /// A message that was stored.
 #[derive(Debug, Clone)]
 pub struct Sent {
-    /// In its queue.
+    /// The first one's, in its queue.
     pub offset: i64,
-    /// Calls that were made for it; above one it may be stored more than once.
+    /// Calls that were made for it.
     pub calls: usize,
+    /// What the server said of each message.
+    pub entries: Vec<pb::SendResultEntry>,
 }
 
 /// A send that was not answered OK in any attempt.
@@ -530,10 +532,13 @@ impl Producer {
                     let text = format!("{} entries for {count} messages", answer.entries.len());
                     return Err(Failure::Code(pb::Code::Unspecified, text));
                 }
-                Ok(answer.entries[0].offset)
+                Ok(answer.entries)
             };
             match outcome.await {
-                Ok(offset) => return Ok(Sent { offset, calls }),
+                Ok(entries) => {
+                    let offset = entries.first().map_or(-1, |entry| entry.offset);
+                    return Ok(Sent { offset, calls, entries });
+                }
                 Err(last) if calls >= SEND_ATTEMPTS => return Err(NotSent { calls, last }),
                 // What the client did wrong does not get better.
                 Err(last @ Failure::Code(code, _)) if (40_000..42_900).contains(&(code as i32)) => {
@@ -543,6 +548,64 @@ impl Producer {
                     tokio::time::sleep(Duration::from_millis(10 << calls)).await;
                 }
                 Err(_) => {}
+            }
+        }
+    }
+}
+
+impl Producer {
+    /// Commits a half message, or rolls it back; tried again when the server or the way to it failed.
+    ///
+    /// # Errors
+    ///
+    /// The answer is not OK, or there is none.
+    pub async fn end(&self, topic: &str, half: &pb::SendResultEntry, commit: bool) -> Result<(), Failure> {
+        let resolution = if commit { pb::TransactionResolution::Commit } else { pb::TransactionResolution::Rollback };
+        let request = pb::EndTransactionRequest {
+            topic: Some(resource(topic)),
+            message_id: half.message_id.clone(),
+            transaction_id: half.transaction_id.clone(),
+            resolution: resolution.into(),
+            source: pb::TransactionSource::SourceClient.into(),
+            trace_context: String::new(),
+        };
+        let call = async |mut stub: MessagingServiceClient<Channel>, request| stub.end_transaction(request).await;
+        self.ask_again(topic, || request.clone(), call, |answer| answer.status).await
+    }
+
+    /// Takes a message back before its delivery time; tried again when the server or the way to it failed.
+    ///
+    /// # Errors
+    ///
+    /// The answer is not OK, or there is none.
+    pub async fn recall(&self, topic: &str, recall_handle: &str) -> Result<(), Failure> {
+        let request =
+            pb::RecallMessageRequest { topic: Some(resource(topic)), recall_handle: recall_handle.to_owned() };
+        let call = async |mut stub: MessagingServiceClient<Channel>, request| stub.recall_message(request).await;
+        self.ask_again(topic, || request.clone(), call, |answer| answer.status).await
+    }
+
+    async fn ask_again<M: Clone, A>(
+        &self,
+        topic: &str,
+        request: impl Fn() -> M,
+        call: impl AsyncFn(MessagingServiceClient<Channel>, Request<M>) -> Result<tonic::Response<A>, Status>,
+        status: impl Fn(A) -> Option<pb::Status>,
+    ) -> Result<(), Failure> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let outcome = async {
+                let route = self.client.route(topic).await?;
+                let (_, line) = route.take();
+                let answer = self.client.call(line, CALL_TIMEOUT, request(), &call).await;
+                let answer = answer.inspect_err(|_| line.isolate())?;
+                Failure::from_status(status(answer.into_inner()).as_ref())
+            };
+            match outcome.await {
+                Ok(()) => return Ok(()),
+                Err(failure) if tries >= 5 || !failure.may_pass() => return Err(failure),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
     }

@@ -16,6 +16,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use raftmq_proto::admin::{self as pb, admin_client::AdminClient};
+use raftmq_proto::signature::Credentials;
 use rand::RngExt;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -31,6 +32,9 @@ use crate::{relay::Relay, usage::Usage};
 
 /// How long a healthy machine may take to elect a leader, two cores and other work considered.
 pub const LEADER_WITHIN: Duration = Duration::from_secs(20);
+
+/// What nodes and name servers prove themselves with where there is access control.
+const INNER: &str = r#"{"accessKey":"cluster","secretKey":"s3cret-of-the-cluster"}"#;
 
 /// `adminToken` of every node.
 const ADMIN_TOKEN: &str = "of-this-test";
@@ -66,6 +70,8 @@ pub struct Options {
     pub relayed: bool,
     /// The program that brokers run.
     pub broker: &'static str,
+    /// Access control is on, this is the first user, and the cluster is administered as it.
+    pub administrator: Option<Credentials>,
 }
 
 impl Default for Options {
@@ -83,6 +89,7 @@ impl Default for Options {
             hosts: Vec::new(),
             relayed: false,
             broker: "mqbroker",
+            administrator: None,
         }
     }
 }
@@ -372,7 +379,11 @@ impl Cluster {
         for number in 0..options.namesrvs {
             let address = SocketAddr::new(namesrv_host, free_port()?);
             let config = dir.path().join(format!("namesrv-{number}.conf"));
-            fs::write(&config, format!("listenPort = {}\nbindAddress = {namesrv_host}\n", address.port()))?;
+            let mut text = format!("listenPort = {}\nbindAddress = {namesrv_host}\n", address.port());
+            if let Some(administrator) = &options.administrator {
+                text.push_str(&access_lines(administrator));
+            }
+            fs::write(&config, text)?;
             namesrvs.push(Namesrv { address, config, process: None });
         }
         let namesrv_addr: Vec<String> = namesrvs.iter().map(|namesrv| namesrv.address.to_string()).collect();
@@ -440,6 +451,10 @@ impl Cluster {
                 }
                 for (key, value) in &options.settings {
                     line(key, value);
+                }
+                if let Some(administrator) = &options.administrator {
+                    text.push_str(&access_lines(administrator));
+                    text.push_str("authorizationEnabled = true\n");
                 }
                 fs::write(&node.config, text)?;
                 nodes.push(node);
@@ -615,7 +630,7 @@ impl Cluster {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.nodes[number].admin))?
             .connect_timeout(Duration::from_secs(1))
             .timeout(Duration::from_secs(15));
-        let channel = InterceptedService::new(endpoint.connect().await?, ShowToken);
+        let channel = InterceptedService::new(endpoint.connect().await?, ShowToken(self.options.administrator.clone()));
         Ok(AdminClient::new(channel).max_decoding_message_size(64 << 20))
     }
 
@@ -725,11 +740,22 @@ impl Cluster {
     ///
     /// It cannot be started.
     pub async fn mqadmin(&self, arguments: &[&str]) -> Result<Output> {
+        self.mqadmin_as(self.options.administrator.as_ref(), arguments).await
+    }
+
+    /// As [`Cluster::mqadmin`], for another user or for none.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub async fn mqadmin_as(&self, user: Option<&Credentials>, arguments: &[&str]) -> Result<Output> {
         let namesrvs: Vec<String> = self.namesrvs.iter().map(|namesrv| namesrv.address.to_string()).collect();
         let output = tokio::process::Command::new(program("mqadmin")?)
             .args(arguments)
             .env("NAMESRV_ADDR", namesrvs.join(";"))
             .env("RAFTMQ_ADMIN_TOKEN", ADMIN_TOKEN)
+            .env("RAFTMQ_ACCESS_KEY", user.map(|user| user.access_key.as_str()).unwrap_or_default())
+            .env("RAFTMQ_SECRET_KEY", user.map(|user| user.secret_key.as_str()).unwrap_or_default())
             .kill_on_drop(true)
             .output();
         Ok(tokio::time::timeout(Duration::from_secs(30), output).await.context("mqadmin takes more than 30 s")??)
@@ -768,14 +794,17 @@ impl Cluster {
 /// A node's administration, shown the token that it wants from other machines: hosts of a test's network are such.
 pub type Administration = AdminClient<InterceptedService<Channel, ShowToken>>;
 
-/// Shows [`ADMIN_TOKEN`].
-#[derive(Debug, Clone, Copy)]
-pub struct ShowToken;
+/// Shows [`ADMIN_TOKEN`], and signs for the administrator where there is one.
+#[derive(Debug, Clone)]
+pub struct ShowToken(Option<Credentials>);
 
 impl Interceptor for ShowToken {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let shown = MetadataValue::try_from(format!("Bearer {ADMIN_TOKEN}")).expect("the token is ASCII");
         request.metadata_mut().insert("authorization", shown);
+        if let Some(user) = &self.0 {
+            user.sign(request.metadata_mut(), 0).map_err(|error| Status::internal(error.to_string()))?;
+        }
         Ok(request)
     }
 }
@@ -788,6 +817,15 @@ impl Drop for Cluster {
             eprintln!("the cluster's folder is kept: {}", self.dir.path().display());
         }
     }
+}
+
+fn access_lines(administrator: &Credentials) -> String {
+    let Credentials { access_key, secret_key } = administrator;
+    let user = format!("{{\"username\":\"{access_key}\",\"password\":\"{secret_key}\"}}");
+    format!(
+        "authenticationEnabled = true\ninitAuthenticationUser = {user}\n\
+         innerClientAuthenticationCredentials = {INNER}\n"
+    )
 }
 
 fn delay_file(data: &Path) -> PathBuf {

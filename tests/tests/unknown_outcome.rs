@@ -17,6 +17,7 @@ use raftmq_tests::{
     load::resource,
     relay::Direction,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::JoinHandle;
 use tonic::{Request, transport::Channel};
 
@@ -77,8 +78,27 @@ impl Caller {
         Ok(self.stub.send_message(request).await?.into_inner())
     }
 
-    /// One receive of up to `batch` messages, by the name of its topic for a consumer group, that waits up to `wait`.
-    async fn receive(mut self, topic: String, attempt: String, wait: Duration) -> Result<Vec<pb::Message>> {
+    /// One receive of a simple consumer, by the name of its topic for a consumer group, that waits up to `wait`.
+    async fn receive(self, topic: String, attempt: String, wait: Duration) -> Result<Vec<pb::Message>> {
+        let request = pb::ReceiveMessageRequest {
+            invisible_duration: Some(duration(LEASE)),
+            attempt_id: Some(attempt),
+            ..Default::default()
+        };
+        self.poll(request, topic, wait).await
+    }
+
+    /// The same of a push consumer, which does not ask again for what it did not get.
+    async fn push(self, topic: String, wait: Duration) -> Result<Vec<pb::Message>> {
+        self.poll(pb::ReceiveMessageRequest { auto_renew: true, ..Default::default() }, topic, wait).await
+    }
+
+    async fn poll(
+        mut self,
+        request: pb::ReceiveMessageRequest,
+        topic: String,
+        wait: Duration,
+    ) -> Result<Vec<pb::Message>> {
         let request = pb::ReceiveMessageRequest {
             group: Some(resource(&format!("{topic}-readers"))),
             message_queue: Some(pb::MessageQueue { topic: Some(resource(&topic)), ..Default::default() }),
@@ -87,10 +107,8 @@ impl Caller {
                 expression: "*".into(),
             }),
             batch_size: 32,
-            invisible_duration: Some(duration(LEASE)),
-            auto_renew: false,
             long_polling_timeout: Some(duration(wait)),
-            attempt_id: Some(attempt),
+            ..request
         };
         let request = self.request(request, wait + Duration::from_secs(3))?;
         let mut stream = self.stub.receive_message(request).await?.into_inner();
@@ -359,6 +377,62 @@ async fn a_receive_whose_answer_does_not_reach_its_client_is_not_lost() -> Resul
         if asked_again { caller } else { other.clone() }.ack(&topic, &received[0]).await?;
         let returned = other.receive(topic.clone(), "returned".into(), LEASE + Duration::from_secs(2)).await?;
         ensure!(returned.is_empty(), "an acknowledged message came back: {returned:?}");
+        agree(&mut cluster).await?;
+    }
+    Ok(())
+}
+
+/// A push consumer's messages stay its own for as long as it lives: those that it got, whatever happens to the node
+/// that handed them out, and not those that died with that node on their way to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_consumer_keeps_what_it_got_and_gets_again_what_it_did_not() -> Result<()> {
+    let unheard_for = Duration::from_secs(4);
+    let settings = vec![("defaultInvisibleTimeMillis".to_owned(), unheard_for.as_millis().to_string())];
+    let mut cluster = Cluster::start(Options { relayed: true, settings, ..Default::default() }).await?;
+    for got in [true, false] {
+        let topic = format!("pushed-{got}");
+        let body = format!("the body of {topic}");
+        let roles = prepare(&mut cluster, &topic).await?;
+        let client = format!("pushed-to-{got}");
+        let before = Caller::new(cluster.nodes[roles.node].grpc, &client)?;
+        let after = Caller::new(cluster.nodes[roles.third].grpc, &client)?;
+        let other = Caller::new(cluster.nodes[roles.third].grpc, &format!("other-than-{client}"))?;
+        before.join(&topic).await;
+        other.join(&topic).await;
+        Caller::new(cluster.nodes[roles.leader].grpc, "producer")?.send(topic.clone(), body.clone()).await?;
+        cluster.caught_up(0, LEADER_WITHIN).await?;
+        let leased_after = std::time::Instant::now();
+        let wait = Duration::from_secs(5);
+        let received = if got {
+            let received = before.clone().push(topic.clone(), wait).await?;
+            // Longer than it takes to confirm, and less than without a confirmation.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            received
+        } else {
+            // The node dies in the moment in which its answer leaves.
+            let relay = cluster.nodes[roles.node].relays()?.grpc.clone();
+            let pid = cluster.process(roles.node).context("it runs")?.pid();
+            let pid = Pid::from_raw(i32::try_from(pid)?).context("a process id is never zero")?;
+            let cutting = relay.clone();
+            relay.when(Direction::Outbound, &body, move || {
+                cutting.lose(Direction::Outbound);
+                kill_process(pid, Signal::KILL).expect("it runs");
+            });
+            let unheard = before.push(topic.clone(), wait).await;
+            ensure!(unheard.is_err(), "the answer reached the client");
+            relay.heal();
+            after.clone().push(topic.clone(), unheard_for + wait).await?
+        };
+        cluster.kill(roles.node);
+        println!("push, got {got}: {:?} after {:?}", received.first().map(attempt), leased_after.elapsed());
+        ensure!(received.len() == 1 && attempt(&received[0]) == 1, "{received:?}");
+        ensure!(got || leased_after.elapsed() >= unheard_for, "delivered after {:?}", leased_after.elapsed());
+        let doubled = other.clone().push(topic.clone(), 2 * unheard_for).await?;
+        ensure!(doubled.is_empty(), "handed out twice: {doubled:?}");
+        after.ack(&topic, &received[0]).await?;
+        let returned = other.push(topic.clone(), 2 * unheard_for).await?;
+        ensure!(returned.is_empty(), "an acknowledged message came back: {returned:?}");
+        cluster.start_node(roles.node)?;
         agree(&mut cluster).await?;
     }
     Ok(())

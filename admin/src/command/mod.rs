@@ -1,5 +1,6 @@
 //! The commands, a file each.
 
+mod acl;
 mod cluster_list;
 mod consume_message;
 mod consumer_progress;
@@ -10,6 +11,7 @@ mod elect_master;
 mod get_consumer_config;
 mod ha_status;
 mod public;
+mod reset_offset;
 mod send_message;
 mod topic_cluster_list;
 mod topic_list;
@@ -17,10 +19,12 @@ mod topic_route;
 mod topic_status;
 mod update_sub_group;
 mod update_topic;
+mod user;
 
 use crate::cli::Cli;
 use crate::connect::Token;
-use crate::directory::{Directory, Target};
+use crate::credentials::credentials;
+use crate::directory::{Directory, Group, Target};
 use crate::error::AdminError;
 use crate::output::Outcome;
 use clap::{Args, Subcommand};
@@ -39,12 +43,24 @@ pub(crate) enum Command {
     DeleteSubGroup(delete_sub_group::Arguments),
     GetConsumerConfig(get_consumer_config::Arguments),
     ConsumerProgress(consumer_progress::Arguments),
+    ResetOffsetByTime(reset_offset::ByTime),
+    SkipAccumulatedMessage(reset_offset::Skip),
     ClusterList(cluster_list::Arguments),
     HaStatus(ha_status::Arguments),
     ElectMaster(elect_master::Arguments),
     SendMessage(send_message::Arguments),
     ConsumeMessage(consume_message::Arguments),
     Dump(dump::Arguments),
+    CreateUser(user::Create),
+    UpdateUser(user::Update),
+    DeleteUser(user::Delete),
+    GetUser(user::Get),
+    ListUser(user::List),
+    CreateAcl(acl::Create),
+    UpdateAcl(acl::Update),
+    DeleteAcl(acl::Delete),
+    GetAcl(acl::Get),
+    ListAcl(acl::List),
 }
 
 /// Which broker groups a command goes to.
@@ -69,7 +85,7 @@ pub(crate) async fn run(cli: Cli) -> Result<bool, AdminError> {
     let name_servers = cli.namesrv_addr.split([';', ',']).map(str::trim).filter(|address| !address.is_empty());
     let directory = Directory {
         name_servers: name_servers.map(str::to_owned).collect(),
-        token: Token::new(cli.admin_token.as_deref())?,
+        token: Token::new(cli.admin_token.as_deref(), credentials(|name| std::env::var(name).ok())?)?,
     };
     let directory = &directory;
     let (outcome, format) = match &cli.command {
@@ -93,6 +109,12 @@ pub(crate) async fn run(cli: Cli) -> Result<bool, AdminError> {
         Command::ConsumerProgress(arguments) => {
             (consumer_progress::run(directory, arguments).await?, arguments.output.output)
         }
+        Command::ResetOffsetByTime(arguments) => {
+            (reset_offset::by_time(directory, arguments).await?, arguments.output.output)
+        }
+        Command::SkipAccumulatedMessage(arguments) => {
+            (reset_offset::skip(directory, arguments).await?, arguments.output.output)
+        }
         Command::ClusterList(arguments) => (cluster_list::run(directory, arguments).await?, arguments.output.output),
         Command::HaStatus(arguments) => (ha_status::run(directory, arguments).await?, arguments.output.output),
         Command::ElectMaster(arguments) => (elect_master::run(directory, arguments).await?, arguments.output.output),
@@ -101,6 +123,16 @@ pub(crate) async fn run(cli: Cli) -> Result<bool, AdminError> {
             (consume_message::run(directory, arguments).await?, arguments.output.output)
         }
         Command::Dump(arguments) => (dump::run(directory, arguments).await?, arguments.output.output),
+        Command::CreateUser(arguments) => (user::create(directory, arguments).await?, arguments.output.output),
+        Command::UpdateUser(arguments) => (user::update(directory, arguments).await?, arguments.output.output),
+        Command::DeleteUser(arguments) => (user::delete(directory, arguments).await?, arguments.output.output),
+        Command::GetUser(arguments) => (user::get(directory, arguments).await?, arguments.output.output),
+        Command::ListUser(arguments) => (user::list(directory, arguments).await?, arguments.output.output),
+        Command::CreateAcl(arguments) => (acl::create(directory, arguments).await?, arguments.output.output),
+        Command::UpdateAcl(arguments) => (acl::update(directory, arguments).await?, arguments.output.output),
+        Command::DeleteAcl(arguments) => (acl::delete(directory, arguments).await?, arguments.output.output),
+        Command::GetAcl(arguments) => (acl::get(directory, arguments).await?, arguments.output.output),
+        Command::ListAcl(arguments) => (acl::list(directory, arguments).await?, arguments.output.output),
     };
     Ok(outcome.print(format))
 }
@@ -176,6 +208,17 @@ impl PerGroup {
     fn done(&mut self, text: &str, json: serde_json::Value) {
         self.text.push_str(text);
         self.json.push(json);
+    }
+
+    /// What came of a change: the admin address of the node that made it, or why it was not made.
+    fn did(&mut self, group: &Group, verb: &str, what: &str, name: &str, outcome: Result<String, AdminError>) {
+        match outcome {
+            Ok(address) => self.done(
+                &format!("{verb} {what} to {address} success.\n"),
+                serde_json::json!({ "brokerName": group.name, "addr": address, "did": verb, what: name }),
+            ),
+            Err(error) => self.failed(&group.name, &error),
+        }
     }
 
     fn failed(&mut self, broker_group: &str, error: &AdminError) {

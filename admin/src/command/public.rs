@@ -1,10 +1,11 @@
 //! The public API as a client without sessions uses it: any node of a broker group, one call after another.
 
-use crate::connect::{at, messaging, try_another};
+use crate::connect::{at, messaging, sign, try_another};
 use crate::directory::Group;
 use crate::error::AdminError;
 use raftmq_proto::rocketmq::messaging_service_client::MessagingServiceClient;
 use raftmq_proto::rocketmq::{Code, Status};
+use raftmq_proto::signature::Credentials;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tonic::Request;
 use tonic::metadata::MetadataValue;
@@ -15,14 +16,20 @@ pub(super) struct Client {
     id: String,
     machine: [u8; 6],
     next: AtomicU32,
+    credentials: Option<Credentials>,
 }
 
 impl Client {
-    pub(super) fn new() -> Client {
+    pub(super) fn new(credentials: Option<Credentials>) -> Client {
         let random: u64 = rand::random();
         let bytes = random.to_be_bytes();
         let machine = [bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]];
-        Client { id: format!("mqadmin@{}@{random:016x}", std::process::id()), machine, next: AtomicU32::new(0) }
+        Client {
+            id: format!("mqadmin@{}@{random:016x}", std::process::id()),
+            machine,
+            next: AtomicU32::new(0),
+            credentials,
+        }
     }
 
     /// A request with the headers that every client sends.
@@ -41,6 +48,9 @@ impl Client {
             if let Ok(value) = MetadataValue::try_from(value) {
                 metadata.insert(key, value);
             }
+        }
+        if let Some(credentials) = &self.credentials {
+            sign(credentials, metadata);
         }
         request
     }
@@ -94,7 +104,7 @@ mod tests {
 
     #[test]
     fn message_ids_differ_and_have_the_length_of_the_sdks() {
-        let client = Client::new();
+        let client = Client::new(None);
         let (one, other) = (client.message_id(), client.message_id());
         assert_eq!(one.len(), 34);
         assert_ne!(one, other);

@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<Outcome, AdminError> {
     let groups = hosts(directory, &arguments.topic, arguments.broker.as_deref()).await?;
-    let client = Client::new();
+    let client = Client::new(directory.token.credentials.clone());
     let mut table = Table::new(&["#Broker Name", "#Offset", "#Send Result", "#MsgId"]);
     let mut rows = Vec::new();
     for (_, group) in (0..arguments.count).zip(groups.iter().cycle()) {

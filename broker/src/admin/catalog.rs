@@ -2,7 +2,8 @@
 
 use super::door::Caller;
 use super::{AdminService, Parts, in_parts};
-use crate::store::consumer_group::{RETRY_MAX_DEFAULT, consumer_group, consumer_groups};
+use crate::store::consumer_group::{RETRY_MAX_DEFAULT, START, Start, consumer_group, consumer_groups};
+use crate::store::fifo::ORDER;
 use crate::store::topic::{READABLE, WRITABLE, topic, topics};
 use raftmq_proto::admin::{
     ConsumerGroup, DeleteConsumerGroupRequest, DeleteConsumerGroupResponse, DeleteTopicRequest, DeleteTopicResponse,
@@ -121,8 +122,17 @@ impl AdminService {
         caller: &Caller,
     ) -> Result<PutConsumerGroupResponse, Status> {
         let name = ConsumerGroupName::parse(&request.name).map_err(invalid)?;
-        if let Some(key) = request.attributes.keys().chain(&request.remove_attributes).next() {
-            return Err(Status::invalid_argument(format!("consumer groups have no attribute {key}")));
+        let known = |key: &str| [START, ORDER].contains(&key);
+        if let Some(key) = request.attributes.keys().chain(&request.remove_attributes).find(|key| !known(key)) {
+            let text = format!("consumer groups have no attribute {key}; there are {START}, {ORDER}");
+            return Err(Status::invalid_argument(text));
+        }
+        if let Some(value) = request.attributes.get(ORDER).filter(|value| !["on", "off"].contains(&value.as_str())) {
+            return Err(Status::invalid_argument(format!("{ORDER}={value} must be on or off")));
+        }
+        if let Some(value) = request.attributes.get(START).filter(|value| Start::parse(value).is_none()) {
+            let text = format!("{START}={value} must be first, last, or a time in ms since 1970");
+            return Err(Status::invalid_argument(text));
         }
         self.catch_up(false).await?;
         let known = {
@@ -136,7 +146,11 @@ impl AdminService {
             retry_max: RETRY_MAX_DEFAULT,
             ..command::ConsumerGroup::default()
         });
+        let mut attributes = known.attributes.clone();
+        attributes.retain(|key, _| !request.remove_attributes.contains(key));
+        attributes.extend(request.attributes);
         let row = command::ConsumerGroup {
+            attributes,
             consume_enable: request.consume_enable.unwrap_or(known.consume_enable),
             ordered: request.ordered.unwrap_or(known.ordered),
             retry_max: request.retry_max.unwrap_or(known.retry_max),

@@ -1,5 +1,6 @@
-//! Who may call: anybody on this machine, and whoever shows the `adminToken`.
+//! Who may call: anybody on this machine, and whoever shows the `adminToken`; with access control, administrators only.
 
+use crate::access::{Denied, Identity};
 use raftmq_server::listener::Peer;
 use raftmq_server::logs::Limited;
 use std::time::Duration;
@@ -27,12 +28,29 @@ impl Caller {
     }
 }
 
-/// Lets a request in or refuses it with a sentence that says how to get in.
-pub(super) fn guard(token: Option<String>) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+/// Lets a request in or refuses it with a sentence that says how to get in. `administrator` says who signed a call;
+/// `None` without access control.
+pub(super) fn guard(
+    token: Option<String>,
+    administrator: impl Fn(&MetadataMap, Option<&Peer>) -> Option<Result<Identity, Denied>> + Clone,
+) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
     let refusals = std::sync::Arc::new(Limited::every(Duration::from_secs(10)));
     move |mut request| {
         let peer = Peer::of(&request);
         let address = peer.map(|peer| peer.address.to_string()).unwrap_or_default();
+        match administrator(request.metadata(), peer.as_ref()) {
+            Some(Ok(identity)) => {
+                request.extensions_mut().insert(Caller { name: identity.user, address });
+                return Ok(request);
+            }
+            Some(Err(denied)) => {
+                if let Some(suppressed) = refusals.pass() {
+                    tracing::warn!(target: "audit", address, suppressed, reason = %denied, "an administrator's call is refused");
+                }
+                return Err(refused(&denied));
+            }
+            None => {}
+        }
         let shown = bearer(request.metadata());
         let way_in = match (&token, shown) {
             (Some(token), Some(shown)) if same(token.as_bytes(), shown.as_bytes()) => Some("adminToken"),
@@ -41,7 +59,7 @@ pub(super) fn guard(token: Option<String>) -> impl FnMut(Request<()>) -> Result<
         };
         let Some(way_in) = way_in else {
             if let Some(suppressed) = refusals.pass() {
-                tracing::warn!(address, suppressed, "an administrator's call without the adminToken is refused");
+                tracing::warn!(target: "audit", address, suppressed, "an administrator's call without the adminToken is refused");
             }
             return Err(Status::permission_denied(match &token {
                 Some(_) => {
@@ -61,8 +79,21 @@ pub(super) fn guard(token: Option<String>) -> impl FnMut(Request<()>) -> Result<
     }
 }
 
+fn refused(denied: &Denied) -> Status {
+    match denied {
+        Denied::NoProof(_) | Denied::NotProven(_) => Status::unauthenticated(format!(
+            "{denied}. This broker has access control: mqadmin takes accessKey and secretKey of a user of type Super from \
+             $ROCKETMQ_HOME/conf/tools.yml, or RAFTMQ_ACCESS_KEY and RAFTMQ_SECRET_KEY"
+        )),
+        Denied::NotAllowed { .. } | Denied::NoAdministrator(_) => Status::permission_denied(denied.to_string()),
+        Denied::Rows(_) => Status::internal(denied.to_string()),
+    }
+}
+
+/// A call may be signed beside.
 fn bearer(metadata: &MetadataMap) -> Option<&str> {
-    metadata.get("authorization")?.to_str().ok()?.strip_prefix("Bearer ")
+    let mut values = metadata.get_all("authorization").iter().filter_map(|value| value.to_str().ok());
+    values.find_map(|value| value.strip_prefix("Bearer "))
 }
 
 /// Compares in a time that does not tell how much of a guess is right.
@@ -73,18 +104,24 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use raftmq_server::listener::{Arrival, Outgoing};
     use std::net::SocketAddr;
+
+    fn arrival(address: SocketAddr) -> Arrival {
+        let peer = Peer { address, dialled: address, socket: address, tls: false };
+        Arrival { peer, outgoing: Outgoing::default() }
+    }
 
     fn call(from: &str, token: Option<&str>, shown: Option<&str>) -> Result<String, String> {
         let mut request = Request::new(());
         let address: SocketAddr = from.parse().expect("an address");
-        request.extensions_mut().insert(Peer { address, dialled: address, socket: address, tls: false });
+        request.extensions_mut().insert(arrival(address));
         if let Some(shown) = shown {
             let value = format!("Bearer {shown}").parse().expect("a header");
             request.metadata_mut().insert("authorization", value);
         }
         request.metadata_mut().insert(CALLER, "ops".parse().expect("a header"));
-        let admitted = guard(token.map(str::to_owned))(request);
+        let admitted = guard(token.map(str::to_owned), |_, _| None)(request);
         admitted.map(|request| Caller::of(&request).name).map_err(|status| status.message().to_owned())
     }
 
@@ -108,6 +145,18 @@ mod tests {
 
     #[test]
     fn a_call_from_nowhere_is_refused() {
-        assert!(guard(None)(Request::new(())).is_err());
+        assert!(guard(None, |_, _| None)(Request::new(())).is_err());
+    }
+
+    #[test]
+    fn with_access_control_neither_the_token_nor_this_machine_is_enough() {
+        let mut request = Request::new(());
+        let address: SocketAddr = "127.0.0.1:5".parse().expect("an address");
+        request.extensions_mut().insert(arrival(address));
+        request.metadata_mut().insert("authorization", "Bearer secret".parse().expect("a header"));
+        let not_proven = |_: &MetadataMap, _: Option<&Peer>| Some(Err(Denied::NotProven("root".to_owned())));
+        let refused = guard(Some("secret".to_owned()), not_proven)(request).expect_err("refused");
+        assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+        assert!(refused.message().contains("tools.yml"), "{}", refused.message());
     }
 }

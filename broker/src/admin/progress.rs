@@ -2,6 +2,7 @@
 
 use super::{AdminService, Parts, in_parts};
 use crate::store::consumer_group::{consumed, consumer_group, consumer_groups};
+use crate::store::fifo::put_aside;
 use crate::store::message::run_of;
 use crate::store::progress::progress;
 use crate::store::queue::queue;
@@ -40,7 +41,7 @@ impl AdminService {
 }
 
 /// Numbers of a topic's queues: a queue that is written only, or read only, is one too.
-fn numbers(row: &Topic) -> impl Iterator<Item = u16> + use<> {
+pub(super) fn numbers(row: &Topic) -> impl Iterator<Item = u16> + use<> {
     let count = row.read_queues.max(row.write_queues);
     (0..count).filter_map(|number| u16::try_from(number).ok())
 }
@@ -92,6 +93,7 @@ fn progress_in(
 ) -> Result<(), StateError> {
     let (topic_id, group_id) = (TopicId(topic.id), ConsumerGroupId(group.id));
     let share = subscription(state, topic_id, group_id)?.unwrap_or_default();
+    let waiting = share.retry_waiting + put_aside(state, topic_id, group_id)?;
     for number in numbers(topic) {
         let queue = queue(state, topic_id, number)?;
         let progress = progress(state, topic_id, group_id, number)?;
@@ -107,7 +109,7 @@ fn progress_in(
             broker_offset: queue.next,
             progress: progress.progress,
             in_flight: progress.in_flight + if first { share.retry_in_flight } else { 0 },
-            retrying: if first { share.retry_waiting } else { 0 },
+            retrying: if first { waiting } else { 0 },
             last_ms: last.map_or(0, |run| run.store_ms),
         });
     }

@@ -106,7 +106,8 @@ impl AdminService {
         };
         let logged = outcome.as_ref().map_or_else(ToString::to_string, |to| format!("{to:x} leads"));
         tracing::info!(
-            caller = caller.name,
+            target: "audit",
+            user = caller.name,
             address = caller.address,
             outcome = logged,
             "leadership transfer asked for"

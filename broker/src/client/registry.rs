@@ -131,6 +131,7 @@ impl Registry {
         let now = Instant::now();
         let mut clients = self.clients.lock();
         let Some((_, election)) = clients.leading else { return Vec::new() };
+        clients.group.retain(|_, seen| seen.at.elapsed() < FORGET_AFTER);
         let before = std::mem::take(&mut clients.noticed);
         let noticed: HashMap<String, Instant> =
             sessions.map(|client_id| (client_id.to_owned(), before.get(client_id).copied().unwrap_or(now))).collect();

@@ -190,6 +190,7 @@ pub(crate) fn overlay(
 ) -> v2::Settings {
     use v2::retry_policy::Strategy;
     use v2::settings::PubSub;
+    let second = settings.user_agent.as_ref().map_or(1, second_of);
     match &mut settings.pub_sub {
         Some(PubSub::Publishing(publishing)) => {
             publishing.validate_message_type = config.check_message_type;
@@ -197,7 +198,7 @@ pub(crate) fn overlay(
             let (initial, max, multiplier) = config.producer_backoff;
             settings.backoff_policy = Some(v2::RetryPolicy {
                 max_attempts: config.producer_attempts_max,
-                strategy: Some(Strategy::ExponentialBackoff(exponential(initial, max, multiplier))),
+                strategy: Some(Strategy::ExponentialBackoff(exponential(initial * second, max * second, multiplier))),
             });
         }
         Some(PubSub::Subscription(subscription)) => {
@@ -212,7 +213,8 @@ pub(crate) fn overlay(
                         next: BACKOFF_S.iter().map(|seconds| convert::duration(seconds * 1000)).collect(),
                     })
                 } else {
-                    Strategy::ExponentialBackoff(exponential(BACKOFF_INITIAL_MS, BACKOFF_MAX_MS, BACKOFF_FACTOR))
+                    let (initial, max) = (BACKOFF_INITIAL_MS * second, BACKOFF_MAX_MS * second);
+                    Strategy::ExponentialBackoff(exponential(initial, max, BACKOFF_FACTOR))
                 }),
             });
         }
@@ -234,9 +236,17 @@ fn understands_steps(language: &str) -> bool {
     !["HTTP", "NODE_JS"].iter().any(|name| language.eq_ignore_ascii_case(name))
 }
 
+/// What to call a second in a client's backoff. Node.js up to 1.0.8 waits for as many milliseconds as it is told
+/// seconds, and would be through all attempts of a message in no time.
+fn second_of(client: &v2::Ua) -> u64 {
+    let patch = client.version.strip_prefix("1.0.").and_then(|patch| patch.parse::<u32>().ok());
+    let counts_milliseconds = client.language() == v2::Language::NodeJs && patch.is_some_and(|patch| patch <= 8);
+    if counts_milliseconds { 1000 } else { 1 }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{BACKOFF_S, ClientSettings, ConsumerGroup, KnownSettings, TagFilter, TopicName, overlay};
+    use super::{BACKOFF_S, ClientSettings, ConsumerGroup, KnownSettings, TagFilter, TopicName, overlay, second_of};
     use crate::grpc::convert::duration;
     use crate::grpc::status::code_name;
     use crate::grpc::tests::limits;
@@ -383,5 +393,17 @@ mod tests {
         put(&consumer("billing", &[("d", "z")]));
         assert_eq!(receive("c", "b", "*"), "b: d:z");
         assert_eq!(receive("c", "d", "z"), "b: d:z");
+    }
+
+    #[test]
+    fn a_second_of_node_is_a_thousand() {
+        let check = |language: v2::Language, version: &str, expected: u64| {
+            let client = v2::Ua { language: language.into(), version: version.to_owned(), ..Default::default() };
+            assert_eq!(second_of(&client), expected, "{language:?} {version}");
+        };
+        check(v2::Language::NodeJs, "1.0.8", 1000);
+        check(v2::Language::NodeJs, "1.0.9", 1);
+        check(v2::Language::NodeJs, "1.1.0", 1);
+        check(v2::Language::Java, "1.0.8", 1);
     }
 }

@@ -5,13 +5,40 @@
 //! ```
 //!
 //! All big-endian, written as hexadecimal digits. A handle names no node, so it is valid on every one, and it stays
-//! valid for the whole life of its lease.
+//! valid for the whole life of its lease. A message that waits for its delivery time or for the end of its transaction
+//! is named in the same way:
+//!
+//! ```text
+//! version u8 │ hash of the broker group u32 │ log index u64 │ slot u32 │ delivery time u64 │ hash of the message id u64
+//! ```
 
 use raftmq_proto::command::Handle;
 use xxhash_rust::xxh3::xxh3_64;
 
 const VERSION: u8 = 1;
 const BYTES: usize = 1 + 4 + 8 + 8 + 4 + 8;
+
+const WAITING_VERSION: u8 = 2;
+const WAITING_BYTES: usize = 1 + 4 + 8 + 4 + 8 + 8;
+
+/// Names a message that waits in the log for its place in a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WaitingHandle {
+    /// Index of its entry.
+    pub log_index: u64,
+    /// Slot in the entry.
+    pub slot: u32,
+    /// When it is due, ms since the Unix epoch; 0 for a half message.
+    pub delivery_ms: u64,
+    /// [`message_id_hash`] of its message id.
+    pub message_id_hash: u64,
+}
+
+/// The hash of a message id in rows and handles.
+#[must_use]
+pub fn message_id_hash(message_id: &str) -> u64 {
+    xxh3_64(message_id.as_bytes())
+}
 
 /// Why a text is not a handle that this broker group gave out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -57,25 +84,61 @@ impl Handles {
     /// [`HandleError`] when this broker group never wrote it.
     pub fn parse(&self, text: &str) -> Result<Handle, HandleError> {
         let bytes: [u8; BYTES] = bytes_of(text).ok_or(HandleError::Malformed)?;
-        let mut rest = bytes.as_slice();
-        let mut take = |count: usize| {
-            let (taken, left) = rest.split_at(count);
-            rest = left;
-            taken.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte))
-        };
-        if take(1) != u64::from(VERSION) {
-            return Err(HandleError::Malformed);
-        }
-        if take(4) != u64::from(self.broker_group) {
-            return Err(HandleError::OtherBrokerGroup);
-        }
+        let mut rest = self.ours(&bytes, VERSION)?;
         Ok(Handle {
-            consumer_group_id: take(8),
-            lease_id: take(8),
-            item: u32::try_from(take(4)).expect("four bytes"),
-            nonce: take(8),
+            consumer_group_id: take(&mut rest, 8),
+            lease_id: take(&mut rest, 8),
+            item: u32::try_from(take(&mut rest, 4)).expect("four bytes"),
+            nonce: take(&mut rest, 8),
         })
     }
+
+    /// The text that names a message that waits: a recall handle, or a transaction id.
+    #[must_use]
+    pub fn waiting_text(&self, handle: &WaitingHandle) -> String {
+        let mut bytes = Vec::with_capacity(WAITING_BYTES);
+        bytes.push(WAITING_VERSION);
+        bytes.extend_from_slice(&self.broker_group.to_be_bytes());
+        bytes.extend_from_slice(&handle.log_index.to_be_bytes());
+        bytes.extend_from_slice(&handle.slot.to_be_bytes());
+        bytes.extend_from_slice(&handle.delivery_ms.to_be_bytes());
+        bytes.extend_from_slice(&handle.message_id_hash.to_be_bytes());
+        upper_hex(&bytes)
+    }
+
+    /// What such a text says.
+    ///
+    /// # Errors
+    /// [`HandleError`] when this broker group never wrote it.
+    pub fn parse_waiting(&self, text: &str) -> Result<WaitingHandle, HandleError> {
+        let bytes: [u8; WAITING_BYTES] = bytes_of(text).ok_or(HandleError::Malformed)?;
+        let mut rest = self.ours(&bytes, WAITING_VERSION)?;
+        Ok(WaitingHandle {
+            log_index: take(&mut rest, 8),
+            slot: u32::try_from(take(&mut rest, 4)).expect("four bytes"),
+            delivery_ms: take(&mut rest, 8),
+            message_id_hash: take(&mut rest, 8),
+        })
+    }
+
+    /// What follows version and broker group, where they are right.
+    fn ours<'b>(&self, bytes: &'b [u8], version: u8) -> Result<&'b [u8], HandleError> {
+        let mut rest = bytes;
+        if take(&mut rest, 1) != u64::from(version) {
+            return Err(HandleError::Malformed);
+        }
+        if take(&mut rest, 4) != u64::from(self.broker_group) {
+            return Err(HandleError::OtherBrokerGroup);
+        }
+        Ok(rest)
+    }
+}
+
+/// Takes a big-endian number of up to eight bytes off the front; callers know that they are there.
+fn take(rest: &mut &[u8], count: usize) -> u64 {
+    let (taken, left) = rest.split_at(count);
+    *rest = left;
+    taken.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// Upper-case hexadecimal digits, as digests and handles are written.
@@ -106,7 +169,7 @@ fn bytes_of<const COUNT: usize>(text: &str) -> Option<[u8; COUNT]> {
 
 #[cfg(test)]
 mod tests {
-    use super::{HandleError, Handles, upper_hex};
+    use super::{HandleError, Handles, WaitingHandle, upper_hex};
     use proptest::prelude::{any, prop_assert_eq, proptest};
     use raftmq_proto::command::Handle;
 
@@ -121,8 +184,18 @@ mod tests {
         }
 
         #[test]
+        fn the_name_of_a_message_that_waits_reads_back(log_index in any::<u64>(), slot in any::<u32>(), delivery_ms in any::<u64>(), message_id_hash in any::<u64>()) {
+            let handle = WaitingHandle { log_index, slot, delivery_ms, message_id_hash };
+            let text = Handles::of("RaftNode00").waiting_text(&handle);
+            prop_assert_eq!(Handles::of("RaftNode00").parse_waiting(&text), Ok(handle));
+            prop_assert_eq!(Handles::of("RaftNode00").parse(&text), Err(HandleError::Malformed));
+            prop_assert_eq!(Handles::of("RaftNode01").parse_waiting(&text), Err(HandleError::OtherBrokerGroup));
+        }
+
+        #[test]
         fn no_text_panics(text in ".*") {
             let _ = Handles::of("RaftNode00").parse(&text);
+            let _ = Handles::of("RaftNode00").parse_waiting(&text);
         }
     }
 

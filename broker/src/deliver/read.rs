@@ -40,11 +40,11 @@ impl<'g> Reader<'g> {
     ///
     /// # Errors
     /// [`ReadError`] when the log does not hold it.
-    pub fn read(&mut self, leased: &LeasedMessage) -> Result<StoredMessage, ReadError> {
+    pub async fn read(&mut self, leased: &LeasedMessage) -> Result<StoredMessage, ReadError> {
         let index = LogIndex(leased.log_index);
         let broken = |error| ReadError::Payload(index, error);
         if self.last.as_ref().is_none_or(|(last, _)| *last != leased.log_index) {
-            let payload = self.group.payload(index).map_err(|error| ReadError::Log(index, error.to_string()))?;
+            let payload = self.group.payload(index).await.map_err(|error| ReadError::Log(index, error.to_string()))?;
             let payload = Payload::parse(payload.ok_or(ReadError::Missing(index))?).map_err(broken)?;
             self.last = Some((leased.log_index, payload));
         }

@@ -5,15 +5,19 @@ use super::caller::Caller;
 use super::convert;
 use super::status::{self, ApiError};
 use crate::deliver::handle::{HandleError, Handles};
+use futures::future::join_all;
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::command::{Ack, Handle, Refusal, reply};
 use raftmq_proto::rocketmq as v2;
 use tonic::Request;
 
+/// Handles of one command: others get their turn between the commands of a long call.
+const HANDLES_MAX: usize = 256;
+
 pub(super) async fn handle(front: &Front, request: Request<v2::AckMessageRequest>) -> v2::AckMessageResponse {
-    let (caller, request) = Caller::split(request);
-    let (entries, handles) = parse(request.entries, front.handles);
-    let acked = ack(front, &caller, request.topic, request.group, handles).await;
+    let (caller, mut request) = Caller::split(request);
+    let (entries, handles) = parse(std::mem::take(&mut request.entries), front.handles);
+    let acked = ack(front, &caller, request, handles).await;
     match acked.and_then(|acked| answer(&entries, &acked)) {
         Ok(statuses) => respond(entries, statuses),
         Err(error) => {
@@ -27,21 +31,25 @@ pub(super) async fn handle(front: &Front, request: Request<v2::AckMessageRequest
 async fn ack(
     front: &Front,
     caller: &Caller,
-    topic: Option<v2::Resource>,
-    consumer_group: Option<v2::Resource>,
+    request: v2::AckMessageRequest,
     handles: Vec<Handle>,
 ) -> Result<Vec<i32>, ApiError> {
-    front.admit(caller)?;
-    let topic = convert::topic(topic)?.into_string();
-    let consumer_group = convert::consumer_group(consumer_group)?.into_string();
-    if handles.is_empty() {
-        return Ok(Vec::new());
+    front.admit(caller, &request)?;
+    let topic = convert::topic(request.topic)?.into_string();
+    let consumer_group = convert::consumer_group(request.group)?.into_string();
+    let commands = handles.chunks(HANDLES_MAX).map(|handles| {
+        let (consumer_group, topic) = (consumer_group.clone(), topic.clone());
+        Kind::Ack(Ack { consumer_group, topic, handles: handles.to_vec() })
+    });
+    let submitted = commands.map(|command| front.submit(command, Vec::new(), caller.answer_by()));
+    let mut refusals = Vec::with_capacity(handles.len());
+    for outcome in join_all(submitted).await {
+        match outcome? {
+            reply::Kind::Acked(acked) => refusals.extend(acked.refusals),
+            other => return Err(ApiError::Internal(format!("an ack was answered with {other:?}"))),
+        }
     }
-    let command = Kind::Ack(Ack { consumer_group, topic, handles });
-    match front.submit(command, Vec::new(), caller.answer_by()).await? {
-        reply::Kind::Acked(acked) => Ok(acked.refusals),
-        other => Err(ApiError::Internal(format!("an ack was answered with {other:?}"))),
-    }
+    Ok(refusals)
 }
 
 /// An entry of the call, and why its handle is not one of ours.

@@ -1,7 +1,7 @@
 //! Who calls: what the headers and the connection of a request say.
 
 use super::status::ApiError;
-use raftmq_server::listener::Peer;
+use raftmq_server::listener::{Arrival, Outgoing, Peer};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -14,7 +14,7 @@ pub(crate) const DEADLINE_MARGIN: Duration = Duration::from_millis(100);
 /// The headers and the connection of one request.
 pub(crate) struct Caller {
     metadata: MetadataMap,
-    peer: Option<Peer>,
+    arrival: Option<Arrival>,
     arrived: Instant,
 }
 
@@ -26,11 +26,26 @@ impl Caller {
     }
 
     fn new(metadata: MetadataMap, extensions: &Extensions) -> Caller {
-        Caller { metadata, peer: extensions.get::<Peer>().copied(), arrived: Instant::now() }
+        Caller { metadata, arrival: extensions.get::<Arrival>().cloned(), arrived: Instant::now() }
     }
 
     fn header(&self, name: &'static str) -> &str {
         self.metadata.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// All headers.
+    pub(crate) fn metadata(&self) -> &MetadataMap {
+        &self.metadata
+    }
+
+    /// The connection, where there is one.
+    pub(crate) fn peer(&self) -> Option<&Peer> {
+        self.arrival.as_ref().map(|arrival| &arrival.peer)
+    }
+
+    /// What goes back on the connection.
+    pub(crate) fn outgoing(&self) -> Outgoing {
+        self.arrival.as_ref().map(|arrival| arrival.outgoing.clone()).unwrap_or_default()
     }
 
     /// Names the client in everything that is kept about it.
@@ -70,12 +85,17 @@ impl Caller {
 
     /// Where the client is.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
-        self.peer.map(|peer| peer.address)
+        self.peer().map(|peer| peer.address)
+    }
+
+    /// Whether the connection to this node is TLS.
+    pub(crate) fn over_tls(&self) -> bool {
+        self.peer().is_some_and(|peer| peer.tls)
     }
 
     /// The address of this node that the client's connection came to; `None` where a proxy stands between them.
     pub(crate) fn reached(&self) -> Option<SocketAddr> {
-        self.peer.filter(|peer| peer.address == peer.socket).map(|peer| peer.dialled)
+        self.peer().filter(|peer| peer.address == peer.socket).map(|peer| peer.dialled)
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) async fn heartbeat(
     request: Request<v2::HeartbeatRequest>,
 ) -> Result<v2::HeartbeatResponse, ApiError> {
     let (caller, request) = Caller::split(request);
-    let client_id = front.admit(&caller)?;
+    let client_id = front.admit(&caller, &request)?;
     let known = front.settings.get(client_id);
     // What a client told on its telemetry stream counts; one that this node has never heard of is taken at its word.
     let client_type = known.as_ref().map_or(request.client_type(), |known| known.client_type);
@@ -37,7 +37,8 @@ pub(super) async fn terminated(
     request: Request<v2::NotifyClientTerminationRequest>,
 ) -> Result<v2::NotifyClientTerminationResponse, ApiError> {
     let (caller, request) = Caller::split(request);
-    let client_id = front.admit(&caller)?;
+    let client_id = front.admit(&caller, &request)?;
+    front.may_end(&caller, client_id)?;
     // Producers send an empty group.
     let group = request.group.filter(|group| !group.name.is_empty());
     if group.is_some() {
@@ -47,7 +48,7 @@ pub(super) async fn terminated(
     front.settings.ended(client_id);
     front.node.registry.ended(client_id);
     if !producer {
-        let command = Kind::EndSession(EndSession { client_id: client_id.to_owned() });
+        let command = Kind::EndSession(EndSession { client_id: client_id.to_owned(), term: 0 });
         front.submit_any(command, caller.answer_by()).await?;
     }
     Ok(v2::NotifyClientTerminationResponse { status: Some(status::ok()) })

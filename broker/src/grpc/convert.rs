@@ -3,6 +3,7 @@
 use super::status::ApiError;
 use crate::deliver::handle::upper_hex;
 use crate::filter::tag::TagFilter;
+use md5::{Digest as _, Md5};
 use prost_types::{Duration, Timestamp};
 use raftmq_proto::command::{LeasedMessage, StoredMessage};
 use raftmq_proto::name::{ConsumerGroup, TopicName, name_in};
@@ -20,9 +21,16 @@ pub(crate) fn consumer_group(resource: Option<v2::Resource>) -> Result<ConsumerG
     Ok(ConsumerGroup::parse_in(&resource.resource_namespace, resource.name)?)
 }
 
+/// Bytes of a filter expression: it is kept for each client of a consumer group.
+const EXPRESSION_BYTES_MAX: usize = 16 << 10;
+
 /// The filter that a request or subscription carries; none means everything.
 pub(crate) fn filter(expression: Option<&v2::FilterExpression>) -> Result<TagFilter, ApiError> {
     let Some(expression) = expression else { return Ok(TagFilter::all()) };
+    let (value, limit) = (expression.expression.len(), EXPRESSION_BYTES_MAX);
+    if value > limit {
+        return Err(ApiError::FilterTooLong { value, limit });
+    }
     match v2::FilterType::try_from(expression.r#type) {
         // Old clients leave the type out of the expression that takes everything.
         Ok(v2::FilterType::Tag | v2::FilterType::Unspecified) => Ok(TagFilter::parse(&expression.expression)?),
@@ -77,7 +85,10 @@ pub(crate) fn delivered(stored: StoredMessage, delivery: Delivery<'_>) -> v2::Me
             keys: stored.keys,
             message_id: stored.message_id,
             // The only digest that every client computes alike.
-            body_digest: Some(v2::Digest { r#type: v2::DigestType::Md5.into(), checksum: upper_hex(&stored.body_md5) }),
+            body_digest: Some(v2::Digest {
+                r#type: v2::DigestType::Md5.into(),
+                checksum: upper_hex(&Md5::digest(&stored.body)),
+            }),
             body_encoding: stored.body_encoding,
             message_type: stored.message_type,
             born_timestamp: Some(timestamp(stored.born_ms)),
@@ -95,7 +106,7 @@ pub(crate) fn delivered(stored: StoredMessage, delivery: Delivery<'_>) -> v2::Me
             orphaned_transaction_recovery_duration: None,
             dead_letter_queue,
             lite_topic: None,
-            priority: None,
+            priority: stored.priority,
         }),
         body: stored.body,
     }
@@ -155,7 +166,7 @@ mod tests {
             trace_context: Some("00-1".to_owned()),
             message_group: None,
             delivery_ms: None,
-            body_md5: Bytes::from_static(&[0xAB; 16]),
+            priority: None,
             body: Bytes::from_static(b"hello"),
         }
     }
@@ -182,7 +193,7 @@ mod tests {
         assert_eq!(message.body, "hello");
         assert_eq!(message.user_properties.get("a").map(String::as_str), Some("b"));
         assert_eq!(system.keys, ["k1", "k 2"]);
-        assert_eq!(system.body_digest.expect("always there").checksum, "AB".repeat(16));
+        assert_eq!(system.body_digest.expect("always there").checksum, "5D41402ABC4B2A76B9719D911017C592");
         assert_eq!(system.body_encoding, i32::from(v2::Encoding::Gzip));
         assert_eq!((system.queue_id, system.queue_offset, system.delivery_attempt), (5, Some(42), Some(2)));
         assert_eq!(system.born_timestamp.as_ref().map(unix_ms), Some(1_700_000_000_123));

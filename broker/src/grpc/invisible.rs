@@ -31,7 +31,7 @@ async fn change(
     request: Request<v2::ChangeInvisibleDurationRequest>,
 ) -> Result<v2::ChangeInvisibleDurationResponse, ApiError> {
     let (caller, request) = Caller::split(request);
-    front.admit(&caller)?;
+    front.admit(&caller, &request)?;
     let command = draft(&request, front.handles, &front.node.config.grpc)?;
     let reply = front.submit(Kind::ChangeInvisible(command), Vec::new(), caller.answer_by()).await?;
     let reply::Kind::Invisible(invisible) = reply else {

@@ -4,22 +4,30 @@
 //! Business errors travel as a status in the reply's own type, with gRPC's status OK: clients take anything else
 //! for a broken transport.
 
+mod access;
 mod ack;
 mod admin;
 mod caller;
 mod client;
 pub(crate) mod convert;
+mod dead_letter;
+mod dialect;
 mod invisible;
+mod offset;
+mod pull;
+mod recall;
 mod receive;
 mod route;
 mod send;
 mod session;
 pub(crate) mod status;
 mod telemetry;
+mod transaction;
 
 use crate::broker::Node;
 use crate::client::settings::KnownSettings;
 use crate::deliver::handle::Handles;
+use access::Needs;
 use bytes::Bytes;
 use caller::Caller;
 use raft_store::State;
@@ -29,8 +37,11 @@ use raftmq_proto::name::TopicName;
 use raftmq_proto::rocketmq as v2;
 use raftmq_proto::rocketmq::admin_server::AdminServer;
 use raftmq_proto::rocketmq::messaging_service_server::{MessagingService, MessagingServiceServer};
+use raftmq_server::logs::Limited;
 use status::ApiError;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -55,6 +66,10 @@ pub(crate) struct Front {
     settings: KnownSettings,
     /// What messages say about where they were stored.
     store_host: String,
+    /// KiB of messages on their way to clients that may be added.
+    delivering: Arc<Semaphore>,
+    /// Calls without permission are logged so often.
+    denials: Limited,
     /// Polls, telemetry streams, and what looks after them.
     calls: TaskTracker,
     /// The public port takes no new work: polls and telemetry streams end.
@@ -68,14 +83,17 @@ impl Front {
             handles: Handles::of(&node.config.broker_group),
             settings: KnownSettings::default(),
             store_host: format!("{}:{}", addresses.host, addresses.grpc_port),
+            delivering: Arc::new(Semaphore::new(node.config.grpc.deliver_bytes_max >> 10)),
+            denials: Limited::every(Duration::from_secs(10)),
             calls: node.calls.clone(),
             closing: node.closing.clone(),
             node,
         }
     }
 
-    /// Notes that a client called; every call must name its client.
-    fn admit<'c>(&self, caller: &'c Caller) -> Result<&'c str, ApiError> {
+    /// Lets a call in and notes its client: it must be permitted, and name its client.
+    fn admit<'c>(&self, caller: &'c Caller, request: &impl Needs) -> Result<&'c str, ApiError> {
+        self.permit(caller, request)?;
         let client_id = caller.client_id()?;
         self.node.registry.seen(client_id, caller.language());
         Ok(client_id)
@@ -123,6 +141,13 @@ impl Front {
         reply.kind.ok_or_else(|| ApiError::Internal("a command was carried out without an answer".to_owned()))
     }
 
+    /// Room for messages of so many bytes on their way to a client; kept until the client has taken them.
+    fn deliver(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+        let limit = self.node.config.grpc.deliver_bytes_max;
+        let kib = u32::try_from((bytes.min(limit) >> 10).max(1)).unwrap_or(u32::MAX);
+        self.delivering.clone().try_acquire_many_owned(kib).map_err(|_| ApiError::DeliveringFull { limit })
+    }
+
     fn state(&self) -> State {
         self.node.group.state()
     }
@@ -140,7 +165,7 @@ impl Front {
     }
 
     /// Creates a topic on first use, if that is allowed; it takes messages of every type.
-    async fn create_topic(&self, name: &TopicName, deadline: Option<Instant>) -> Result<bool, ApiError> {
+    async fn create_topic(&self, name: &TopicName, caller: &Caller) -> Result<bool, ApiError> {
         let config = &self.node.config.grpc;
         if !config.auto_create_topic || !name.may_be_auto_created() {
             return Ok(false);
@@ -153,14 +178,14 @@ impl Front {
             message_types: route::EVERY_TYPE.iter().map(|kind| i32::from(*kind)).collect(),
             ..Topic::default()
         };
-        self.submit_any(Kind::PutTopic(PutTopic { topic: Some(topic), create_only: true }), deadline).await?;
-        tracing::info!(topic = %name, "created a topic on its first use");
+        self.submit_any(Kind::PutTopic(PutTopic { topic: Some(topic), create_only: true }), caller.answer_by()).await?;
+        self.audit(caller, "topic created on its first use", name.as_str());
         Ok(true)
     }
 }
 
 /// How long a node that does not know a name tries to catch up with its leader.
-const CATCH_UP: std::time::Duration = std::time::Duration::from_secs(1);
+const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// Replies that can say nothing but a status.
 trait StatusOnly {
@@ -191,19 +216,13 @@ status_only!(
     SyncLiteSubscriptionResponse,
 );
 
-impl StatusOnly for v2::PullMessageResponse {
-    fn status_only(status: v2::Status) -> Self {
-        v2::PullMessageResponse { content: Some(v2::pull_message_response::Content::Status(status)) }
-    }
-}
-
 /// The service as tonic wants it.
 struct Api(Arc<Front>);
 
 impl Api {
-    fn not_yet<Q, A: StatusOnly>(&self, rpc: &'static str, request: Request<Q>) -> Response<A> {
-        let (caller, _) = Caller::split(request);
-        let outcome = self.0.admit(&caller).and(Err(ApiError::NotImplemented(rpc)));
+    fn not_yet<Q: Needs, A: StatusOnly>(&self, rpc: &'static str, request: Request<Q>) -> Response<A> {
+        let (caller, request) = Caller::split(request);
+        let outcome = self.0.admit(&caller, &request).and(Err(ApiError::NotImplemented(rpc)));
         self.0.answer(rpc, outcome)
     }
 }
@@ -213,7 +232,7 @@ type Answer<A> = Result<Response<A>, Status>;
 #[tonic::async_trait]
 impl MessagingService for Api {
     type ReceiveMessageStream = receive::Delivered;
-    type PullMessageStream = tokio_stream::Once<Result<v2::PullMessageResponse, Status>>;
+    type PullMessageStream = pull::Pulled;
     type TelemetryStream = telemetry::Outbound;
 
     async fn query_route(&self, request: Request<v2::QueryRouteRequest>) -> Answer<v2::QueryRouteResponse> {
@@ -247,28 +266,27 @@ impl MessagingService for Api {
         &self,
         request: Request<v2::ForwardMessageToDeadLetterQueueRequest>,
     ) -> Answer<v2::ForwardMessageToDeadLetterQueueResponse> {
-        Ok(self.not_yet("ForwardMessageToDeadLetterQueue", request))
+        Ok(self.0.answer("ForwardMessageToDeadLetterQueue", dead_letter::handle(&self.0, request).await))
     }
 
     async fn pull_message(&self, request: Request<v2::PullMessageRequest>) -> Answer<Self::PullMessageStream> {
-        let answer = self.not_yet("PullMessage", request).into_inner();
-        Ok(Response::new(tokio_stream::once(Ok(answer))))
+        Ok(Response::new(pull::handle(&self.0, request)))
     }
 
     async fn update_offset(&self, request: Request<v2::UpdateOffsetRequest>) -> Answer<v2::UpdateOffsetResponse> {
-        Ok(self.not_yet("UpdateOffset", request))
+        Ok(self.0.answer("UpdateOffset", offset::update(&self.0, request).await))
     }
 
     async fn get_offset(&self, request: Request<v2::GetOffsetRequest>) -> Answer<v2::GetOffsetResponse> {
-        Ok(self.not_yet("GetOffset", request))
+        Ok(self.0.answer("GetOffset", offset::get(&self.0, request).await))
     }
 
     async fn query_offset(&self, request: Request<v2::QueryOffsetRequest>) -> Answer<v2::QueryOffsetResponse> {
-        Ok(self.not_yet("QueryOffset", request))
+        Ok(self.0.answer("QueryOffset", offset::query(&self.0, request).await))
     }
 
     async fn end_transaction(&self, request: Request<v2::EndTransactionRequest>) -> Answer<v2::EndTransactionResponse> {
-        Ok(self.not_yet("EndTransaction", request))
+        Ok(self.0.answer("EndTransaction", transaction::end(&self.0, request).await))
     }
 
     async fn telemetry(&self, request: Request<Streaming<v2::TelemetryCommand>>) -> Answer<Self::TelemetryStream> {
@@ -290,7 +308,7 @@ impl MessagingService for Api {
     }
 
     async fn recall_message(&self, request: Request<v2::RecallMessageRequest>) -> Answer<v2::RecallMessageResponse> {
-        Ok(self.not_yet("RecallMessage", request))
+        Ok(self.0.answer("RecallMessage", recall::handle(&self.0, request).await))
     }
 
     async fn sync_lite_subscription(

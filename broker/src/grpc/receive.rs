@@ -13,6 +13,7 @@ use super::Front;
 use super::caller::{Caller, DEADLINE_MARGIN};
 use super::convert::{self, Delivery};
 use super::status::{self, ApiError};
+use crate::access::Permit;
 use crate::client::settings::REQUEST_TIMEOUT;
 use crate::config::GrpcConfig;
 use crate::deliver::read::Reader;
@@ -24,15 +25,16 @@ use crate::store::{self, ConsumerGroupId, TopicId};
 use futures::future::join_all;
 use prost::Message as _;
 use raftmq_proto::command::command::Kind;
-use raftmq_proto::command::{Ack, ChangeInvisible, Handle, Lease, Leased, LeasedMessage, Reply, reply};
+use raftmq_proto::command::{Ack, ChangeInvisible, Handle, Lease, LeaseName, Leased, LeasedMessage, Reply, reply};
 use raftmq_proto::name::{ConsumerGroup, TopicName};
 use raftmq_proto::rocketmq as v2;
+use raftmq_server::listener::Outgoing;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::runtime;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 use tokio_stream::Stream;
 use tonic::{Request, Status};
@@ -50,6 +52,8 @@ const RESPONSE_BYTES_MAX: usize = 4 << 20;
 const TAKES_ANY_SIZE: [&str; 4] = ["JAVA", "GO", "CPP", "PYTHON"];
 /// Bodies up to this size fit whatever stands beside them.
 const BODY_BYTES_SAFE: usize = 3 << 20;
+/// Bodies of one answer; one message goes in any case, what is left goes to the next receive.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// A message that its client cannot take comes back after this, to another one or, in the end, as a dead letter.
 const PASSED_OVER_MS: u64 = 10_000;
 
@@ -69,8 +73,12 @@ struct Ask {
     client_id: String,
     /// The client takes response messages of any size.
     takes_any_size: bool,
+    /// What the caller may do; `None` where nothing is checked.
+    permit: Option<Permit>,
     /// When the poll ends without messages.
     end: Instant,
+    /// The connection that the answer goes to.
+    outgoing: Outgoing,
 }
 
 /// What the checks need to know of the caller.
@@ -92,12 +100,13 @@ pub(super) fn handle(front: &Arc<Front>, request: Request<v2::ReceiveMessageRequ
             front.calls.spawn(poll(front.clone(), ask, answer));
             Delivered { state: State::Waiting(waiting) }
         }
-        Err(error) => Delivered { state: State::sending(refusal(front, error), None) },
+        Err(error) => Delivered { state: State::sending(empty(front, error)) },
     }
 }
 
 fn prepare(front: &Front, caller: &Caller, request: v2::ReceiveMessageRequest) -> Result<Ask, ApiError> {
-    let client_id = front.admit(caller)?;
+    let client_id = front.admit(caller, &request)?;
+    let permit = front.permit(caller, &request)?;
     let known = front.settings.get(client_id);
     let asker = Asker {
         client_id,
@@ -107,7 +116,8 @@ fn prepare(front: &Front, caller: &Caller, request: v2::ReceiveMessageRequest) -
         deadline: caller.deadline(),
         request_timeout: known.map_or(REQUEST_TIMEOUT, |known| known.request_timeout),
     };
-    ask(request, &asker, &front.node.config.grpc)
+    let ask = ask(request, &asker, &front.node.config.grpc)?;
+    Ok(Ask { permit, outgoing: caller.outgoing(), ..ask })
 }
 
 fn ask(request: v2::ReceiveMessageRequest, asker: &Asker<'_>, limits: &GrpcConfig) -> Result<Ask, ApiError> {
@@ -134,6 +144,8 @@ fn ask(request: v2::ReceiveMessageRequest, asker: &Asker<'_>, limits: &GrpcConfi
         attempt_id: request.attempt_id.unwrap_or_default(),
         client_id: asker.client_id.to_owned(),
         takes_any_size: TAKES_ANY_SIZE.iter().any(|name| asker.language.eq_ignore_ascii_case(name)),
+        permit: None,
+        outgoing: Outgoing::default(),
         end: asker.deadline.map_or(end, |deadline| end.min(deadline - DEADLINE_MARGIN.min(polling / 2))),
     })
 }
@@ -175,6 +187,8 @@ fn invisible_ms(duration: Option<&prost_types::Duration>, limits: &GrpcConfig) -
 struct Answer {
     responses: Vec<v2::ReceiveMessageResponse>,
     given_back: Option<GiveBack>,
+    /// Their share of what may be on its way to clients.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 /// A lease that was asked for. It is waited for to its end in any case: what it grants must not be lost.
@@ -209,6 +223,7 @@ async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answe
     while !waiter.is_ended() {
         waiter.look();
         let mut again = false;
+        front.still(ask.permit.as_ref())?;
         // Before anything arrives, so that no other member's receive skips what this one waits for.
         subscribe(front, ask).await?;
         if worth_asking(front, ask)? {
@@ -226,8 +241,7 @@ async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answe
             }
             again = leased.more;
             if !leased.messages.is_empty() {
-                let found = read(front, ask, &leased).await;
-                if let Some(found) = found {
+                if let Some(found) = read(front, ask, &leased).await? {
                     return Ok(Outcome::Answer(found));
                 }
                 again = true;
@@ -294,6 +308,7 @@ fn lease(front: &Front, ask: &Ask) -> Kind {
         nonce: rand::random(),
         attempt_id: ask.attempt_id.clone(),
         create_consumer_group: limits.auto_create_subscription_group,
+        confirm_ms: limits.confirm_ms,
     })
 }
 
@@ -310,48 +325,69 @@ async fn granted(mut asked: Asked, ask: &Ask) -> Result<Result<Leased, ApiError>
 }
 
 /// Reads the bodies of a lease and makes the answer of it; `None` when no message of it can go to this client.
-async fn read(front: &Arc<Front>, ask: &Ask, leased: &Leased) -> Option<Answer> {
+async fn read(front: &Arc<Front>, ask: &Ask, leased: &Leased) -> Result<Option<Answer>, ApiError> {
     let given_back = GiveBack::new(front, ask, leased);
     let mut responses = Vec::with_capacity(leased.messages.len() + 2);
     responses.push(response(Content::Status(status::ok())));
-    let (mut collisions, mut too_large) = (Vec::new(), Vec::new());
+    let mut aside = Aside::default();
+    let mut bytes = 0;
     {
         let mut reader = Reader::new(&front.node.group);
         for message in &leased.messages {
             let handle = handle_of(leased, message);
-            let stored = match reader.read(message) {
+            let stored = match reader.read(message).await {
                 Ok(stored) => stored,
                 Err(error) => {
-                    // It stays leased: a replica that has it delivers it next time.
+                    // A replica that has it may deliver it next time.
                     tracing::error!(topic = %ask.topic, queue = message.queue, offset = message.offset, %error,
                         "a message cannot be read");
+                    aside.unreadable.push(handle);
                     continue;
                 }
             };
             if !ask.filter.matches(stored.tag.as_deref()) {
-                collisions.push(handle);
+                aside.unwanted.push(handle);
                 continue;
             }
             let body_bytes = stored.body.len();
+            if bytes > 0 && bytes + body_bytes > ANSWER_BYTES_MAX {
+                aside.too_many.push(handle);
+                continue;
+            }
             let receipt_handle = front.handles.text(&handle);
             let delivery = Delivery { topic: &ask.resource, leased: message, receipt_handle };
             let response = response(Content::Message(convert::delivered(stored, delivery)));
             if !ask.takes_any_size && body_bytes > BODY_BYTES_SAFE && response.encoded_len() > RESPONSE_BYTES_MAX {
                 tracing::warn!(topic = %ask.topic, queue = message.queue, offset = message.offset, client = ask.client_id,
                     "a message is larger than this client takes ({RESPONSE_BYTES_MAX} bytes with its properties)");
-                too_large.push(handle);
+                aside.too_large.push(handle);
                 continue;
             }
+            bytes += body_bytes;
             responses.push(response);
         }
     }
-    front.settle(ask, collisions, too_large).await;
+    let room = front.deliver(bytes)?;
+    front.settle(ask, aside).await;
     if responses.len() == 1 {
         given_back.forget();
-        return None;
+        return Ok(None);
     }
     responses.push(ends_at(front));
-    Some(Answer { responses, given_back: Some(given_back) })
+    Ok(Some(Answer { responses, given_back: Some(given_back), room: Some(room) }))
+}
+
+/// Messages of a lease that are not delivered.
+#[derive(Default)]
+struct Aside {
+    /// They only share the hash of a wanted tag.
+    unwanted: Vec<Handle>,
+    /// The client takes no response of this size.
+    too_large: Vec<Handle>,
+    /// This node cannot read them.
+    unreadable: Vec<Handle>,
+    /// The answer is long enough.
+    too_many: Vec<Handle>,
 }
 
 fn handle_of(leased: &Leased, message: &LeasedMessage) -> Handle {
@@ -364,21 +400,19 @@ fn handle_of(leased: &Leased, message: &LeasedMessage) -> Handle {
 }
 
 impl Front {
-    /// Acknowledges messages that only share the hash of a wanted tag, and passes over those that are too large.
-    async fn settle(&self, ask: &Ask, collisions: Vec<Handle>, too_large: Vec<Handle>) {
+    /// Acknowledges what nobody wants and gives the rest back.
+    async fn settle(&self, ask: &Ask, aside: Aside) {
         let (consumer_group, topic) = (ask.consumer_group.to_string(), ask.topic.to_string());
-        let mut commands = Vec::new();
-        for handle in too_large {
-            commands.push(Kind::ChangeInvisible(ChangeInvisible {
-                consumer_group: consumer_group.clone(),
-                topic: topic.clone(),
-                handle: Some(handle),
-                invisible_ms: PASSED_OVER_MS,
-                suspend: false,
-            }));
-        }
-        if !collisions.is_empty() {
-            commands.push(Kind::Ack(Ack { consumer_group, topic, handles: collisions }));
+        let change = |handle, invisible_ms, suspend| {
+            let (consumer_group, topic) = (consumer_group.clone(), topic.clone());
+            let handle = Some(handle);
+            Kind::ChangeInvisible(ChangeInvisible { consumer_group, topic, handle, invisible_ms, suspend })
+        };
+        let mut commands: Vec<_> = aside.too_large.into_iter().map(|it| change(it, PASSED_OVER_MS, false)).collect();
+        commands.extend(aside.unreadable.into_iter().map(|handle| change(handle, PASSED_OVER_MS, true)));
+        commands.extend(aside.too_many.into_iter().map(|handle| change(handle, 0, true)));
+        if !aside.unwanted.is_empty() {
+            commands.push(Kind::Ack(Ack { consumer_group, topic, handles: aside.unwanted }));
         }
         for outcome in join_all(commands.into_iter().map(|command| self.submit_any(command, None))).await {
             if let Err(error) = outcome {
@@ -395,6 +429,8 @@ struct GiveBack {
     consumer_group: String,
     topic: String,
     handles: Vec<Handle>,
+    /// The lease is renewed, and its answer goes to this connection.
+    renewed: Option<(LeaseName, Outgoing)>,
 }
 
 impl GiveBack {
@@ -405,12 +441,24 @@ impl GiveBack {
             consumer_group: ask.consumer_group.to_string(),
             topic: ask.topic.to_string(),
             handles: leased.messages.iter().map(|message| handle_of(leased, message)).collect(),
+            renewed: ask.invisible_ms.is_none().then(|| {
+                let lease = LeaseName { consumer_group_id: leased.consumer_group_id, lease_id: leased.lease_id };
+                (lease, ask.outgoing.clone())
+            }),
         }
     }
 
-    /// The client got them, or they were settled otherwise.
+    /// They were settled otherwise.
     fn forget(mut self) {
         self.handles.clear();
+    }
+
+    /// All of them are on their way to the client.
+    fn gave(mut self) {
+        self.handles.clear();
+        if let Some((lease, outgoing)) = self.renewed.take() {
+            self.front.node.deliveries.gave(lease, outgoing);
+        }
     }
 
     async fn now(mut self) {
@@ -465,7 +513,7 @@ fn refusal(front: &Front, error: ApiError) -> Vec<v2::ReceiveMessageResponse> {
 }
 
 fn empty(front: &Front, error: ApiError) -> Answer {
-    Answer { responses: refusal(front, error), given_back: None }
+    Answer { responses: refusal(front, error), given_back: None, room: None }
 }
 
 /// The stream of one receive: a status, the messages, the time.
@@ -475,12 +523,16 @@ pub(super) struct Delivered {
 
 enum State {
     Waiting(oneshot::Receiver<Answer>),
-    Sending { responses: std::vec::IntoIter<v2::ReceiveMessageResponse>, given_back: Option<GiveBack> },
+    Sending {
+        responses: std::vec::IntoIter<v2::ReceiveMessageResponse>,
+        given_back: Option<GiveBack>,
+        _room: Option<OwnedSemaphorePermit>,
+    },
 }
 
 impl State {
-    fn sending(responses: Vec<v2::ReceiveMessageResponse>, given_back: Option<GiveBack>) -> State {
-        State::Sending { responses: responses.into_iter(), given_back }
+    fn sending(Answer { responses, given_back, room }: Answer) -> State {
+        State::Sending { responses: responses.into_iter(), given_back, _room: room }
     }
 }
 
@@ -490,19 +542,19 @@ impl Stream for Delivered {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if let State::Waiting(answer) = &mut self.state {
             let Poll::Ready(answer) = Pin::new(answer).poll(cx) else { return Poll::Pending };
-            let Ok(Answer { responses, given_back }) = answer else {
-                self.state = State::sending(Vec::new(), None);
+            let Ok(answer) = answer else {
+                self.state = State::sending(Answer { responses: Vec::new(), given_back: None, room: None });
                 return Poll::Ready(Some(Err(Status::unavailable("this node is shutting down"))));
             };
-            self.state = State::sending(responses, given_back);
+            self.state = State::sending(answer);
         }
-        let State::Sending { responses, given_back } = &mut self.state else { return Poll::Ready(None) };
+        let State::Sending { responses, given_back, .. } = &mut self.state else { return Poll::Ready(None) };
         match responses.next() {
             Some(response) => Poll::Ready(Some(Ok(response))),
             None => {
                 // All of it has been taken.
                 if let Some(delivered) = given_back.take() {
-                    delivered.forget();
+                    delivered.gave();
                 }
                 Poll::Ready(None)
             }

@@ -8,6 +8,7 @@
 use super::Front;
 use super::caller::Caller;
 use super::convert;
+use super::dialect::Dialect;
 use super::status::{self, ApiError};
 use crate::namesrv::ForeignRoute;
 use crate::store::consumer_group::consumer_group;
@@ -27,14 +28,26 @@ pub(super) async fn query(
     request: Request<v2::QueryRouteRequest>,
 ) -> Result<v2::QueryRouteResponse, ApiError> {
     let (caller, request) = Caller::split(request);
-    front.admit(&caller)?;
+    let client_id = front.admit(&caller, &request)?;
     let resource = request.topic.clone().unwrap_or_default();
     let topic = convert::topic(request.topic)?;
-    let hosts = hosts_or_create(front, &topic, &caller).await?;
+    // A consumer that asks again and again would bring a deleted topic back; one that starts is not told apart.
+    let consumes = front.settings.get(client_id).is_some_and(|known| known.consumer.is_some());
+    let mut hosts = hosts(front, &topic).await?;
+    if hosts.is_empty() && !consumes && front.create_topic(&topic, &caller).await? {
+        hosts = self::hosts(front, &topic).await?;
+    }
+    if hosts.is_empty() {
+        return Err(ApiError::TopicNotFound(topic.into_string()));
+    }
     let dialled = Dialled { endpoints: request.endpoints.as_ref(), reached: caller.reached() };
     let own_port = front.node.config.grpc.use_endpoint_port_from_request;
-    let message_queues =
-        hosts.iter().flat_map(|host| queues(&resource, host, &host.endpoints(&dialled, own_port))).collect();
+    let dialect = Dialect::of(&caller);
+    let of_host = |host: &Host| {
+        let lists = dialect.spell(host.endpoints(&dialled, own_port));
+        if dialect.first_queue_only() { firsts(&resource, host, &lists) } else { queues(&resource, host, &lists) }
+    };
+    let message_queues = hosts.iter().flat_map(of_host).collect();
     Ok(v2::QueryRouteResponse { status: Some(status::ok()), message_queues })
 }
 
@@ -43,16 +56,20 @@ pub(super) async fn assignment(
     request: Request<v2::QueryAssignmentRequest>,
 ) -> Result<v2::QueryAssignmentResponse, ApiError> {
     let (caller, request) = Caller::split(request);
-    front.admit(&caller)?;
+    front.admit(&caller, &request)?;
     let resource = request.topic.clone().unwrap_or_default();
     let topic = convert::topic(request.topic)?;
     let group = convert::consumer_group(request.group)?;
     let ordered = consumer_group(&front.state(), group.as_str())?.is_some_and(|row| row.ordered);
-    let hosts = hosts_or_create(front, &topic, &caller).await?;
+    let hosts = hosts(front, &topic).await?;
+    if hosts.is_empty() {
+        return Err(ApiError::TopicNotFound(topic.into_string()));
+    }
     let dialled = Dialled { endpoints: request.endpoints.as_ref(), reached: caller.reached() };
     let own_port = front.node.config.grpc.use_endpoint_port_from_request;
-    let assignments: Vec<_> =
-        hosts.iter().flat_map(|host| assigned(&resource, host, &host.endpoints(&dialled, own_port), ordered)).collect();
+    let dialect = Dialect::of(&caller);
+    let of_host = |host: &Host| assigned(&resource, host, &dialect.spell(host.endpoints(&dialled, own_port)), ordered);
+    let assignments: Vec<_> = hosts.iter().flat_map(of_host).collect();
     if assignments.is_empty() {
         // An empty list would make clients drop what they have.
         return Err(ApiError::NoReadableQueue(topic.into_string()));
@@ -72,17 +89,6 @@ struct Host {
     members: Vec<String>,
     /// It is the group of the node that the client called.
     own: bool,
-}
-
-async fn hosts_or_create(front: &Front, topic: &TopicName, caller: &Caller) -> Result<Vec<Host>, ApiError> {
-    let hosts = hosts(front, topic).await?;
-    if !hosts.is_empty() {
-        return Ok(hosts);
-    }
-    if !front.create_topic(topic, caller.answer_by()).await? {
-        return Err(ApiError::TopicNotFound(topic.to_string()));
-    }
-    self::hosts(front, topic).await
 }
 
 /// The broker groups that host a topic, by name.
@@ -239,6 +245,40 @@ fn queue(
     }
 }
 
+fn types(host: &Host) -> Vec<i32> {
+    let mut types: Vec<i32> = EVERY_TYPE.iter().map(|kind| i32::from(*kind)).collect();
+    types.retain(|kind| host.message_types.contains(kind));
+    if types.is_empty() {
+        types.push(MessageType::Normal.into());
+    }
+    types
+}
+
+/// A group in a route for clients that know no queue but the first of a broker, and that send again to another broker
+/// only: every list of endpoints is a broker of one queue to them. Whatever the queue, the server places messages
+/// itself and serves receives from all.
+fn firsts(resource: &v2::Resource, host: &Host, lists: &[v2::Endpoints]) -> Vec<v2::MessageQueue> {
+    let (readable, writable) = host.permission();
+    let permission = match (readable && host.read_queues > 0, writable && host.write_queues > 0) {
+        (true, true) => Permission::ReadWrite,
+        (true, false) => Permission::Read,
+        (false, true) => Permission::Write,
+        (false, false) => Permission::None,
+    };
+    (0..lists.len().max(1))
+        .map(|number| {
+            let mut first = queue(resource, host, lists, number, permission);
+            first.id = 0;
+            first.accept_message_types = types(host);
+            if let Some(broker) = first.broker.as_mut().filter(|_| number > 0) {
+                // No broker group's own name has this character.
+                broker.name = format!("{}#{number}", broker.name);
+            }
+            first
+        })
+        .collect()
+}
+
 /// A group's queues in a route. Ids count from 0 through queues to read, to write, and for both.
 fn queues(resource: &v2::Resource, host: &Host, lists: &[v2::Endpoints]) -> Vec<v2::MessageQueue> {
     let (read, write) = (host.read_queues as usize, host.write_queues as usize);
@@ -251,11 +291,7 @@ fn queues(resource: &v2::Resource, host: &Host, lists: &[v2::Endpoints]) -> Vec<
         (false, true) => vec![(Permission::Write, write)],
         (false, false) => vec![(Permission::None, read.max(write).max(1))],
     };
-    let mut types: Vec<i32> = EVERY_TYPE.iter().map(|kind| i32::from(*kind)).collect();
-    types.retain(|kind| host.message_types.contains(kind));
-    if types.is_empty() {
-        types.push(MessageType::Normal.into());
-    }
+    let types = types(host);
     let permissions = permissions.into_iter().flat_map(|(permission, count)| std::iter::repeat_n(permission, count));
     permissions
         .enumerate()
@@ -281,7 +317,7 @@ fn assigned(resource: &v2::Resource, host: &Host, lists: &[v2::Endpoints], order
 
 #[cfg(test)]
 mod tests {
-    use super::{Dialled, Host, assigned, queues};
+    use super::{Dialled, Host, assigned, firsts, queues};
     use raftmq_proto::rocketmq as v2;
     use v2::{AddressScheme, MessageType};
 
@@ -441,5 +477,31 @@ mod tests {
         check(&host(), true, &[0, 1, 2, 3]);
         check(&Host { read_queues: 1, ..host() }, false, &[0]);
         check(&Host { permission: 2, ..host() }, false, &[]);
+    }
+
+    #[test]
+    fn a_broker_with_one_queue_for_each_list() {
+        let mut host = host();
+        let lists = host.endpoints(&Dialled { endpoints: None, reached: None }, false);
+        let check = |host: &Host, permission: v2::Permission| {
+            let shown: Vec<_> = firsts(&v2::Resource::default(), host, &lists)
+                .into_iter()
+                .map(|queue| {
+                    let broker = queue.broker.clone().expect("set");
+                    assert_eq!((queue.id, broker.id, queue.permission()), (0, 0, permission));
+                    assert_eq!(queue.accept_message_types, [i32::from(MessageType::Normal)]);
+                    (broker.name, shown(&broker.endpoints.expect("set")))
+                })
+                .collect();
+            let names = ["RaftNode00", "RaftNode00#1", "RaftNode00#2"].map(str::to_owned);
+            assert_eq!(shown, std::iter::zip(names, MEMBERS.map(str::to_owned)).collect::<Vec<_>>());
+        };
+        check(&host, v2::Permission::ReadWrite);
+        host.read_queues = 0;
+        check(&host, v2::Permission::Write);
+        (host.read_queues, host.permission) = (4, 4);
+        check(&host, v2::Permission::Read);
+        host.permission = 0;
+        check(&host, v2::Permission::None);
     }
 }

@@ -6,21 +6,21 @@ use super::convert;
 use super::status::{self, ApiError};
 use crate::command::encode_message;
 use crate::config::GrpcConfig;
+use crate::deliver::handle::{Handles, WaitingHandle, message_id_hash};
 use crate::filter::tag::tag_hash;
 use bytes::Bytes;
-use md5::{Digest as _, Md5};
 use raftmq_proto::command::command::Kind;
-use raftmq_proto::command::{Append, AppendMessage, Appended, Property, StoredMessage, reply};
+use raftmq_proto::command::{Append, AppendMessage, Appended, Checks, Property, StoredMessage, Waits, reply};
 use raftmq_proto::name::TopicName;
 use raftmq_proto::rocketmq as v2;
 use tonic::Request;
+use xxhash_rust::xxh3::Xxh3;
 
-/// Bytes of a message group.
-const MESSAGE_GROUP_BYTES_MAX: usize = 63;
-/// A producer may let an orphaned transaction wait so long.
-const RECOVERY_S_MAX: i64 = 3_600;
-/// How far ahead a delivery time may be.
-const DELIVERY_AHEAD_MS_MAX: i64 = 86_400_000;
+/// The property by which clients of old ask for a delay by its level.
+const DELAY_LEVEL: &str = "DELAY";
+
+/// `apache.rocketmq.v2.MessageType.LITE`.
+const LITE: i32 = 5;
 
 /// Property keys that stand for something of the system's own; sorted.
 const RESERVED_KEYS: &[&str] = &[
@@ -32,7 +32,6 @@ const RESERVED_KEYS: &[&str] = &[
     "CONSUME_START_TIME",
     "CORRECTION_FLAG",
     "CORRELATION_ID",
-    "DELAY",
     "DLQ_ORIGIN_MESSAGE_ID",
     "DLQ_ORIGIN_TOPIC",
     "DUP_INFO",
@@ -85,7 +84,6 @@ struct Draft {
     blobs: Vec<Bytes>,
     /// The clients' own ids, echoed in the answer.
     message_ids: Vec<String>,
-    message_type: v2::MessageType,
 }
 
 /// What the checks depend on beside the call.
@@ -97,6 +95,8 @@ struct Context<'c> {
     peer: &'c str,
     /// This node's address.
     store_host: &'c str,
+    /// Id of the client, which is asked about transactions that it leaves open.
+    client_id: &'c str,
 }
 
 pub(super) async fn handle(front: &Front, request: Request<v2::SendMessageRequest>) -> v2::SendMessageResponse {
@@ -114,7 +114,7 @@ pub(super) async fn handle(front: &Front, request: Request<v2::SendMessageReques
 
 async fn send(front: &Front, request: Request<v2::SendMessageRequest>) -> Result<v2::SendMessageResponse, ApiError> {
     let (caller, request) = Caller::split(request);
-    front.admit(&caller)?;
+    let client_id = front.admit(&caller, &request)?;
     let peer = caller.address().map(|client| client.to_string()).unwrap_or_default();
     let node = &*front.node;
     let context = Context {
@@ -122,68 +122,80 @@ async fn send(front: &Front, request: Request<v2::SendMessageRequest>) -> Result
         now_ms: i64::try_from(node.clock.now()).unwrap_or(i64::MAX),
         peer: &peer,
         store_host: &front.store_host,
+        client_id,
     };
-    let Draft { topic, append, blobs, message_ids, message_type } = draft(request, &context)?;
-    if message_type != v2::MessageType::Normal {
-        return Err(refuse_type(front, &topic, message_type).await);
+    let Draft { topic, append, blobs, message_ids } = draft(request, &context)?;
+    if let Some(sent) = append.messages.iter().find(|message| message.message_type == LITE) {
+        return Err(refuse_type(front, &topic, sent.message_type).await);
     }
+    let times: Vec<u64> = append.messages.iter().map(|message| message.delivery_ms).collect();
     if let Some(why) = node.gate.refusal() {
         return Err(ApiError::DiskFull(why));
     }
     let appended = match submit(front, &caller, append.clone(), blobs.clone()).await {
         Err(error) if error.is_topic_not_found() => {
-            if !front.create_topic(&topic, caller.answer_by()).await? {
+            if !front.create_topic(&topic, &caller).await? {
                 return Err(error);
             }
             submit(front, &caller, append, blobs).await?
         }
         outcome => outcome?,
     };
-    Ok(answer(&appended, message_ids))
+    Ok(answer(&appended, message_ids, &times, front.handles))
 }
 
-async fn submit(front: &Front, caller: &Caller, append: Append, blobs: Vec<Bytes>) -> Result<Appended, ApiError> {
+/// Stores the messages. Those of a call with several message groups may go to several queues.
+async fn submit(front: &Front, caller: &Caller, append: Append, blobs: Vec<Bytes>) -> Result<Vec<Appended>, ApiError> {
     match front.submit(Kind::Append(append), blobs, caller.answer_by()).await? {
-        reply::Kind::Appended(appended) => Ok(appended),
+        reply::Kind::Appended(appended) => Ok(vec![appended]),
+        reply::Kind::AppendedApart(appended) => Ok(appended.parts),
         other => Err(ApiError::Internal(format!("an append was answered with {other:?}"))),
     }
 }
 
-fn answer(appended: &Appended, message_ids: Vec<String>) -> v2::SendMessageResponse {
-    let first = i64::try_from(appended.first_offset).unwrap_or(i64::MAX);
-    let entries = (first..)
-        .zip(message_ids)
-        .map(|(offset, message_id)| v2::SendResultEntry {
+/// `times` are the delivery times of the messages, 0 where there is none.
+fn answer(appended: &[Appended], message_ids: Vec<String>, times: &[u64], handles: Handles) -> v2::SendMessageResponse {
+    let places = appended.iter().flat_map(|part| (0..part.count).map(move |at| (part, at)));
+    let entry = |(((part, at), message_id), delivery_ms): (((&Appended, u32), String), &u64)| {
+        let name = |delivery_ms| {
+            handles.waiting_text(&WaitingHandle {
+                log_index: part.log_index,
+                slot: part.first_slot.saturating_add(at),
+                delivery_ms,
+                message_id_hash: message_id_hash(&message_id),
+            })
+        };
+        let (transaction_id, recall_handle) = match part.waits() {
+            Waits::Nothing => (message_id.clone(), String::new()),
+            Waits::DeliveryTime => (message_id.clone(), name(*delivery_ms)),
+            Waits::EndOfTransaction => (name(0), String::new()),
+        };
+        v2::SendResultEntry {
             status: Some(status::ok()),
-            transaction_id: message_id.clone(),
+            transaction_id,
             message_id,
-            offset,
-            recall_handle: String::new(),
-        })
-        .collect();
+            offset: i64::try_from(part.first_offset.saturating_add(u64::from(at))).unwrap_or(i64::MAX),
+            recall_handle,
+        }
+    };
+    let entries = places.zip(message_ids).zip(times).map(entry).collect();
     v2::SendMessageResponse { status: Some(status::ok()), entries }
 }
 
-/// Only normal messages are stored so far: another type is never stored as one.
-async fn refuse_type(front: &Front, topic: &TopicName, sent: v2::MessageType) -> ApiError {
+/// Some types are not stored yet: a message of one is never stored as another.
+async fn refuse_type(front: &Front, topic: &TopicName, sent: i32) -> ApiError {
     let types = match front.topic(topic).await {
         Ok(Some(row)) => row.message_types,
         Ok(None) => return ApiError::TopicNotFound(topic.to_string()),
         Err(error) => return error,
     };
-    if front.node.config.grpc.check_message_type && !types.contains(&sent.into()) {
-        return type_conflict(topic, &types, sent);
+    if front.node.config.grpc.check_message_type && !types.contains(&sent) {
+        return type_conflict(topic, &types, v2::MessageType::try_from(sent).unwrap_or_default());
     }
-    ApiError::NotImplemented(match sent {
-        v2::MessageType::Fifo => "sending FIFO messages",
-        v2::MessageType::Delay => "sending messages with a delivery time",
-        v2::MessageType::Transaction => "sending transactional messages",
-        v2::MessageType::Priority => "sending messages with a priority",
-        _ => "sending messages of this type",
-    })
+    ApiError::NotImplemented("sending messages of lite topics")
 }
 
-fn type_conflict(topic: &TopicName, takes: &[i32], sent: v2::MessageType) -> ApiError {
+pub(super) fn type_conflict(topic: &TopicName, takes: &[i32], sent: v2::MessageType) -> ApiError {
     let names: Vec<_> =
         takes.iter().filter_map(|value| v2::MessageType::try_from(*value).ok()).map(status::type_name).collect();
     let takes = if names.is_empty() { "no messages".to_owned() } else { format!("{} messages", names.join(", ")) };
@@ -194,27 +206,37 @@ fn draft(request: v2::SendMessageRequest, context: &Context<'_>) -> Result<Draft
     let mut messages = request.messages;
     let resource = messages.first_mut().ok_or(ApiError::NoMessages)?.topic.take();
     let topic = convert::topic(resource.clone())?;
+    let (value, limit) = (messages.len(), context.limits.send_batch_max);
+    if value > limit {
+        return Err(ApiError::TooManyMessages { value, limit });
+    }
     if messages.iter().skip(1).any(|message| message.topic != resource) {
         return Err(ApiError::SeveralTopics);
     }
     let mut draft = Draft {
-        append: Append { topic: topic.as_str().to_owned(), messages: Vec::with_capacity(messages.len()) },
+        append: Append { topic: topic.as_str().to_owned(), messages: Vec::with_capacity(messages.len()), checks: None },
         topic,
         blobs: Vec::with_capacity(messages.len()),
         message_ids: Vec::with_capacity(messages.len()),
-        message_type: v2::MessageType::Normal,
     };
-    for message in messages {
-        let system = message.system_properties.unwrap_or_default();
+    for mut message in messages {
+        let mut system = message.system_properties.unwrap_or_default();
+        delay_level(&mut message.user_properties, &mut system, context)?;
         check(&message.body, &message.user_properties, &system, context)?;
         let message_type = message_type(&system);
-        if message_type != v2::MessageType::Normal {
-            draft.message_type = message_type;
+        if message_type == v2::MessageType::Transaction && draft.append.checks.is_none() {
+            draft.append.checks = Some(checks(context));
         }
         draft.append.messages.push(AppendMessage {
             tag_hash: system.tag.as_deref().filter(|tag| !tag.is_empty()).map_or(0, tag_hash),
             message_type: message_type.into(),
             body_bytes: u32::try_from(message.body.len()).unwrap_or(u32::MAX),
+            message_group_hash: message_group_hash(&system, message_type),
+            message_id_hash: message_id_hash(&system.message_id),
+            delivery_ms: delivery_ms(&system, message_type),
+            check_after_ms: check_after_ms(&system, context.limits),
+            priority: system.priority.map_or(0, |priority| u32::try_from(priority).unwrap_or_default()),
+            content_hash: content_hash(&message.body, &message.user_properties, &system),
         });
         draft.message_ids.push(system.message_id.clone());
         let stored = stored(&draft.topic, message.body, message.user_properties, system, message_type, context);
@@ -232,7 +254,7 @@ fn check(
     context: &Context<'_>,
 ) -> Result<(), ApiError> {
     let limits = context.limits;
-    if body.is_empty() {
+    if body.is_empty() && limits.check_body_empty {
         return Err(ApiError::BodyEmpty);
     }
     if body.len() > limits.max_message_bytes {
@@ -283,37 +305,110 @@ fn check(
     if system.message_id.trim().is_empty() {
         return Err(ApiError::MessageIdBlank);
     }
-    check_marks(system, context.now_ms)
+    check_marks(system, context)
 }
 
 /// Checks what marks a message as other than normal.
-fn check_marks(system: &v2::SystemProperties, now_ms: i64) -> Result<(), ApiError> {
+fn check_marks(system: &v2::SystemProperties, context: &Context<'_>) -> Result<(), ApiError> {
+    let limits = context.limits;
     if message_type(system) == v2::MessageType::Transaction
         && let Some(duration) = &system.orphaned_transaction_recovery_duration
-        && duration.seconds > RECOVERY_S_MAX
+        && limits.recovery_s_max > 0
+        && duration.seconds > limits.recovery_s_max
     {
-        return Err(ApiError::RecoveryTooLong { value_s: duration.seconds, limit_s: RECOVERY_S_MAX });
+        return Err(ApiError::RecoveryTooLong { value_s: duration.seconds, limit_s: limits.recovery_s_max });
     }
     if let Some(time) = &system.delivery_timestamp {
-        let ahead_ms = convert::unix_ms(time).saturating_sub(now_ms);
-        if ahead_ms > DELIVERY_AHEAD_MS_MAX {
-            return Err(ApiError::DeliveryTooLate { ahead_ms, limit_ms: DELIVERY_AHEAD_MS_MAX });
+        let ahead_ms = convert::unix_ms(time).saturating_sub(context.now_ms);
+        if limits.delivery_ahead_ms_max > 0 && ahead_ms > limits.delivery_ahead_ms_max {
+            return Err(ApiError::DeliveryTooLate { ahead_ms, limit_ms: limits.delivery_ahead_ms_max });
         }
+    }
+    if let Some(value) = system.priority.filter(|priority| *priority < 0) {
+        return Err(ApiError::PriorityNegative(value));
     }
     if let Some(group) = system.message_group.as_deref().filter(|group| !group.is_empty()) {
         let fault = |fault: String| ApiError::MessageGroup { group: group.to_owned(), fault };
         if group.trim().is_empty() {
             return Err(fault("is blank".to_owned()));
         }
-        if group.len() > MESSAGE_GROUP_BYTES_MAX {
-            let limit = format!("has {} bytes, but the limit is {MESSAGE_GROUP_BYTES_MAX}", group.len());
-            return Err(fault(limit));
+        let limit = limits.message_group_bytes;
+        if limit > 0 && group.len() >= limit {
+            let most = limit - 1;
+            return Err(fault(format!("has {} bytes, but the limit is {most} (maxMessageGroupSize - 1)", group.len())));
         }
         if has_control(group) {
             return Err(fault("has a control character".to_owned()));
         }
     }
     Ok(())
+}
+
+/// Clients of old ask for one of the levels of `messageDelayLevel`; it becomes the time that it stands for.
+fn delay_level(
+    properties: &mut Properties,
+    system: &mut v2::SystemProperties,
+    context: &Context<'_>,
+) -> Result<(), ApiError> {
+    let Some(level) = properties.remove(DELAY_LEVEL) else { return Ok(()) };
+    let Ok(level) = level.trim().parse::<usize>() else {
+        return Err(ApiError::PropertyReserved(DELAY_LEVEL.to_owned()));
+    };
+    let levels = &context.limits.delay_levels_ms;
+    // As the reference: no delay below the first level, the longest one beyond the last.
+    if let Some(delay_ms) = level.checked_sub(1).and_then(|at| levels.get(at.min(levels.len().saturating_sub(1))))
+        && system.delivery_timestamp.is_none()
+    {
+        let at_ms = context.now_ms.saturating_add(i64::try_from(*delay_ms).unwrap_or(i64::MAX));
+        system.delivery_timestamp = Some(convert::timestamp(at_ms));
+    }
+    Ok(())
+}
+
+/// How the producer is asked about the transactions that it leaves open.
+fn checks(context: &Context<'_>) -> Checks {
+    let limits = context.limits;
+    Checks {
+        producer: context.client_id.to_owned(),
+        interval_ms: limits.transaction_check_interval_ms,
+        checks_max: limits.transaction_checks_max,
+        age_max_ms: limits.transaction_age_ms_max,
+    }
+}
+
+/// Of all that the producer says of a message and would say again if it sent it again; never 0.
+fn content_hash(body: &Bytes, properties: &Properties, system: &v2::SystemProperties) -> u64 {
+    let mut hash = Xxh3::new();
+    let mut part = |bytes: &[u8]| {
+        hash.update(&(bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    part(body);
+    let mut sorted: Vec<_> = properties.iter().collect();
+    sorted.sort_unstable();
+    for (key, value) in sorted {
+        part(key.as_bytes());
+        part(value.as_bytes());
+    }
+    system.keys.iter().for_each(|key| part(key.as_bytes()));
+    for text in [&system.tag, &system.message_group, &system.lite_topic] {
+        part(text.as_deref().unwrap_or_default().as_bytes());
+    }
+    let delivery_ms = system.delivery_timestamp.as_ref().map(convert::unix_ms).unwrap_or_default();
+    part(&delivery_ms.to_le_bytes());
+    part(&[system.message_type, system.body_encoding, system.priority.unwrap_or(-1)].map(i32::to_le_bytes).concat());
+    hash.digest().max(1)
+}
+
+fn check_after_ms(system: &v2::SystemProperties, limits: &GrpcConfig) -> u64 {
+    let wanted = system.orphaned_transaction_recovery_duration.as_ref().map(convert::duration_ms);
+    let wanted = wanted.and_then(|ms| u64::try_from(ms).ok()).filter(|ms| *ms > 0);
+    wanted.unwrap_or(limits.transaction_timeout_ms)
+}
+
+fn delivery_ms(system: &v2::SystemProperties, message_type: v2::MessageType) -> u64 {
+    let time = system.delivery_timestamp.as_ref().filter(|_| message_type == v2::MessageType::Delay);
+    time.map_or(0, |time| u64::try_from(convert::unix_ms(time)).unwrap_or_default())
 }
 
 fn has_control(text: &str) -> bool {
@@ -336,6 +431,12 @@ fn message_type(system: &v2::SystemProperties) -> v2::MessageType {
     } else {
         v2::MessageType::Normal
     }
+}
+
+/// What orders a FIFO message; 0 for others, whose message group is only carried.
+fn message_group_hash(system: &v2::SystemProperties, message_type: v2::MessageType) -> u64 {
+    let group = system.message_group.as_deref().filter(|_| message_type == v2::MessageType::Fifo);
+    group.map_or(0, |group| xxhash_rust::xxh3::xxh3_64(group.as_bytes()).max(1))
 }
 
 fn stored(
@@ -362,14 +463,17 @@ fn stored(
         trace_context: system.trace_context,
         message_group: system.message_group.filter(|group| !group.is_empty()),
         delivery_ms: system.delivery_timestamp.as_ref().map(convert::unix_ms),
-        body_md5: Bytes::copy_from_slice(&Md5::digest(&body)),
+        priority: system.priority,
         body,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Context, Draft, RESERVED_KEYS, answer, draft};
+    use super::{
+        AppendMessage, Context, Draft, GrpcConfig, Handles, RESERVED_KEYS, WaitingHandle, Waits, answer, draft,
+        message_id_hash,
+    };
     use crate::command::decode_message;
     use crate::filter::tag::tag_hash;
     use crate::grpc::status::{ApiError, code_name};
@@ -382,8 +486,21 @@ mod tests {
 
     fn check_call(messages: Vec<v2::Message>) -> Result<Draft, ApiError> {
         let limits = limits();
-        let context = Context { limits: &limits, now_ms: NOW_MS, peer: "10.0.0.9:5555", store_host: "10.0.0.1:8081" };
+        let context = Context {
+            limits: &limits,
+            now_ms: NOW_MS,
+            peer: "10.0.0.9:5555",
+            store_host: "10.0.0.1:8081",
+            client_id: "host@1",
+        };
         draft(v2::SendMessageRequest { messages }, &context)
+    }
+
+    fn types(draft: &Draft) -> Vec<&'static str> {
+        let name = |message: &AppendMessage| {
+            v2::MessageType::try_from(message.message_type).expect("one of ours").as_str_name()
+        };
+        draft.append.messages.iter().map(name).collect()
     }
 
     fn message(change: impl FnOnce(&mut v2::Message, &mut v2::SystemProperties)) -> v2::Message {
@@ -400,7 +517,7 @@ mod tests {
     /// The code that a message is refused by, or the type that it is taken as.
     fn check(expected: &str, change: impl FnOnce(&mut v2::Message, &mut v2::SystemProperties)) {
         let shown = match check_call(vec![message(change)]) {
-            Ok(draft) => draft.message_type.as_str_name().to_owned(),
+            Ok(draft) => types(&draft).join(" "),
             Err(error) => code_name(&error.status()).to_owned(),
         };
         assert_eq!(shown, expected);
@@ -451,7 +568,10 @@ mod tests {
         let at = |ms: i64| Some(crate::grpc::convert::timestamp(NOW_MS + ms));
         check("DELAY", |_, system| system.delivery_timestamp = at(86_400_000));
         check("DELAY", |_, system| system.delivery_timestamp = at(-1));
-        check("ILLEGAL_DELIVERY_TIME", |_, system| system.delivery_timestamp = at(86_400_001));
+        check("DELAY", |_, system| system.delivery_timestamp = at(400 * 86_400_000));
+        check("DELAY", |message, _| property(message, "DELAY", "3"));
+        check("NORMAL", |message, _| property(message, "DELAY", "0"));
+        check("ILLEGAL_MESSAGE_PROPERTY_KEY", |message, _| property(message, "DELAY", "soon"));
         let transaction = i32::from(v2::MessageType::Transaction);
         check("TRANSACTION", |_, system| system.message_type = transaction);
         check("BAD_REQUEST", |_, system| {
@@ -461,6 +581,7 @@ mod tests {
         });
         check("NORMAL", |_, system| system.message_type = i32::from(v2::MessageType::Fifo));
         check("PRIORITY", |_, system| system.priority = Some(1));
+        check("BAD_REQUEST", |_, system| system.priority = Some(-1));
         check("LITE", |_, system| system.lite_topic = Some("l".to_owned()));
     }
 
@@ -472,7 +593,42 @@ mod tests {
         assert_eq!(code(check_call(vec![])), "MESSAGE_CORRUPTED");
         assert_eq!(code(check_call(vec![message(|_, _| ()), other])), "MESSAGE_CORRUPTED");
         let mixed = vec![message(|_, system| system.message_group = Some("g".to_owned())), message(|_, _| ())];
-        assert_eq!(check_call(mixed).expect("taken").message_type, v2::MessageType::Fifo);
+        assert_eq!(types(&check_call(mixed).expect("taken")), ["FIFO", "NORMAL"]);
+    }
+
+    #[test]
+    fn what_waits_says_for_what() {
+        let delivery_ms = |change: &dyn Fn(&mut v2::Message, &mut v2::SystemProperties)| {
+            check_call(vec![message(change)]).expect("taken").append.messages[0].delivery_ms
+        };
+        let now = u64::try_from(NOW_MS).expect("after 1970");
+        let at = |ms: i64| Some(crate::grpc::convert::timestamp(NOW_MS + ms));
+        assert_eq!(delivery_ms(&|_, _| ()), 0);
+        assert_eq!(delivery_ms(&|_, system| system.delivery_timestamp = at(5_000)), now + 5_000);
+        assert_eq!(delivery_ms(&|message, _| property(message, "DELAY", "2")), now + 5_000);
+        assert_eq!(delivery_ms(&|message, _| property(message, "DELAY", "99")), now + 7_200_000);
+        let draft = check_call(vec![message(|_, system| {
+            system.message_type = v2::MessageType::Transaction.into();
+            system.orphaned_transaction_recovery_duration = Some(crate::grpc::convert::duration(90_000));
+        })]);
+        let append = draft.expect("taken").append;
+        assert_eq!((append.messages[0].delivery_ms, append.messages[0].check_after_ms), (0, 90_000));
+        assert_eq!(append.checks.expect("of a transaction").producer, "host@1");
+    }
+
+    #[test]
+    fn the_same_limits_as_the_reference_can_be_set() {
+        let limits = GrpcConfig { delivery_ahead_ms_max: 86_400_000, ..limits() };
+        let check = |ahead_ms: i64| {
+            let context =
+                Context { limits: &limits, now_ms: NOW_MS, peer: "10.0.0.9:5555", store_host: "", client_id: "c" };
+            let time = crate::grpc::convert::timestamp(NOW_MS + ahead_ms);
+            let message = message(|_, system| system.delivery_timestamp = Some(time));
+            draft(v2::SendMessageRequest { messages: vec![message] }, &context).err()
+        };
+        assert!(check(86_400_000).is_none());
+        let refused = check(86_400_001).expect("refused");
+        assert_eq!(code_name(&refused.status()), "ILLEGAL_DELIVERY_TIME");
     }
 
     #[test]
@@ -493,7 +649,6 @@ mod tests {
         assert_eq!(stored.properties, [Property { key: "a".to_owned(), value: "b".to_owned() }]);
         assert_eq!((stored.tag.as_deref(), stored.keys.as_slice()), (Some("paid"), ["k 1".to_owned()].as_slice()));
         assert_eq!((stored.born_ms, stored.born_host.as_str()), (NOW_MS - 7, "10.0.0.9:5555"));
-        assert_eq!(crate::deliver::handle::upper_hex(&stored.body_md5), "5D41402ABC4B2A76B9719D911017C592");
         assert_eq!(stored.body, "hello");
         let second = decode_message(draft.blobs[1].clone()).expect("our own blob");
         assert_eq!((second.born_ms, second.tag), (NOW_MS, None));
@@ -501,15 +656,47 @@ mod tests {
 
     #[test]
     fn an_answer_has_an_entry_per_message() {
-        let response = answer(&Appended { queue: 3, first_offset: 41, count: 2 }, vec!["a".to_owned(), "b".to_owned()]);
+        let parts = [appended(3, 41, 2), appended(1, 7, 1)];
+        let handles = Handles::of("RaftNode00");
+        let response = answer(&parts, ["a", "b", "c"].map(str::to_owned).to_vec(), &[0; 3], handles);
         let entries: Vec<_> = response.entries.iter().map(|entry| (entry.message_id.as_str(), entry.offset)).collect();
-        assert_eq!(entries, [("a", 41), ("b", 42)]);
+        assert_eq!(entries, [("a", 41), ("b", 42), ("c", 7)]);
         assert!(response.entries.iter().all(|entry| entry.transaction_id == entry.message_id));
+        assert!(response.entries.iter().all(|entry| entry.recall_handle.is_empty()));
+    }
+
+    fn appended(queue: u32, first_offset: u64, count: u32) -> Appended {
+        Appended { queue, first_offset, count, ..Appended::default() }
+    }
+
+    #[test]
+    fn messages_that_wait_are_named_by_their_place_in_the_log() {
+        let waiting = |waits: Waits, first_slot: u32, count: u32| Appended {
+            count,
+            waits: waits.into(),
+            log_index: 9,
+            first_slot,
+            ..Appended::default()
+        };
+        let parts = [waiting(Waits::DeliveryTime, 4, 2), waiting(Waits::EndOfTransaction, 6, 1)];
+        let handles = Handles::of("RaftNode00");
+        let response = answer(&parts, ["a", "b", "c"].map(str::to_owned).to_vec(), &[50, 60, 0], handles);
+        let [a, b, c] = &response.entries[..] else { panic!("an entry each") };
+        let name = |slot, delivery_ms, message_id: &str| WaitingHandle {
+            log_index: 9,
+            slot,
+            delivery_ms,
+            message_id_hash: message_id_hash(message_id),
+        };
+        assert_eq!(handles.parse_waiting(&a.recall_handle), Ok(name(4, 50, "a")));
+        assert_eq!(handles.parse_waiting(&b.recall_handle), Ok(name(5, 60, "b")));
+        assert_eq!(handles.parse_waiting(&c.transaction_id), Ok(name(6, 0, "c")));
+        assert_eq!((a.transaction_id.as_str(), c.recall_handle.as_str()), ("a", ""));
     }
 
     #[test]
     fn reserved_keys_are_sorted() {
         assert!(RESERVED_KEYS.is_sorted());
-        assert_eq!(RESERVED_KEYS.len(), 51);
+        assert_eq!(RESERVED_KEYS.len(), 50);
     }
 }

@@ -76,7 +76,13 @@ impl Front {
             subscriptions: subscriptions.collect(),
             create_consumer_group: self.node.config.grpc.auto_create_subscription_group,
         });
-        self.submit_any(command, deadline).await
+        let name = consumer.consumer_group.as_str();
+        let is_new = consumer_group(&self.node.group.state(), name)?.is_none();
+        self.submit_any(command, deadline).await?;
+        if is_new {
+            tracing::info!(target: "audit", client_id, name, "consumer group created on its first use");
+        }
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! From errors to the wire: the one table of RocketMQ codes, and the only file of the broker that names them.
 
+use crate::access::Denied;
 use crate::deliver::handle::HandleError;
 use crate::deliver::wait::PollingFull;
 use crate::filter::tag::NoTags;
@@ -21,6 +22,8 @@ pub(crate) enum ApiError {
     Name(#[from] NameError),
     #[error("no message to send")]
     NoMessages,
+    #[error("the call has {value} messages, but the limit is {limit} (sendBatchMessagesMax)")]
+    TooManyMessages { value: usize, limit: usize },
     #[error("topic in message is not same: all messages of a call go to one topic")]
     SeveralTopics,
     #[error("the body of the message is empty")]
@@ -43,10 +46,14 @@ pub(crate) enum ApiError {
     Key { key: String, fault: &'static str },
     #[error("the message has no message id")]
     MessageIdBlank,
-    #[error("the orphaned transaction recovery duration is {value_s} s, but the limit is {limit_s} s")]
+    #[error(
+        "the orphaned transaction recovery duration is {value_s} s, but the limit is {limit_s} s (maxTransactionRecoverySecond)"
+    )]
     RecoveryTooLong { value_s: i64, limit_s: i64 },
-    #[error("the delivery time is {ahead_ms} ms ahead, but the limit is {limit_ms} ms")]
+    #[error("the delivery time is {ahead_ms} ms ahead, but the limit is {limit_ms} ms (maxDelayTimeMillis)")]
     DeliveryTooLate { ahead_ms: i64, limit_ms: i64 },
+    #[error("a priority of {0} is less than 0")]
+    PriorityNegative(i32),
     #[error("the message group {group:?} {fault}")]
     MessageGroup { group: String, fault: String },
     #[error("topic {topic} takes {takes}, but the message is {sent}")]
@@ -64,18 +71,36 @@ pub(crate) enum ApiError {
     PollingTime { left_ms: u128, min_ms: u64, code_known: bool },
     #[error(transparent)]
     Filter(#[from] NoTags),
+    #[error("the filter expression has {value} bytes, but the limit is {limit}")]
+    FilterTooLong { value: usize, limit: usize },
     #[error("unknown type of filter expression: only TAG is understood")]
     FilterType,
     #[error(transparent)]
     PollingFull(#[from] PollingFull),
+    #[error(
+        "busy: clients have {limit} bytes of messages on the way to them; raise deliverInflightBytesMax or read faster"
+    )]
+    DeliveringFull { limit: usize },
     #[error(transparent)]
     Handle(#[from] HandleError),
+    #[error("the transaction id is blank, or none that this broker group gave out")]
+    TransactionId,
+    #[error("a transaction is committed or rolled back, nothing else")]
+    Resolution,
     #[error("cannot serve a client of type {0}")]
     ClientType(&'static str),
     #[error("there is no publishing or subscription data in settings")]
     NoSettings,
     #[error("no new message")]
     NothingNew,
+    #[error("queue {queue} of topic {topic} does not exist in broker group {broker_group}")]
+    QueueNotFound { topic: String, queue: i32, broker_group: String },
+    #[error("offset {offset} is not within {min} to {next}; the nearest is {nearest}")]
+    OffsetOutOfRange { offset: i64, min: u64, next: u64, nearest: u64 },
+    #[error("the consumer group has stored no offset for this queue")]
+    NoOffset,
+    #[error(transparent)]
+    Denied(Denied),
     #[error("{0} is not implemented yet")]
     NotImplemented(&'static str),
     #[error("{0}")]
@@ -126,6 +151,7 @@ impl ApiError {
                 Named::BrokerGroup | Named::Namespace => Code::BadRequest,
             },
             ApiError::NoMessages | ApiError::SeveralTopics => Code::MessageCorrupted,
+            ApiError::TooManyMessages { .. } => Code::PayloadTooLarge,
             ApiError::BodyEmpty => Code::MessageBodyEmpty,
             ApiError::BodyTooLarge { .. } => Code::MessageBodyTooLarge,
             ApiError::TooManyProperties { .. } | ApiError::PropertiesTooLarge { .. } => Code::MessagePropertiesTooLarge,
@@ -135,6 +161,7 @@ impl ApiError {
             ApiError::MessageIdBlank => Code::IllegalMessageId,
             ApiError::RecoveryTooLong { .. } => Code::BadRequest,
             ApiError::DeliveryTooLate { .. } => Code::IllegalDeliveryTime,
+            ApiError::PriorityNegative(_) => Code::BadRequest,
             ApiError::MessageGroup { .. } => Code::IllegalMessageGroup,
             ApiError::TypeConflict { .. } => Code::MessagePropertyConflictWithType,
             ApiError::TopicNotFound(_) => Code::TopicNotFound,
@@ -142,12 +169,22 @@ impl ApiError {
             ApiError::InvisibleTime { .. } => Code::IllegalInvisibleTime,
             ApiError::PollingTime { code_known: true, .. } => Code::IllegalPollingTime,
             ApiError::PollingTime { code_known: false, .. } => Code::BadRequest,
-            ApiError::Filter(_) | ApiError::FilterType => Code::IllegalFilterExpression,
-            ApiError::PollingFull(_) | ApiError::DiskFull(_) => Code::TooManyRequests,
+            ApiError::Filter(_) | ApiError::FilterTooLong { .. } | ApiError::FilterType => {
+                Code::IllegalFilterExpression
+            }
+            ApiError::PollingFull(_) | ApiError::DeliveringFull { .. } | ApiError::DiskFull(_) => Code::TooManyRequests,
             ApiError::Handle(_) => Code::InvalidReceiptHandle,
+            ApiError::TransactionId => Code::InvalidTransactionId,
+            ApiError::Resolution => Code::BadRequest,
             ApiError::ClientType(_) => Code::UnrecognizedClientType,
             ApiError::NoSettings => Code::BadRequest,
             ApiError::NothingNew => Code::MessageNotFound,
+            ApiError::QueueNotFound { .. } => Code::BadRequest,
+            ApiError::OffsetOutOfRange { .. } => Code::IllegalOffset,
+            ApiError::NoOffset => Code::OffsetNotFound,
+            ApiError::Denied(Denied::NoProof(_) | Denied::NotProven(_)) => Code::Unauthorized,
+            ApiError::Denied(Denied::NotAllowed { .. } | Denied::NoAdministrator(_)) => Code::Forbidden,
+            ApiError::Denied(Denied::Rows(_)) => Code::InternalServerError,
             ApiError::NotImplemented(_) => Code::NotImplemented,
             ApiError::Submit(SubmitError::Overloaded { .. }) => Code::TooManyRequests,
             ApiError::Submit(SubmitError::Deadline) => Code::ProxyTimeout,
@@ -185,9 +222,18 @@ fn refused(refusal: Refusal) -> Code {
         // Clients wait a little before they try again.
         Refusal::DiskFull => Code::TooManyRequests,
         Refusal::InvalidArgument => Code::BadRequest,
+        Refusal::OffsetOutOfRange => Code::IllegalOffset,
         Refusal::NotSupported => Code::NotImplemented,
+        Refusal::TimerNotFound => Code::MessageNotFound,
+        Refusal::HalfMessageNotFound | Refusal::AlreadyCommitted | Refusal::AlreadyRolledBack => {
+            Code::InvalidTransactionId
+        }
         // A name that was taken between two commands, and a batch of an earlier boot: neither is the client's doing.
-        Refusal::Unspecified | Refusal::AlreadyExists | Refusal::StaleBoot => Code::InternalServerError,
+        Refusal::Unspecified
+        | Refusal::AlreadyExists
+        | Refusal::StaleBoot
+        | Refusal::UserNotFound
+        | Refusal::AclNotFound => Code::InternalServerError,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Telemetry: the stream on which a client tells its settings and hears ours.
 
 use super::Front;
+use super::access::Opening;
 use super::caller::Caller;
 use super::status::{self, ApiError};
 use crate::client::settings::{ClientSettings, overlay};
@@ -28,9 +29,10 @@ type Sender = mpsc::Sender<Result<v2::TelemetryCommand, Status>>;
 pub(super) fn open(front: &Arc<Front>, request: Request<Streaming<v2::TelemetryCommand>>) -> Outbound {
     let (caller, inbound) = Caller::split(request);
     let (sender, outbound) = mpsc::channel(OUTBOUND_MAX);
-    match front.admit(&caller) {
+    match front.admit(&caller, &Opening) {
         Ok(client_id) => {
-            let stream = Stream { client_id: client_id.to_owned(), language: caller.language().to_owned(), sender };
+            let (client_id, language) = (client_id.to_owned(), caller.language().to_owned());
+            let stream = Stream { client_id, language, caller, sender };
             front.calls.spawn(stream.run(front.clone(), inbound));
         }
         // Business errors come as a command with nothing but a status, and the stream ends well.
@@ -46,6 +48,8 @@ fn command(status: v2::Status, command: Option<Command>) -> v2::TelemetryCommand
 struct Stream {
     client_id: String,
     language: String,
+    /// As the stream was opened; its proof is checked again with each settings.
+    caller: Caller,
     sender: Sender,
 }
 
@@ -65,9 +69,11 @@ impl Stream {
             let Some(Command::Settings(settings)) = received.command else { continue };
             let answer = match self.settings(&front, connection, settings) {
                 Ok(settings) => Ok(command(status::ok(), Some(Command::Settings(settings)))),
-                Err(error) => Err(Status::invalid_argument(front.log("Telemetry", error).message)),
+                Err(error @ ApiError::Denied(_)) => Err(Ok(command(front.log("Telemetry", error), None))),
+                Err(error) => Err(Err(Status::invalid_argument(front.log("Telemetry", error).message))),
             };
             let ends = answer.is_err();
+            let answer = answer.map_or_else(|last| last, Ok);
             if self.sender.send(answer).await.is_err() || ends {
                 break;
             }
@@ -77,6 +83,7 @@ impl Stream {
 
     /// Takes the client's settings and says what it gets back. Each is answered, repeats too.
     fn settings(&self, front: &Arc<Front>, connection: u64, settings: v2::Settings) -> Result<v2::Settings, ApiError> {
+        front.permit(&self.caller, &settings)?;
         let parsed = Arc::new(ClientSettings::parse(&settings)?);
         front.settings.put(&self.client_id, connection, parsed.clone());
         let mut row = None;

@@ -2,9 +2,9 @@
 //! one, superseded or late changes nothing.
 
 use super::done;
-use super::turn::{KnownGroup, Turn};
+use super::turn::{KnownGroup, KnownTopic, Turn};
 use crate::store::lease::{self, Item, Lease};
-use crate::store::{ConsumerGroupId, LeaseId, TopicId, key, progress};
+use crate::store::{ConsumerGroupId, LeaseId, key, progress};
 use raft_store::StateError;
 use raftmq_proto::command::{Ack, Acked, Handle, Refusal, Reply, reply};
 
@@ -15,10 +15,10 @@ pub(super) const REMEMBERED_MS: u64 = 600_000;
 impl Turn<'_, '_> {
     pub(super) fn ack(&mut self, ack: Ack) -> Result<Reply, StateError> {
         let group = self.group(&ack.consumer_group)?;
-        let topic = self.topic(&ack.topic)?.map(|topic| topic.id);
+        let topic = self.topic(&ack.topic)?;
         let mut refusals = Vec::with_capacity(ack.handles.len());
         for handle in &ack.handles {
-            let refusal = match (&group, topic) {
+            let refusal = match (&group, &topic) {
                 (Some(group), Some(topic)) => self.ack_one(group, topic, handle)?,
                 _ => Refusal::InvalidHandle,
             };
@@ -27,7 +27,7 @@ impl Turn<'_, '_> {
         Ok(done(reply::Kind::Acked(Acked { refusals })))
     }
 
-    fn ack_one(&mut self, group: &KnownGroup, topic: TopicId, handle: &Handle) -> Result<Refusal, StateError> {
+    fn ack_one(&mut self, group: &KnownGroup, topic: &KnownTopic, handle: &Handle) -> Result<Refusal, StateError> {
         if !self.is_issued(group, handle)? {
             return Ok(Refusal::InvalidHandle);
         }
@@ -38,12 +38,20 @@ impl Turn<'_, '_> {
         };
         let item = handle.item as usize;
         Ok(match lease.items.get(item) {
-            Some(Item::Open) if lease.topic == topic => {
+            Some(Item::Open) if lease.topic == topic.id => {
+                let part = lease.part_of(item).map(|(_, part)| *part);
                 self.close_item(group.id, id, &mut lease, item, Item::Acked)?;
+                if let Some(part) = part.filter(|part| part.first.group != 0)
+                    && !self.is_void(topic.id, group.id, part.queue, id)?
+                {
+                    let mut share = self.subscription(topic.id, group.id)?;
+                    self.leave_message_group(topic, group, &mut share, (part.queue, part.first.group), None)?;
+                    self.store_subscription(topic.id, group.id, &share);
+                }
                 self.settle_lease(group.id, id, lease);
                 Refusal::Unspecified
             }
-            Some(Item::Acked) if lease.topic == topic => Refusal::Unspecified,
+            Some(Item::Acked) if lease.topic == topic.id => Refusal::Unspecified,
             _ => Refusal::InvalidHandle,
         })
     }

@@ -1,27 +1,43 @@
 //! Append: messages get their queue, their offsets and an index row; the bodies are in the log already.
 //!
 //! The broker group chooses the queue. Messages of one topic that come with one entry make one run in one queue
-//! and cost one row, whoever sent them; the queues take turns.
+//! and cost one row, whoever sent them; the queues take turns. A FIFO message goes to the queue of its message
+//! group and a PRIORITY message to that of its priority, so that an entry makes a run per queue of those. Messages
+//! with a delivery time to come, and half messages, get no place yet: they wait.
 
+use super::fifo::FIFO;
 use super::turn::{KnownTopic, Turn};
 use super::{Effect, done, refused};
 use crate::store::message::{Place, Run};
 use crate::store::queue::{self, Queue};
-use crate::store::{TopicId, key, topic};
+use crate::store::sent::SentPlace;
+use crate::store::{TopicId, fifo, key, topic};
 use raft_store::StateError;
-use raftmq_proto::command::{Append, Appended, Refusal, Reply, reply};
-use std::sync::Arc;
+use raftmq_proto::command::{Append, AppendMessage, Appended, AppendedApart, Refusal, Reply, Waits, reply};
+use std::collections::BTreeMap;
 
 /// `apache.rocketmq.v2.MessageType.NORMAL`.
 pub(super) const NORMAL: i32 = 1;
 
-/// A run of this length takes no further command: readers decode it as a whole.
-const RUN_MESSAGES_MAX: u32 = 1_024;
+/// `apache.rocketmq.v2.MessageType.DELAY`.
+const DELAY: i32 = 3;
+/// `apache.rocketmq.v2.MessageType.TRANSACTION`.
+const TRANSACTION: i32 = 4;
+/// `apache.rocketmq.v2.MessageType.PRIORITY`.
+pub(super) const PRIORITY: i32 = 6;
 
-/// A run that later commands of the entry may add to.
-pub(super) struct OpenRun {
-    topic: Arc<KnownTopic>,
-    number: u16,
+/// A run of this length takes no further command: readers decode it as a whole.
+pub(super) const RUN_MESSAGES_MAX: u32 = 1_024;
+
+/// Runs of a topic that later commands of the entry may add to.
+#[derive(Default)]
+pub(super) struct OpenRuns {
+    /// The queue whose turn it was: messages without a message group go there.
+    shared: Option<u16>,
+    queues: BTreeMap<u16, OpenRun>,
+}
+
+struct OpenRun {
     queue: Queue,
     run: Run,
 }
@@ -34,67 +50,162 @@ impl Turn<'_, '_> {
         if topic.row.permission & topic::WRITABLE == 0 || topic.row.write_queues == 0 {
             return Ok(refused(Refusal::NotWritable, format!("topic {} has no writable queue", append.topic)));
         }
-        let (Some(first_slot), Some(first)) = (first_slot, append.messages.first()) else {
+        let Some(first_slot) = first_slot.filter(|_| !append.messages.is_empty()) else {
             return Ok(refused(Refusal::InvalidArgument, "no message to send, or a message without its body"));
         };
-        let internal = topic::is_internal(&topic.name);
         for message in &append.messages {
-            if !internal && !topic.row.message_types.contains(&message.message_type) {
-                let detail = format!("topic {} does not take messages of this type", append.topic);
-                return Ok(refused(Refusal::MessageTypeMismatch, detail));
-            }
-            if message.message_type != NORMAL {
-                return Ok(refused(Refusal::NotSupported, "messages of this type are not supported yet"));
+            if let Some(refusal) = check(&topic, message) {
+                return Ok(refusal);
             }
         }
-        let count = append.messages.len() as u64;
-        let body_bytes = append.messages.iter().map(|message| u64::from(message.body_bytes)).sum();
+        let checks = append.checks.unwrap_or_default();
+        let (mut messages, mut body_bytes) = (0, 0);
 
-        if self.runs.get(&topic.id).is_some_and(|open| open.run.count >= RUN_MESSAGES_MAX) {
-            self.close_run(&topic)?;
+        let mut open = self.runs.remove(&topic.id).unwrap_or_default();
+        if let Some(full) =
+            open.shared.filter(|number| open.queues.get(number).is_some_and(|open| open.run.count >= RUN_MESSAGES_MAX))
+        {
+            self.store_open(topic.id, full, &mut open)?;
+            open.shared = None;
         }
-        let mut rest = append.messages.iter().zip(first_slot..);
-        if !self.runs.contains_key(&topic.id) {
-            self.open_run(&topic, first_slot, first.tag_hash)?;
-            rest.next();
+        let mut parts: Vec<Appended> = Vec::with_capacity(1);
+        for (message, slot) in append.messages.iter().zip(first_slot..) {
+            if let Some(before) = self.stored_before(&topic, message)? {
+                parts.push(before);
+                continue;
+            }
+            let waits = match message.message_type {
+                DELAY if message.delivery_ms > self.now_ms => {
+                    self.set_timer(topic.id, message, slot)?;
+                    Waits::DeliveryTime
+                }
+                TRANSACTION => {
+                    self.set_half(topic.id, message, &checks, slot)?;
+                    Waits::EndOfTransaction
+                }
+                _ => Waits::Nothing,
+            };
+            if waits != Waits::Nothing {
+                self.remember(&topic, message, SentPlace::Waits(waits, slot))?;
+                self.note_waiting(&mut parts, waits, slot);
+                continue;
+            }
+            let number = match (message.message_group_hash, open.shared) {
+                _ if message.message_type == PRIORITY => queue_of_priority(&topic, message.priority),
+                (0, Some(number)) => number,
+                (0, None) => *open.shared.insert(self.next_queue(&topic)?),
+                (hash, _) => fifo::queue_of(&topic.row, hash),
+            };
+            let offset = self.push_message(&topic, number, &mut open, message, slot)?;
+            self.remember(&topic, message, SentPlace::Queue(number, offset))?;
+            messages += 1;
+            body_bytes += u64::from(message.body_bytes);
+            match parts.last_mut() {
+                Some(last)
+                    if last.waits() == Waits::Nothing
+                        && last.queue == u32::from(number)
+                        && last.first_offset + u64::from(last.count) == offset =>
+                {
+                    last.count += 1;
+                }
+                _ => parts.push(Appended {
+                    queue: u32::from(number),
+                    first_offset: offset,
+                    count: 1,
+                    ..Appended::default()
+                }),
+            }
         }
-        let open = self.runs.get_mut(&topic.id).expect("the run was found or opened above");
-        for (message, slot) in rest {
-            open.run.push(slot, message.tag_hash);
+        self.runs.insert(topic.id, open);
+        if messages > 0 {
+            self.effects.add(Effect::Arrived { topic: topic.name.clone(), messages, body_bytes });
         }
-        let appended = Appended {
-            queue: u32::from(open.number),
-            first_offset: open.run.end() - count,
-            count: append.messages.len() as u32,
-        };
-        self.effects.add(Effect::Arrived { topic: topic.name.clone(), messages: count, body_bytes });
-        Ok(done(reply::Kind::Appended(appended)))
+        Ok(done(match parts.pop() {
+            Some(only) if parts.is_empty() => reply::Kind::Appended(only),
+            last => {
+                parts.extend(last);
+                reply::Kind::AppendedApart(AppendedApart { parts })
+            }
+        }))
     }
 
-    /// Begins a run in the queue whose turn it is.
-    fn open_run(&mut self, topic: &Arc<KnownTopic>, slot: u32, tag: u32) -> Result<(), StateError> {
+    /// Tells of a message that waits, together with its neighbours where they wait for the same.
+    fn note_waiting(&self, parts: &mut Vec<Appended>, waits: Waits, slot: u32) {
+        match parts.last_mut() {
+            Some(last)
+                if last.waits() == waits
+                    && last.log_index == self.index.0
+                    && last.first_slot.checked_add(last.count) == Some(slot) =>
+            {
+                last.count += 1;
+            }
+            _ => parts.push(Appended {
+                count: 1,
+                waits: waits.into(),
+                log_index: self.index.0,
+                first_slot: slot,
+                ..Appended::default()
+            }),
+        }
+    }
+
+    /// Adds a message to the open run of a queue, or begins one. Returns its offset.
+    fn push_message(
+        &mut self,
+        topic: &KnownTopic,
+        number: u16,
+        open: &mut OpenRuns,
+        message: &AppendMessage,
+        slot: u32,
+    ) -> Result<u64, StateError> {
+        let (tag, group) = (message.tag_hash, message.message_group_hash);
+        if open.queues.get(&number).is_some_and(|open| open.run.count >= RUN_MESSAGES_MAX) {
+            self.store_open(topic.id, number, open)?;
+        }
+        if let Some(open) = open.queues.get_mut(&number) {
+            open.run.push(slot, tag, group);
+            return Ok(open.run.end() - 1);
+        }
+        let queue = queue::queue(&self.rows, topic.id, number)?;
+        let offset = queue.next;
+        let place = Place { offset, log_index: self.index.0, slot, tag, group, store_ms: self.now_ms };
+        open.queues.insert(number, OpenRun { queue, run: Run::one(place, None) });
+        Ok(offset)
+    }
+
+    /// The queue whose turn it is.
+    pub(super) fn next_queue(&mut self, topic: &KnownTopic) -> Result<u16, StateError> {
         let turn = queue::turn(&self.rows, topic.id)?;
         self.rows.put(key::QUEUE, &key::turn(topic.id), turn.wrapping_add(1).to_be_bytes().to_vec());
-        let number = u16::try_from(turn % u64::from(topic.row.write_queues))
-            .expect("a topic has at most 65,535 queues, see machine/topic.rs");
-        let queue = queue::queue(&self.rows, topic.id, number)?;
-        let place = Place { offset: queue.next, log_index: self.index.0, slot, tag, store_ms: self.now_ms };
-        let open = OpenRun { topic: topic.clone(), number, queue, run: Run::one(place, None) };
-        self.runs.insert(topic.id, open);
-        Ok(())
+        Ok(u16::try_from(turn % u64::from(topic.row.write_queues.max(1)))
+            .expect("a topic has at most 65,535 queues, see machine/topic.rs"))
     }
 
-    /// Writes the open run of a topic, if there is one: its messages can be read from then on.
+    fn store_open(&mut self, topic: TopicId, number: u16, open: &mut OpenRuns) -> Result<(), StateError> {
+        match open.queues.remove(&number) {
+            Some(OpenRun { queue, run }) => self.store_run(topic, number, queue, &run),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the open runs of a topic, if there are any: their messages can be read from then on.
     pub(super) fn close_run(&mut self, topic: &KnownTopic) -> Result<(), StateError> {
         match self.runs.remove(&topic.id) {
-            Some(open) => self.store_run(open.topic.id, open.number, open.queue, &open.run),
+            Some(open) => self.store_runs(topic.id, open),
             None => Ok(()),
         }
     }
 
     pub(super) fn close_runs(&mut self) -> Result<(), StateError> {
         for (id, open) in std::mem::take(&mut self.runs) {
-            self.store_run(id, open.number, open.queue, &open.run)?;
+            self.store_runs(id, open)?;
+        }
+        Ok(())
+    }
+
+    fn store_runs(&mut self, topic: TopicId, open: OpenRuns) -> Result<(), StateError> {
+        for (number, OpenRun { queue, run }) in open.queues {
+            self.store_run(topic, number, queue, &run)?;
         }
         Ok(())
     }
@@ -107,4 +218,31 @@ impl Turn<'_, '_> {
         self.rows.put(key::QUEUE, &key::queue(topic, number), queue.encode().to_vec());
         Ok(())
     }
+}
+
+/// The queue of a priority: a queue each, as far as there are queues.
+fn queue_of_priority(topic: &KnownTopic, priority: u32) -> u16 {
+    let last = topic.row.write_queues.min(topic.row.read_queues).saturating_sub(1);
+    u16::try_from(priority.min(last)).expect("a topic has at most 65,535 queues, see machine/topic.rs")
+}
+
+/// Why a topic does not take a message.
+fn check(topic: &KnownTopic, message: &AppendMessage) -> Option<Reply> {
+    if !topic::is_internal(&topic.name) && !topic.row.message_types.contains(&message.message_type) {
+        let detail = format!("topic {} does not take messages of this type", topic.name);
+        return Some(refused(Refusal::MessageTypeMismatch, detail));
+    }
+    if ![NORMAL, FIFO, DELAY, TRANSACTION, PRIORITY].contains(&message.message_type) {
+        return Some(refused(Refusal::NotSupported, "messages of this type are not supported yet"));
+    }
+    let hash = message.message_group_hash;
+    if (message.message_type == FIFO) != (hash != 0) {
+        let detail = "FIFO messages, and only they, have a message group";
+        return Some(refused(Refusal::InvalidArgument, detail));
+    }
+    if hash != 0 && u32::from(fifo::queue_of(&topic.row, hash)) >= topic.row.write_queues {
+        let detail = format!("topic {} has no writable queue for this message group", topic.name);
+        return Some(refused(Refusal::NotWritable, detail));
+    }
+    None
 }

@@ -19,7 +19,7 @@ pub(super) struct Piece {
 const TOPICS_MAX: usize = 64;
 
 /// Tables whose rows begin with topic and consumer group.
-const SHARED: [Table; 4] = [key::FLIGHT, key::RETRY, key::PROGRESS, key::SUBSCRIPTION];
+const SHARED: [Table; 5] = [key::FLIGHT, key::RETRY, key::FIFO, key::PROGRESS, key::SUBSCRIPTION];
 
 impl Turn<'_, '_> {
     /// Leaves work for Tick.
@@ -37,9 +37,17 @@ impl Turn<'_, '_> {
     ) -> Result<Piece, StateError> {
         let queues = key::queues(topic).to_vec();
         let shared = topic.0.to_be_bytes().to_vec();
+        let halves = key::waiting(b'h', topic, 0, 0)[..9].to_vec();
+        let count = key::waiting_count(topic).to_vec();
         let mut ranges = vec![(key::MESSAGE, &queues), (key::QUEUE, &queues)];
         ranges.extend(SHARED.map(|table| (table, &shared)));
+        ranges.extend([(key::HALF, &halves), (key::HALF, &count)]);
         self.drop_ranges(&ranges, note, rows_max, |turn, table, row| {
+            // What stands at times and among the wanted checks goes when Tick and the leader come upon it.
+            if table == key::HALF && row.first() == Some(&b'h') {
+                let in_log = [b"l", row.get(9..).unwrap_or_default()].concat();
+                turn.rows.delete(key::HALF, &in_log);
+            }
             // The consumer group no longer has rows for this topic.
             if table == key::SUBSCRIPTION {
                 let group = ConsumerGroupId(number_at(row, 8));
@@ -100,7 +108,7 @@ impl Turn<'_, '_> {
 
     /// Deletes rows by prefix, range after range, at most `rows_max` of them. The note is the table of the last
     /// deleted row and its key.
-    fn drop_ranges(
+    pub(super) fn drop_ranges(
         &mut self,
         ranges: &[(Table, &Vec<u8>)],
         note: &[u8],

@@ -1,16 +1,52 @@
 //! Dead letters: after its last attempt a message gets an index row in `%DLQ%` and the consumer group's name.
 //! The row points at the body where it is; nothing is copied.
 
-use super::Effect;
 use super::turn::{KnownGroup, KnownTopic, Turn};
+use super::{Effect, refused};
+use crate::store::lease::{self, Item};
 use crate::store::message::{Place, Run};
-use crate::store::queue;
+use crate::store::{LeaseId, queue};
 use raft_store::StateError;
+use raftmq_proto::command::{Ack, Acked, DeadLetter, Refusal, Reply, reply};
 
 /// The one queue of a dead letter topic.
 const QUEUE: u16 = 0;
 
 impl Turn<'_, '_> {
+    /// A consumer gives a message up before its last attempt. The handle is checked like that of an
+    /// acknowledgement, and asked again the answer is the same.
+    pub(super) fn forward_to_dead_letters(&mut self, dead: DeadLetter) -> Result<Reply, StateError> {
+        let invalid = || refused(Refusal::InvalidHandle, "the receipt handle is not valid, or not any more");
+        let (Some(group), Some(topic), Some(handle)) =
+            (self.group(&dead.consumer_group)?, self.topic(&dead.topic)?, dead.handle)
+        else {
+            return Ok(invalid());
+        };
+        if self.is_issued(&group, &handle)? {
+            let id = LeaseId(handle.lease_id);
+            let item = handle.item as usize;
+            if let Some(lease) = lease::lease(&self.rows, group.id, id)?
+                && lease.topic == topic.id
+                && lease.items.get(item) == Some(&Item::Open)
+                && let Some((base, part)) = lease.part_of(item)
+                && !self.is_void(topic.id, group.id, part.queue, id)?
+            {
+                self.dead_letter(&topic, &group, part.place((item - base) as u32))?;
+                let mut share = self.subscription(topic.id, group.id)?;
+                share.dead_letters += 1;
+                self.store_subscription(topic.id, group.id, &share);
+            }
+        }
+        // The rest is an acknowledgement, which also answers handles that are not open any more.
+        let ack = Ack { consumer_group: dead.consumer_group, topic: dead.topic, handles: vec![handle] };
+        match self.ack(ack)?.kind {
+            Some(reply::Kind::Acked(Acked { refusals })) if refusals == [i32::from(Refusal::Unspecified)] => {
+                Ok(Reply::default())
+            }
+            _ => Ok(invalid()),
+        }
+    }
+
     pub(super) fn dead_letter(
         &mut self,
         topic: &KnownTopic,
@@ -20,7 +56,7 @@ impl Turn<'_, '_> {
         let dead = self.dead_letter_topic(&group.name)?;
         self.close_run(&dead)?;
         let queue = queue::queue(&self.rows, dead.id, QUEUE)?;
-        let place = Place { offset: queue.next, store_ms: self.now_ms, ..place };
+        let place = Place { offset: queue.next, store_ms: self.now_ms, group: 0, ..place };
         let run = Run::one(place, Some(topic.name.to_string()));
         self.store_run(dead.id, QUEUE, queue, &run)?;
         self.effects.add(Effect::Arrived { topic: dead.name.clone(), messages: 1, body_bytes: 0 });

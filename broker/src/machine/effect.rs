@@ -17,6 +17,15 @@ pub enum Effect {
         /// Bytes of their bodies.
         body_bytes: u64,
     },
+    /// Messages came with a message id that the topic had lately.
+    SentAgain {
+        /// Name of the topic.
+        topic: Arc<str>,
+        /// Messages with the same content: they are stored once.
+        repeated: u64,
+        /// Messages with other content: they are other messages.
+        reused: u64,
+    },
     /// Messages of a topic can be delivered again to a consumer group.
     Retryable {
         /// Name of the consumer group.
@@ -53,6 +62,13 @@ pub enum Effect {
         /// Its name.
         key: Arc<str>,
     },
+    /// A user or its access rules were changed.
+    AccessChanged {
+        /// Name of the user.
+        user: Arc<str>,
+    },
+    /// Half messages are to be checked.
+    CheckWanted,
     /// A Tick has something to do at this cluster time; the earliest one of the entry.
     Due {
         /// Cluster time in ms; 0 for at once.
@@ -70,20 +86,24 @@ pub(super) struct Effects {
 }
 
 /// The kind of an effect and the names it carries.
-type Named = (Discriminant<Effect>, Arc<str>, Option<Arc<str>>);
+type Named = (Discriminant<Effect>, Option<Arc<str>>, Option<Arc<str>>);
 
 fn named(effect: &Effect) -> Option<Named> {
     let (first, second) = match effect {
-        Effect::Arrived { topic, .. } | Effect::TopicChanged { topic } => (topic, None),
+        Effect::Arrived { topic, .. } | Effect::SentAgain { topic, .. } | Effect::TopicChanged { topic } => {
+            (topic, None)
+        }
         Effect::Retryable { consumer_group, topic } | Effect::DeadLettered { consumer_group, topic, .. } => {
             (consumer_group, Some(topic.clone()))
         }
         Effect::ConsumerGroupChanged { consumer_group } => (consumer_group, None),
         Effect::SessionEnded { client_id } => (client_id, None),
         Effect::SettingChanged { key } => (key, None),
+        Effect::AccessChanged { user } => (user, None),
+        Effect::CheckWanted => return Some((discriminant(effect), None, None)),
         Effect::Due { .. } => return None,
     };
-    Some((discriminant(effect), first.clone(), second))
+    Some((discriminant(effect), Some(first.clone()), second))
 }
 
 impl Effects {
@@ -97,6 +117,13 @@ impl Effects {
             ) => {
                 *messages += more;
                 *body_bytes += more_bytes;
+            }
+            (
+                Some(Effect::SentAgain { repeated, reused, .. }),
+                Effect::SentAgain { repeated: more, reused: more_reused, .. },
+            ) => {
+                *repeated += more;
+                *reused += more_reused;
             }
             (Some(Effect::DeadLettered { messages, .. }), Effect::DeadLettered { messages: more, .. }) => {
                 *messages += more;

@@ -29,7 +29,9 @@ impl Turn<'_, '_> {
                 let Some((base, part)) = lease.part_of(item) else { continue };
                 let part = Part { first: part.place((item - base) as u32), count: 1, ..*part };
                 self.close_item(group.id, id, &mut lease, item, Item::Ended)?;
-                self.deliver_again(&topic, &group, &part, lease.suspended)?;
+                if !self.is_void(lease.topic, group.id, part.queue, id)? {
+                    self.deliver_again(&topic, &group, &part, lease.suspended || lease.unconfirmed)?;
+                }
                 taken += 1;
             }
         }
@@ -52,6 +54,7 @@ impl Turn<'_, '_> {
         if attempt > group.row.retry_max.saturating_add(1) {
             self.dead_letter(topic, group, place)?;
             subscription.dead_letters += 1;
+            self.leave_message_group(topic, group, &mut subscription, (part.queue, place.group), None)?;
         } else {
             let retry = Retry { queue: part.queue, place, attempt };
             self.push_retry(topic.id, group.id, &mut subscription, &retry);

@@ -28,6 +28,9 @@ impl Turn<'_, '_> {
         let Some((base, part)) = lease.part_of(item) else { return Ok(invalid()) };
         let part = Part { first: part.place((item - base) as u32), count: 1, ..*part };
 
+        if self.is_void(topic.id, group.id, part.queue, id)? {
+            return Ok(invalid());
+        }
         if change.invisible_ms == 0 {
             self.close_item(group.id, id, &mut lease, item, Item::Ended)?;
             self.deliver_again(&topic, &group, &part, change.suspend)?;
@@ -41,6 +44,7 @@ impl Turn<'_, '_> {
             renewed: false,
             ended: false,
             suspended: change.suspend,
+            unconfirmed: false,
             deadline_ms: self.now_ms.saturating_add(change.invisible_ms),
             receive: 0,
             items: Vec::new(),

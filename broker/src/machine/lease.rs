@@ -5,16 +5,17 @@
 //! aside in the retry index when a live member's filter takes it, and skipped otherwise. A look goes through a
 //! bounded number of rows and says when it was cut, so that the receive asks again.
 
+use super::append::PRIORITY;
 use super::turn::{KnownGroup, KnownTopic, Turn};
 use super::{done, refused};
 use crate::filter::tag::TagSet;
 use crate::store::lease::{self, Item, Part};
-use crate::store::message::{self, Run};
+use crate::store::message::{self, Place, Run};
 use crate::store::progress::{self, Row};
 use crate::store::retry::Retry;
 use crate::store::session::{self, Filters};
 use crate::store::subscription::Subscription;
-use crate::store::{ConsumerGroupId, LeaseId, TopicId, key, queue, topic};
+use crate::store::{ConsumerGroupId, LeaseId, TopicId, consumer_group, fifo, key, queue, topic};
 use raft_store::{ReadState, StateError};
 use raftmq_proto::command::{self, Leased, LeasedMessage, Refusal, Reply, reply};
 
@@ -77,7 +78,12 @@ impl Turn<'_, '_> {
         if command.messages_max == 0 || command.client_id.is_empty() {
             return Ok(refused(Refusal::InvalidArgument, "a receive needs a client id and room for a message"));
         }
-        let lasting_ms = if command.renewed { command.renew_max_ms } else { command.invisible_ms };
+        let unconfirmed = command.renewed && command.confirm_ms > 0;
+        let lasting_ms = match command.renewed {
+            true if unconfirmed => command.confirm_ms,
+            true => command.renew_max_ms,
+            false => command.invisible_ms,
+        };
         if lasting_ms == 0 {
             return Ok(refused(Refusal::InvalidArgument, "a lease needs an invisible duration"));
         }
@@ -103,6 +109,7 @@ impl Turn<'_, '_> {
 
         self.close_run(&topic)?;
         let mut look = Look::new(TagSet::of(command.filter.as_ref()));
+        self.note_start(&topic, &group)?;
         let before = self.subscription(topic.id, group.id)?;
         let mut subscription = before.clone();
         self.choose(&topic, &group, &mut subscription, &mut look, command.messages_max)?;
@@ -122,6 +129,7 @@ impl Turn<'_, '_> {
             renewed: command.renewed,
             ended: false,
             suspended: false,
+            unconfirmed,
             deadline_ms: self.now_ms.saturating_add(lasting_ms),
             receive,
             items: Vec::with_capacity(look.parts.len()),
@@ -163,6 +171,7 @@ impl Turn<'_, '_> {
         upto: usize,
     ) -> Result<(), StateError> {
         let queues = u64::from(topic.row.read_queues);
+        let by_priority = self.goes_by_priority(topic, group);
         let start = self.spread(queues);
         for step in 0..queues {
             if look.parts.len() >= upto {
@@ -173,11 +182,17 @@ impl Turn<'_, '_> {
                 break;
             }
             look.rows_left -= 1;
-            let number = u16::try_from((start + step) % queues.max(1))
-                .expect("a topic has at most 65,535 queues, see machine/topic.rs");
+            let number = if by_priority { queues - 1 - step } else { (start + step) % queues.max(1) };
+            let number = u16::try_from(number).expect("a topic has at most 65,535 queues, see machine/topic.rs");
             self.take_from_queue(topic, group, number, subscription, look, upto)?;
         }
         Ok(())
+    }
+
+    /// Whether this receive begins with the messages of the highest priority.
+    fn goes_by_priority(&self, topic: &KnownTopic, group: &KnownGroup) -> bool {
+        topic.row.message_types == [PRIORITY]
+            && self.spread(100) < u64::from(consumer_group::priority_factor(&group.row))
     }
 
     fn take_from_queue(
@@ -194,12 +209,16 @@ impl Turn<'_, '_> {
             return Ok(());
         }
         let before = progress::row(&self.rows, topic.id, group.id, number)?;
-        let mut row = before.unwrap_or(Row::first(&queue));
+        let mut row = match before {
+            Some(row) => row,
+            None => progress::first(&self.rows, topic.id, group.id, number, &queue)?,
+        };
         if row.cursor < queue.min {
             (row.cursor, row.run) = (queue.min, queue.min);
         }
         let start = row.cursor;
         let held = look.parts.len();
+        let keeps_order = fifo::keeps_order(&group.row);
         while row.cursor < queue.next && look.parts.len() < upto {
             if look.rows_left == 0 {
                 look.cut = true;
@@ -213,7 +232,15 @@ impl Turn<'_, '_> {
                 }
                 look.rows_left -= 1;
                 row.cursor += 1;
-                match look.verdict(&self.rows, topic, group, place.tag)? {
+                let verdict = look.verdict(&self.rows, topic, group, place.tag)?;
+                let place = if keeps_order { place } else { Place { group: 0, ..place } };
+                if place.group != 0
+                    && verdict != Verdict::Skip
+                    && !self.enter_message_group(topic.id, group.id, number, place)?
+                {
+                    continue;
+                }
+                match verdict {
                     Verdict::Take => {
                         look.parts.push(Part { fresh: true, queue: number, first: place, count: 1, attempt: 1 });
                     }
@@ -271,7 +298,14 @@ impl Turn<'_, '_> {
         if !same || lease.open() == 0 {
             return Ok(None);
         }
-        if !lease.renewed {
+        for part in &lease.parts {
+            if self.is_void(topic.id, group.id, part.queue, id)? {
+                return Ok(None);
+            }
+        }
+        // A client that asks again did not get the messages, whatever was thought before.
+        let before = std::mem::replace(&mut lease.unconfirmed, command.renewed && command.confirm_ms > 0);
+        if !lease.renewed || lease.unconfirmed || before {
             self.put_deadline(group.id, id, &mut lease, self.now_ms.saturating_add(lasting_ms));
             self.put_lease(group.id, id, &lease);
         }
@@ -310,6 +344,8 @@ impl Turn<'_, '_> {
     /// Moves a lease's deadline. The caller stores the lease.
     pub(super) fn put_deadline(&mut self, group: ConsumerGroupId, id: LeaseId, lease: &mut lease::Lease, at_ms: u64) {
         self.drop_deadline(group, id, lease);
+        // A Tick at this very time may have been: none looks below the present again.
+        let at_ms = at_ms.max(self.now_ms.saturating_add(1));
         lease.deadline_ms = at_ms;
         self.rows.put(key::DEADLINE, &key::deadline(at_ms, group, id), Vec::new());
         self.effects.due(at_ms);

@@ -1,39 +1,48 @@
 //! The rules: what each command does to the rows, what it answers and what follows from it.
 //!
-//! [`Rules::apply`] is a pure function of the rows and the entry. It reads no clock (time comes with the entry),
+//! [`Rules::apply`] is a pure function of the rows and the entry; what [`Rules`] holds is made of rows, for lookups. It reads no clock (time comes with the entry),
 //! no randomness (it comes with the command) and no configuration of the node (settings are rows), and no hash
 //! map is iterated into rows, replies or effects. A command that makes no sense is refused, never an error: an
 //! error means that the rows cannot be trusted, and the node stops.
 //!
 //! One verb per file; `turn` holds what they share.
 
+mod access;
 mod ack;
 mod append;
 mod cleanup;
+mod confirm;
 mod consumer_group;
 mod dead_letter;
 mod effect;
+mod fifo;
 mod give_back;
+mod half;
 mod invisible;
 mod lease;
+mod offset;
 mod repeat;
+mod reset;
 mod retry;
 mod rows;
 mod session;
 mod setting;
 mod tick;
+mod timer;
 mod topic;
 mod turn;
+mod window;
 
 #[cfg(test)]
 mod tests;
 
 pub use effect::Effect;
 pub use setting::VERSION;
+pub use window::{MESSAGES_MAX, MESSAGES_MAX_DEFAULT, WINDOW_MS, WINDOW_MS_DEFAULT};
 
 use crate::command::{Payload, PayloadError};
 use bytes::Bytes;
-use raft_store::{LogIndex, StateBatch, StateError};
+use raft_store::{LogIndex, StateBatch, StateError, Term};
 use raftmq_proto::command::{Batch, Command, Entry, Refusal, Reply, command, reply};
 use turn::Turn;
 
@@ -58,7 +67,7 @@ pub struct Answer {
 /// What an entry led to beside its rows.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Outcome {
-    /// One per batch, in order.
+    /// One per batch whose turn it was, in order.
     pub answers: Vec<Answer>,
     /// What happens after the rows are visible, each once.
     pub effects: Vec<Effect>,
@@ -67,9 +76,20 @@ pub struct Outcome {
     pub unreadable: Option<PayloadError>,
 }
 
+/// Where an entry stands in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EntryAt {
+    /// Its index.
+    pub index: LogIndex,
+    /// The term of the leader that proposed it.
+    pub term: Term,
+}
+
 /// The deterministic state machine of a broker group.
 #[derive(Debug, Default)]
-pub struct Rules {}
+pub struct Rules {
+    window: window::Window,
+}
 
 impl Rules {
     /// Carries out one entry as the log holds it.
@@ -78,16 +98,16 @@ impl Rules {
     /// When rows cannot be read or make no sense, or the entry has a format that this build does not know: the
     /// node must stop.
     pub fn apply_payload(
-        &self,
-        index: LogIndex,
+        &mut self,
+        at: EntryAt,
         payload: Bytes,
         state: &mut StateBatch<'_>,
     ) -> Result<Outcome, StateError> {
         match Payload::parse(payload).and_then(|payload| payload.entry()) {
-            Ok(entry) => self.apply(index, entry, state),
+            Ok(entry) => self.apply(at, entry, state),
             Err(error @ PayloadError::Format(_)) => Err(StateError::Corrupt { table: "log", what: error.to_string() }),
             Err(error) => {
-                let outcome = self.apply(index, Entry::default(), state)?;
+                let outcome = self.apply(at, Entry::default(), state)?;
                 Ok(Outcome { unreadable: Some(error), ..outcome })
             }
         }
@@ -97,11 +117,11 @@ impl Rules {
     ///
     /// # Errors
     /// When rows cannot be read or make no sense: the node must stop.
-    pub fn apply(&self, index: LogIndex, entry: Entry, state: &mut StateBatch<'_>) -> Result<Outcome, StateError> {
-        let mut turn = Turn::begin(index, entry.time_ms, state)?;
+    pub fn apply(&mut self, at: EntryAt, entry: Entry, state: &mut StateBatch<'_>) -> Result<Outcome, StateError> {
+        let mut turn = Turn::begin(at, entry.time_ms, state, &mut self.window)?;
         let mut answers = Vec::with_capacity(entry.batches.len());
         for batch in entry.batches {
-            answers.push(turn.batch(batch)?);
+            answers.extend(turn.batch(batch)?);
         }
         let effects = turn.end()?;
         Ok(Outcome { answers, effects, unreadable: None })
@@ -137,10 +157,21 @@ impl Turn<'_, '_> {
             command::Kind::PutConsumerGroup(put) => self.put_consumer_group(put),
             command::Kind::DeleteConsumerGroup(delete) => self.delete_consumer_group(&delete.name),
             command::Kind::PutSession(put) => self.put_session(put),
-            command::Kind::EndSession(end) => self.end_session(end.client_id),
+            command::Kind::EndSession(end) => self.end_session(end),
             command::Kind::Tick(_) => self.tick(),
             command::Kind::Activate(activate) => self.activate(activate.version),
             command::Kind::PutSetting(put) => self.put_setting(&put.key, &put.value),
+            command::Kind::PutOffset(put) => self.put_offset(put),
+            command::Kind::Reset(reset) => self.reset(reset),
+            command::Kind::DeadLetter(dead) => self.forward_to_dead_letters(dead),
+            command::Kind::PutUser(put) => self.put_user(put),
+            command::Kind::DeleteUser(delete) => self.delete_user(&delete.name),
+            command::Kind::PutAcl(put) => self.put_acl(put),
+            command::Kind::DeleteAcl(delete) => self.delete_acl(&delete),
+            command::Kind::ConfirmLeases(confirm) => self.confirm_leases(confirm),
+            command::Kind::Recall(recall) => self.recall(recall),
+            command::Kind::EndTransaction(end) => self.end_transaction(end),
+            command::Kind::Checked(checked) => self.checked(checked),
             command::Kind::Refuse(refuse) => Ok(refused(refuse.refusal(), refuse.detail)),
         }
     }

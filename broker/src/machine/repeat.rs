@@ -1,4 +1,6 @@
-//! A batch counts once. Its replies are kept until its node has settled it, and a repeat is answered with them.
+//! A batch counts once, and in its turn. Its replies are kept until its node has settled it, and a repeat is answered
+//! with them. One that comes before its turn is passed over: an earlier one got lost on its way into the log, and its
+//! node sends both again. So nothing that a client sends overtakes what it sent before.
 
 use super::turn::Turn;
 use super::{Answer, refused};
@@ -12,31 +14,34 @@ use std::ops::ControlFlow;
 const BLIND_MAX: u64 = 1_024;
 
 impl Turn<'_, '_> {
-    pub(super) fn batch(&mut self, batch: Batch) -> Result<Answer, StateError> {
+    /// Carries out a batch; `None` when it is not its turn yet.
+    pub(super) fn batch(&mut self, batch: Batch) -> Result<Option<Answer>, StateError> {
         self.next_slot = self.next_batch_slot;
         self.slots_end = self.next_slot.saturating_add(batch.slots);
         self.next_batch_slot = self.slots_end;
 
         let (node, boot, sequence) = (batch.node, batch.boot, batch.sequence);
-        let answer = |replies, repeat| Answer { node, boot, sequence, replies, repeat };
+        let answer = |replies, repeat| Ok(Some(Answer { node, boot, sequence, replies, repeat }));
         let known = node::node(&self.rows, node)?;
         let mut row = match known {
             Some(known) if boot < known.boot => {
                 let stale = refused(Refusal::StaleBoot, "a later start of this node has sent commands");
-                return Ok(answer(vec![stale; batch.commands.len()], false));
+                return answer(vec![stale; batch.commands.len()], false);
             }
             Some(known) if boot == known.boot => known,
-            Some(known) => {
-                self.drop_replies(node, known.settled.saturating_add(1), u64::MAX)?;
-                node::Node { boot, settled: 0 }
-            }
-            None => node::Node { boot, settled: 0 },
+            _ => node::Node { boot, settled: 0, last: 0 },
         };
-        if sequence <= row.settled {
-            return Ok(answer(Vec::new(), true));
+        if sequence > row.last.saturating_add(1) {
+            return Ok(None);
         }
-        let kept = node::replies(&self.rows, node, sequence)?;
-        let repeat = kept.is_some();
+        if let Some(known) = known.filter(|known| known.boot != boot) {
+            self.drop_replies(node, known.settled.saturating_add(1), u64::MAX)?;
+        }
+        if sequence <= row.settled {
+            return answer(Vec::new(), true);
+        }
+        let repeat = sequence <= row.last;
+        let kept = if repeat { node::replies(&self.rows, node, sequence)? } else { None };
         // A batch that settles itself, or one after it, was never answered: it settles what is before it.
         let settled = batch.settled.min(sequence - 1);
         let replies = match kept {
@@ -51,10 +56,11 @@ impl Turn<'_, '_> {
             self.settle(node, row.settled + 1, settled)?;
             row.settled = settled;
         }
+        row.last = row.last.max(sequence);
         if known != Some(row) {
-            self.rows.put(key::NODE, &key::node(node), row.encode().to_vec());
+            self.rows.put(key::NODE, &key::node(node), row.encode());
         }
-        Ok(answer(replies, repeat))
+        answer(replies, repeat)
     }
 
     fn settle(&mut self, node: u64, first: u64, last: u64) -> Result<(), StateError> {

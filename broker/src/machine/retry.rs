@@ -6,8 +6,10 @@ use super::turn::{KnownGroup, KnownTopic, Turn};
 use crate::store::lease::Part;
 use crate::store::retry::{self, Retry};
 use crate::store::subscription::{self, Subscription};
-use crate::store::{ConsumerGroupId, TopicId, key};
+use crate::store::{ConsumerGroupId, TopicId, key, progress};
 use raft_store::StateError;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::ControlFlow;
 
 impl Turn<'_, '_> {
@@ -72,14 +74,29 @@ impl Turn<'_, '_> {
 
         let mut lowest_kept = None;
         let mut behind = from;
+        // What this look adds is for the next one.
+        let next = subscription.retry_next;
+        let mut voids = BTreeMap::new();
         for (order, retry) in rows {
             behind = order + 1;
+            let void = match voids.entry(retry.queue) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(new) => *new.insert(progress::void(&self.rows, topic.id, group.id, retry.queue)?),
+            };
+            if order < void.retries {
+                self.rows.delete(key::RETRY, &key::retry(topic.id, group.id, order));
+                subscription.retry_waiting = subscription.retry_waiting.saturating_sub(1);
+                continue;
+            }
             match look.verdict(&self.rows, topic, group, retry.place.tag)? {
                 Verdict::Park => {
                     lowest_kept = lowest_kept.or(Some(order));
                     continue;
                 }
-                Verdict::Skip => {}
+                Verdict::Skip => {
+                    let of = (retry.queue, retry.place.group);
+                    self.leave_message_group(topic, group, subscription, of, Some(&mut *look))?;
+                }
                 Verdict::Take => {
                     let Retry { queue, place, attempt } = retry;
                     look.parts.push(Part { fresh: false, queue, first: place, count: 1, attempt });
@@ -87,10 +104,10 @@ impl Turn<'_, '_> {
                 }
             }
             self.rows.delete(key::RETRY, &key::retry(topic.id, group.id, order));
-            subscription.retry_waiting -= 1;
+            subscription.retry_waiting = subscription.retry_waiting.saturating_sub(1);
         }
         if end {
-            behind = subscription.retry_next;
+            behind = next;
         }
         if subscription.retry_waiting == 0 {
             subscription.retry_low = subscription.retry_next;

@@ -6,9 +6,9 @@ use super::{Effect, TICK_ROWS_MAX, refused};
 use crate::filter::tag::TagSet;
 use crate::store::session::{self, Session};
 use crate::store::work::Work;
-use crate::store::{ConsumerGroupId, key, lease};
+use crate::store::{ConsumerGroupId, key, lease, subscription};
 use raft_store::StateError;
-use raftmq_proto::command::{PutSession, Refusal, Reply};
+use raftmq_proto::command::{EndSession, PutSession, Refusal, Reply};
 
 /// Subscriptions of one client in one consumer group.
 const SUBSCRIPTIONS_MAX: usize = 1_024;
@@ -50,10 +50,14 @@ impl Turn<'_, '_> {
         for (subscriptions, added) in [(&old.subscriptions, false), (&new.subscriptions, true)] {
             for (topic, set) in subscriptions {
                 let mut filters = session::filters(&self.rows, group, topic)?;
+                let known = filters.sets.len();
                 if added {
                     filters.add(set)
                 } else {
                     filters.remove(set)
+                }
+                if filters.sets.len() < known {
+                    self.look_again(group, topic)?;
                 }
                 let key = key::filters(group, topic);
                 if filters.sets.is_empty() {
@@ -66,8 +70,28 @@ impl Turn<'_, '_> {
         Ok(())
     }
 
+    /// A filter is gone: messages that waited for it alone are skipped by the next look, and what is behind them in
+    /// their message groups comes.
+    fn look_again(&mut self, group: ConsumerGroupId, topic: &str) -> Result<(), StateError> {
+        if let (Some(topic), Some(group)) = (self.topic(topic)?, self.group_by_id(group)?)
+            && let Some(mut share) = subscription::subscription(&self.rows, topic.id, group.id)?
+            && share.retry_waiting > 0
+            && share.forget_scanned()
+        {
+            self.store_subscription(topic.id, group.id, &share);
+            let effect = Effect::Retryable { consumer_group: group.name.clone(), topic: topic.name.clone() };
+            self.effects.add(effect);
+        }
+        Ok(())
+    }
+
     /// The client's filters no longer count and its renewed leases end: a bounded number now, the rest by Tick.
-    pub(super) fn end_session(&mut self, client_id: String) -> Result<Reply, StateError> {
+    pub(super) fn end_session(&mut self, end: EndSession) -> Result<Reply, StateError> {
+        // A leader that was cut off hears nothing of anybody, and may say so once it can be heard again.
+        if end.term != 0 && end.term != self.term.0 {
+            return Ok(refused(Refusal::DeadlinePassed, "who found the client silent does not lead any more"));
+        }
+        let client_id = end.client_id;
         for (_, group, session) in session::sessions_of(&self.rows, &client_id, TICK_ROWS_MAX)? {
             self.change_filters(group, &session, &Session::default())?;
             self.rows.delete(key::SESSION, &key::session(&client_id, group));

@@ -10,8 +10,14 @@ use raftmq_proto::command::{Reply, Ticked, reply};
 
 impl Turn<'_, '_> {
     pub(super) fn tick(&mut self) -> Result<Reply, StateError> {
-        let mut rows_left = TICK_ROWS_MAX;
-        let more = self.end_due_leases(&mut rows_left)?;
+        // Each kind has a share of its own, and what the kinds before it left.
+        let mut rows_left = TICK_ROWS_MAX / 2;
+        let mut more = self.end_due_leases(&mut rows_left)?;
+        rows_left += TICK_ROWS_MAX / 4;
+        more |= self.fire_due_timers(&mut rows_left)?;
+        rows_left += TICK_ROWS_MAX / 8;
+        more |= self.look_at_halves(&mut rows_left)?;
+        rows_left += TICK_ROWS_MAX / 8;
         while rows_left > 0
             && let Some((work, note)) = work::first(&self.rows)?
         {
@@ -31,8 +37,8 @@ impl Turn<'_, '_> {
 
     /// Ends the leases that are due. Returns whether some were left for another Tick.
     fn end_due_leases(&mut self, rows_left: &mut usize) -> Result<bool, StateError> {
-        let due = deadline::due(&self.rows, self.now_ms, TICK_ROWS_MAX)?;
-        let mut more = due.len() == TICK_ROWS_MAX;
+        let due = deadline::due(&self.rows, self.now_ms, *rows_left)?;
+        let mut more = due.len() == *rows_left;
         let mut last = None;
         for (at_ms, group, id) in due {
             let lease = lease::lease(&self.rows, group, id)?;
@@ -70,6 +76,8 @@ impl Turn<'_, '_> {
             Work::DropTopic(topic) => self.drop_topic_rows(*topic, note, rows_max),
             Work::DropGroup(group) => self.drop_group_rows(*group, note, rows_max),
             Work::EndLeases(client_id) => self.end_leases(client_id, note, rows_max),
+            Work::DropTimers(topic) => self.drop_timers(*topic, note, rows_max),
+            Work::DropMessageGroups(prefix) => self.drop_message_groups(prefix, note, rows_max),
         }
     }
 }

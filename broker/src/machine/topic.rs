@@ -1,6 +1,7 @@
 //! Topics: create, change, delete.
 
 use super::append::NORMAL;
+use super::fifo;
 use super::turn::{KnownTopic, Turn};
 use super::{Effect, done, refused};
 use crate::store::work::Work;
@@ -17,7 +18,7 @@ const PERMISSIONS: u32 = topic::READABLE | topic::WRITABLE;
 
 impl Turn<'_, '_> {
     pub(super) fn put_topic(&mut self, put: PutTopic) -> Result<Reply, StateError> {
-        let Some(wanted) = put.topic else { return Ok(refused(Refusal::InvalidArgument, "no topic is given")) };
+        let Some(mut wanted) = put.topic else { return Ok(refused(Refusal::InvalidArgument, "no topic is given")) };
         if wanted.name.is_empty() || wanted.name.len() > NAME_BYTES_MAX {
             return Ok(refused(Refusal::InvalidArgument, "the topic has no name, or one that is too long"));
         }
@@ -36,6 +37,10 @@ impl Turn<'_, '_> {
             return Ok(refused(Refusal::InvalidArgument, detail));
         }
         let known = self.topic(&wanted.name)?;
+        let refusal = fifo::fix_queues(&mut wanted, known.as_ref().map(|known| &known.row));
+        if let Some(refusal) = refusal.filter(|_| known.is_none() || !put.create_only) {
+            return Ok(refusal);
+        }
         let row = match &known {
             Some(known) if put.create_only => known.row.clone(),
             Some(known) => Topic {
@@ -98,6 +103,7 @@ impl Turn<'_, '_> {
         self.rows.delete(key::TOPIC, &key::name(name));
         self.rows.delete(key::TOPIC, &key::id(known.id.0));
         self.add_work(&Work::DropTopic(known.id), Vec::new());
+        self.void_timers(known.id)?;
         self.forget_names();
         self.effects.add(Effect::TopicChanged { topic: known.name.clone() });
         Ok(Reply::default())

@@ -1,10 +1,13 @@
 //! One entry's turn at the rows: what all verbs share.
 
-use super::append::OpenRun;
+use super::EntryAt;
+use super::append::OpenRuns;
 use super::effect::{Effect, Effects};
 use super::rows::Rows;
+use super::window::Window;
+use crate::store::sent::SentEntry;
 use crate::store::{ConsumerGroupId, LeaseId, TopicId, consumer_group, key, machine, topic};
-use raft_store::{LogIndex, StateBatch, StateError};
+use raft_store::{LogIndex, StateBatch, StateError, Term};
 use raftmq_proto::command::{ConsumerGroup, Topic};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -28,14 +31,22 @@ pub(super) struct KnownGroup {
 /// Everything that one entry sees and changes.
 pub(super) struct Turn<'b, 's> {
     pub(super) rows: Rows<'b, 's>,
+    /// What was stored lately.
+    pub(super) window: &'b mut Window,
+    /// What this entry stored.
+    pub(super) sent: SentEntry,
+    /// How long it is remembered, once that was needed.
+    pub(super) window_ms: Option<u64>,
     pub(super) index: LogIndex,
+    /// Term of the entry's leader.
+    pub(super) term: Term,
     /// Cluster time of the entry; never before that of an earlier one.
     pub(super) now_ms: u64,
     /// Commands of the entry begun so far.
     pub(super) ordinal: u64,
     pub(super) effects: Effects,
     /// Runs of this entry that are not rows yet, by topic. Whoever reads a topic's messages closes them first.
-    pub(super) runs: BTreeMap<TopicId, OpenRun>,
+    pub(super) runs: BTreeMap<TopicId, OpenRuns>,
     /// First slot of the next batch, of the next command, and the end of the batch under way.
     pub(super) next_batch_slot: u32,
     pub(super) next_slot: u32,
@@ -44,6 +55,8 @@ pub(super) struct Turn<'b, 's> {
     last_lease: Option<LeaseId>,
     /// The secret of the nonces, once it was needed and there is one.
     secret: Option<[u8; 16]>,
+    /// Resets of queues that consumer groups had, as far as they were needed. Looked up, never iterated.
+    pub(super) resets: HashMap<(TopicId, ConsumerGroupId, u16), u32>,
     // Looked up by name or id, never iterated.
     topics: HashMap<Arc<str>, Arc<KnownTopic>>,
     groups: HashMap<Arc<str>, Arc<KnownGroup>>,
@@ -52,11 +65,21 @@ pub(super) struct Turn<'b, 's> {
 }
 
 impl<'b, 's> Turn<'b, 's> {
-    pub(super) fn begin(index: LogIndex, time_ms: u64, state: &'b mut StateBatch<'s>) -> Result<Self, StateError> {
+    pub(super) fn begin(
+        at: EntryAt,
+        time_ms: u64,
+        state: &'b mut StateBatch<'s>,
+        window: &'b mut Window,
+    ) -> Result<Self, StateError> {
         let applied = machine::applied(state)?;
+        window.load(state)?;
         Ok(Turn {
+            window,
+            sent: SentEntry::default(),
+            window_ms: None,
             rows: Rows::new(state, applied.checksum),
-            index,
+            index: at.index,
+            term: at.term,
             // Within the range that lease ids have room for: a wild clock must not overflow them.
             now_ms: time_ms.min(1 << 43).max(applied.time_ms),
             ordinal: 0,
@@ -67,6 +90,7 @@ impl<'b, 's> Turn<'b, 's> {
             slots_end: 0,
             last_lease: None,
             secret: None,
+            resets: HashMap::new(),
             topics: HashMap::new(),
             groups: HashMap::new(),
             topic_names: HashMap::new(),
@@ -77,6 +101,7 @@ impl<'b, 's> Turn<'b, 's> {
     /// Writes what is still open, and the row that says how far the machine has come.
     pub(super) fn end(mut self) -> Result<Vec<Effect>, StateError> {
         self.close_runs()?;
+        self.close_window()?;
         let (checksum, batch) = self.rows.finish();
         let applied = machine::Applied { index: self.index.0, time_ms: self.now_ms, checksum };
         batch.put(key::MACHINE, key::machine(b'a'), applied.encode());

@@ -2,6 +2,7 @@
 
 use super::{PERIOD, Shared, Snapshot, to_wire};
 use crate::broker::Node;
+use crate::clock::system_clock;
 use crate::store;
 use parking_lot::Mutex;
 use raftmq_proto::digest::TopicDigest;
@@ -9,14 +10,17 @@ use raftmq_proto::namesrv::name_server_client::NameServerClient;
 use raftmq_proto::namesrv::{
     ReportRequest, ReportResponse, ReportTopicsRequest, RouteRequest, RouteResponse, Topic, TopicChanges,
 };
+use raftmq_proto::signature::Credentials;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tonic::Status;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
 
 /// To connect, or for one answer; a whole topic table has ten times as long.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -32,10 +36,24 @@ const PART_TOPICS_MAX: usize = 1_000;
 /// Changed topics that are sent as changes rather than as a whole table.
 const CHANGES_MAX: usize = 4_000;
 
+/// Signs calls where there is something to sign with.
+#[derive(Clone)]
+struct Signer(Option<Credentials>);
+
+impl Interceptor for Signer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(credentials) = &self.0 {
+            let signed = credentials.sign(request.metadata_mut(), system_clock());
+            signed.map_err(|_| Status::invalid_argument("the accessKey is nothing that a header can hold"))?;
+        }
+        Ok(request)
+    }
+}
+
 /// A name server.
 pub(super) struct Server {
     address: String,
-    client: NameServerClient<Channel>,
+    client: NameServerClient<InterceptedService<Channel, Signer>>,
     failed: Mutex<Option<Instant>>,
     /// How long it had been up when it answered last, in ms.
     age_ms: AtomicU64,
@@ -54,7 +72,7 @@ struct Table {
 
 impl Server {
     /// A name server at `host:port`. `None`, with a line in the log, when that is no address; nothing is resolved yet.
-    pub(super) fn new(address: &str) -> Option<Server> {
+    pub(super) fn new(address: &str, credentials: Option<Credentials>) -> Option<Server> {
         let endpoint = match Endpoint::from_shared(format!("http://{address}")) {
             Ok(endpoint) => endpoint,
             Err(error) => {
@@ -71,7 +89,8 @@ impl Server {
             .connect_lazy();
         Some(Server {
             address: address.to_owned(),
-            client: NameServerClient::new(channel).max_decoding_message_size(16 << 20),
+            client: NameServerClient::with_interceptor(channel, Signer(credentials))
+                .max_decoding_message_size(16 << 20),
             failed: Mutex::new(None),
             age_ms: AtomicU64::new(0),
             forgot: Notify::new(),

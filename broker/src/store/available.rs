@@ -1,6 +1,8 @@
 //! Whether a receive would find something: what a long poll asks before it waits.
 
-use super::{ConsumerGroupId, StateError, TopicId, consumer_group, progress, queue, retry, subscription, topic};
+use super::{
+    ConsumerGroupId, StateError, TopicId, consumer_group, progress, queue, retry, session, subscription, topic,
+};
 use crate::filter::tag::TagSet;
 use raft_store::ReadState;
 use std::ops::ControlFlow;
@@ -24,7 +26,7 @@ pub fn available(
     let group = consumer_group::consumer_group(state, consumer_group)?.map(|group| ConsumerGroupId(group.id));
     let topic_id = TopicId(topic.id);
     if let Some(group) = group
-        && retryable(state, topic_id, group, filter)?
+        && retryable(state, topic_id, topic_name, group, filter)?
     {
         return Ok(true);
     }
@@ -48,6 +50,7 @@ pub fn available(
 fn retryable(
     state: &impl ReadState,
     topic: TopicId,
+    topic_name: &str,
     group: ConsumerGroupId,
     filter: &TagSet,
 ) -> Result<bool, StateError> {
@@ -58,10 +61,20 @@ fn retryable(
     }
     let mut seen = 0;
     let mut found = false;
+    // Messages for others, with successors that may be for this one.
+    let mut ahead = Vec::new();
     retry::scan(state, topic, group, from, |_, retry| {
         seen += 1;
         found = filter.matches(retry.place.tag) || seen == RETRY_ROWS_MAX;
+        if retry.place.group != 0 {
+            ahead.push(retry.place.tag);
+        }
         if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
+    if !found && !ahead.is_empty() {
+        // One that no live member wants is skipped by a look.
+        let live = session::filters(state, group, topic_name)?;
+        found = ahead.into_iter().any(|tag| !live.matches(tag));
+    }
     Ok(found)
 }

@@ -60,3 +60,44 @@ pub fn consumed(state: &impl ReadState, group: ConsumerGroupId, topics_max: usiz
 fn decode(value: &[u8]) -> Result<ConsumerGroup, StateError> {
     ConsumerGroup::decode(value).map_err(|error| StateError::Corrupt { table: TABLE, what: error.to_string() })
 }
+
+/// The attribute that says how many of a hundred receives from a topic of PRIORITY messages begin with the highest.
+pub const PRIORITY_FACTOR: &str = "priority.factor";
+
+/// How many of a hundred receives begin with the highest priority; all of them where nothing else is said.
+#[must_use]
+pub fn priority_factor(group: &ConsumerGroup) -> u8 {
+    group.attributes.get(PRIORITY_FACTOR).and_then(|value| value.parse().ok()).map_or(100, |factor: u8| factor.min(100))
+}
+
+/// The attribute that says where a consumer group starts in a topic that it never received from.
+pub const START: &str = "consume.from";
+
+/// Where a consumer group starts in a topic that it never received from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// At the oldest message that is kept.
+    First,
+    /// At what is stored from its first receive on.
+    Last,
+    /// At the first message stored at this cluster time or later, ms since the Unix epoch.
+    Time(u64),
+}
+
+impl Start {
+    /// Reads the attribute's value: `first`, `last`, or a time in ms since the Unix epoch.
+    #[must_use]
+    pub fn parse(value: &str) -> Option<Start> {
+        match value {
+            "first" => Some(Start::First),
+            "last" => Some(Start::Last),
+            time => time.parse().ok().map(Start::Time),
+        }
+    }
+
+    /// Where this consumer group starts; at the oldest message unless its attribute says otherwise.
+    #[must_use]
+    pub fn of(group: &ConsumerGroup) -> Start {
+        group.attributes.get(START).and_then(|value| Start::parse(value)).unwrap_or(Start::First)
+    }
+}

@@ -2,7 +2,7 @@
 //! end is always the first row.
 
 use super::codec::key_u64;
-use super::{ConsumerGroupId, LeaseId, StateError, key, work};
+use super::{ConsumerGroupId, LeaseId, StateError, key};
 use raft_store::ReadState;
 use std::ops::ControlFlow;
 
@@ -30,16 +30,4 @@ pub(crate) fn due(
 
 fn parse(key: &[u8]) -> Result<(u64, ConsumerGroupId, LeaseId), StateError> {
     Ok((key_u64(TABLE, key, 0)?, ConsumerGroupId(key_u64(TABLE, key, 8)?), LeaseId(key_u64(TABLE, key, 16)?)))
-}
-
-/// The cluster time in ms at which a Tick has something to do, when that is not after `horizon_ms`; 0 when work
-/// is waiting already. The horizon keeps the search short: ask for the time until the next look.
-///
-/// # Errors
-/// When a row cannot be read.
-pub fn earliest(state: &impl ReadState, horizon_ms: u64) -> Result<Option<u64>, StateError> {
-    if work::first(state)?.is_some() {
-        return Ok(Some(0));
-    }
-    Ok(due(state, horizon_ms, 1)?.first().map(|(at_ms, _, _)| *at_ms))
 }

@@ -10,6 +10,8 @@
 //! | | `k` | secret of the nonces | |
 //! | | `v` | version that was activated | |
 //! | | `d` | low end of the deadlines | [`super::deadline`] |
+//! | | `t` | low end of the timers | [`super::timer`] |
+//! | | `c`, `f` | low ends of the checks, and of what is forgotten | [`super::half`] |
 //! | | `s` name | a setting | [`super::machine`] |
 //! | | `w` kind, subject | work that Tick continues | `work` |
 //! | `node` | node | boot, settled and last sequence | [`super::node`] |
@@ -24,6 +26,9 @@
 //! | `message` | queue, first offset | a run of messages: where they are in the log | [`super::message`] |
 //! | `subscription` | topic, group | what is waiting in its retry index | [`super::subscription`] |
 //! | `progress` | topic, group, queue number | cursor and messages in flight | [`super::progress`] |
+//! | | topic, group, queue number, `o` | offset that a reader stored | |
+//! | | topic, group, queue number, `v` | what the last reset made void | |
+//! | | topic, group, 65535, `s` | time at which a new consumer group starts | |
 //! | `flight` | topic, group, queue number, offset, lease | – : an unfinished part of a lease | [`super::progress`] |
 //! | `retry` | topic, group, order | a message that is to be delivered again | [`super::retry`] |
 //! | `lease` | group, lease | lease | [`super::lease`] |
@@ -32,6 +37,22 @@
 //! | `session` | `s` client, group | subscriptions | [`super::session`] |
 //! | | `l` client, group, lease | – : a renewed lease | |
 //! | | `f` group, topic name | filters of the live members | |
+//! | `access` | `u` name | user | [`super::access`] |
+//! | | `a` subject | access rules | |
+//! | | `n` | how many users there are | |
+//! | `timer` | `d` time in ms, topic, log index, slot | a message that waits for its delivery time | [`super::timer`] |
+//! | | `l` log index, slot | the same one: it must stay in the log | |
+//! | | `n` topic | how many wait | |
+//! | `half` | `h` topic, log index, slot | half message | [`super::half`] |
+//! | | `c` time in ms, topic, log index, slot | – : it is to be checked then | |
+//! | | `w` topic, log index, slot | – : the leader is to check it now | |
+//! | | `f` time in ms, topic, log index, slot | – : it was ended, and is forgotten then | |
+//! | | `l` log index, slot | – : it must stay in the log | |
+//! | | `n` topic | how many are not ended | |
+//! | `sent` | log index | what the entry stored, for those who send it again | [`super::sent`] |
+//! | `fifo` | topic, group | messages put aside | [`super::fifo`] |
+//! | | topic, group, queue number, reset, hash | a message group of which a message is out | |
+//! | | the same, order | a message put aside behind it | |
 //!
 //! A queue is a u64: topic id × 65,536 + queue number.
 
@@ -54,6 +75,11 @@ pub const TABLES: &[&str] = &[
     "deadline",
     "receive",
     "session",
+    "access",
+    "fifo",
+    "timer",
+    "half",
+    "sent",
 ];
 
 /// What concerns the machine as a whole.
@@ -84,6 +110,16 @@ pub const DEADLINE: Table = Table(11);
 pub const RECEIVE: Table = Table(12);
 /// Sessions, their leases, their filters.
 pub const SESSION: Table = Table(13);
+/// Users and their access rules.
+pub const ACCESS: Table = Table(14);
+/// Message groups that a consumer group is at, and what waits behind their messages.
+pub const FIFO: Table = Table(15);
+/// Messages that wait for their delivery time.
+pub const TIMER: Table = Table(16);
+/// Half messages.
+pub const HALF: Table = Table(17);
+/// What was stored lately, by entry.
+pub const SENT: Table = Table(18);
 
 /// Bits of the queue number in a queue's id.
 const NUMBER_BITS: u32 = 16;
@@ -213,6 +249,53 @@ pub fn progress(topic: TopicId, group: ConsumerGroupId, number: u16) -> [u8; 18]
     join(&[&topic.0.to_be_bytes(), &group.0.to_be_bytes(), &number.to_be_bytes()])
 }
 
+/// `progress`: the offset that a reader of its own progress stored.
+#[must_use]
+pub fn stored_offset(topic: TopicId, group: ConsumerGroupId, number: u16) -> [u8; 19] {
+    join(&[&progress(topic, group, number), b"o"])
+}
+
+/// `progress`: what the last reset of a queue made void.
+#[must_use]
+pub fn void(topic: TopicId, group: ConsumerGroupId, number: u16) -> [u8; 19] {
+    join(&[&progress(topic, group, number), b"v"])
+}
+
+/// `progress`: where a consumer group starts in queues that it never received from.
+#[must_use]
+pub fn start(topic: TopicId, group: ConsumerGroupId) -> [u8; 19] {
+    join(&[&progress(topic, group, u16::MAX), b"s"])
+}
+
+/// `fifo`: message groups of a queue, since the reset of this number.
+#[must_use]
+pub fn message_groups(topic: TopicId, group: ConsumerGroupId, number: u16, resets: u32) -> [u8; 22] {
+    join(&[&progress(topic, group, number), &resets.to_be_bytes()])
+}
+
+/// Topic and consumer group of a key that begins with them.
+#[must_use]
+pub fn owners(prefix: &[u8; 22]) -> (TopicId, ConsumerGroupId) {
+    let number = |at: usize| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&prefix[at..at + 8]);
+        u64::from_be_bytes(bytes)
+    };
+    (TopicId(number(0)), ConsumerGroupId(number(8)))
+}
+
+/// `fifo`: a message group. `prefix` is that of its queue.
+#[must_use]
+pub fn message_group(prefix: &[u8; 22], hash: u64) -> [u8; 30] {
+    join(&[prefix, &hash.to_be_bytes()])
+}
+
+/// `fifo`: a message put aside in a message group.
+#[must_use]
+pub fn put_aside(message_group: &[u8; 30], order: u64) -> [u8; 38] {
+    join(&[message_group, &order.to_be_bytes()])
+}
+
 /// `flight`: an unfinished part of a lease.
 #[must_use]
 pub fn flight(topic: TopicId, group: ConsumerGroupId, number: u16, offset: u64, lease: LeaseId) -> [u8; 34] {
@@ -280,6 +363,61 @@ pub fn group_filters(group: ConsumerGroupId) -> [u8; 9] {
 #[must_use]
 pub fn filters(group: ConsumerGroupId, topic: &str) -> Vec<u8> {
     concat(&[&group_filters(group), topic.as_bytes()])
+}
+
+/// `timer` and `half`: a message that waits, at a time.
+#[must_use]
+pub fn waiting_at(letter: u8, at_ms: u64, topic: TopicId, log_index: u64, slot: u32) -> [u8; 29] {
+    join(&[&[letter], &at_ms.to_be_bytes(), &waiting(b'h', topic, log_index, slot)[1..]])
+}
+
+/// `half`: a message that waits, by topic.
+#[must_use]
+pub fn waiting(letter: u8, topic: TopicId, log_index: u64, slot: u32) -> [u8; 21] {
+    join(&[&[letter], &topic.0.to_be_bytes(), &log_index.to_be_bytes(), &slot.to_be_bytes()])
+}
+
+/// `timer` and `half`: messages of one letter up to and including a time end before this key.
+#[must_use]
+pub fn waiting_until(letter: u8, at_ms: u64) -> [u8; 9] {
+    join(&[&[letter], &at_ms.saturating_add(1).to_be_bytes()])
+}
+
+/// `timer` and `half`: a message that must stay in the log.
+#[must_use]
+pub fn in_log(log_index: u64, slot: u32) -> [u8; 13] {
+    join(&[b"l", &log_index.to_be_bytes(), &slot.to_be_bytes()])
+}
+
+/// `timer` and `half`: how many wait in a topic.
+#[must_use]
+pub fn waiting_count(topic: TopicId) -> [u8; 9] {
+    join(&[b"n", &topic.0.to_be_bytes()])
+}
+
+/// `sent`: what an entry stored.
+#[must_use]
+pub fn sent(log_index: u64) -> [u8; 8] {
+    log_index.to_be_bytes()
+}
+
+/// `access`: all users.
+pub const USERS: &[u8] = b"u";
+/// `access`: all access rules.
+pub const ACLS: &[u8] = b"a";
+/// `access`: how many users there are.
+pub const USER_COUNT: &[u8] = b"n";
+
+/// `access`: a user.
+#[must_use]
+pub fn user(name: &str) -> Vec<u8> {
+    concat(&[USERS, name.as_bytes()])
+}
+
+/// `access`: the access rules of a subject.
+#[must_use]
+pub fn acl(subject: &str) -> Vec<u8> {
+    concat(&[ACLS, subject.as_bytes()])
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What a consumer group has still to do in a topic, summed up for metrics and operators.
 
-use super::{ConsumerGroupId, StateError, TopicId, progress, queue, subscription};
+use super::{ConsumerGroupId, StateError, TopicId, fifo, progress, queue, subscription};
 use raft_store::ReadState;
 use raftmq_proto::command::Topic;
 
@@ -11,6 +11,8 @@ pub struct Lag {
     pub ready: u64,
     /// Waiting in the retry index: to be delivered again, or put aside for a member whose filter takes them.
     pub retry_waiting: u64,
+    /// Put aside behind an unfinished message of the same message group.
+    pub put_aside: u64,
     /// Leased now, from the queues and from the retry index.
     pub in_flight: u64,
     /// Dead letters so far; finished, and not part of the sum.
@@ -21,7 +23,7 @@ impl Lag {
     /// Messages that are not finished.
     #[must_use]
     pub fn messages(&self) -> u64 {
-        self.ready + self.retry_waiting + self.in_flight
+        self.ready + self.retry_waiting + self.put_aside + self.in_flight
     }
 }
 
@@ -36,12 +38,16 @@ pub fn lag(state: &impl ReadState, topic: &Topic, group: ConsumerGroupId) -> Res
         lag.retry_waiting = row.retry_waiting;
         lag.in_flight = row.retry_in_flight;
         lag.dead_letters = row.dead_letters;
+        lag.put_aside = fifo::put_aside(state, id, group)?;
     }
     // A queue that is only written to holds messages too.
     for number in 0..topic.read_queues.max(topic.write_queues) {
         let Ok(number) = u16::try_from(number) else { break };
         let queue = queue::queue(state, id, number)?;
-        let row = progress::row(state, id, group, number)?.unwrap_or(progress::Row::first(&queue));
+        let row = match progress::row(state, id, group, number)? {
+            Some(row) => row,
+            None => progress::first(state, id, group, number, &queue)?,
+        };
         lag.ready += queue.next - row.cursor.clamp(queue.min, queue.next);
         lag.in_flight += row.in_flight;
     }

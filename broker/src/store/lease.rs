@@ -4,9 +4,10 @@
 //! Items are stored as parts, runs of neighbours that agree in everything else:
 //!
 //! ```text
-//! u8 flags: bit 0 renewed, bit 1 ended, bit 2 suspended
+//! u8 flags: bit 0 renewed, bit 1 ended, bit 2 suspended, bit 3 unconfirmed
 //! u64 deadline | u64 digest of the receive | topic | client | items | 2 bits per item: its state
-//! per part: u8 fresh | u32 tag | queue | first offset | count | attempt | log index | first slot | store time
+//! per part: u8 flags: bit 0 fresh, bit 1 has a message group | u32 tag | u64 message group hash
+//!           | queue | first offset | count | attempt | log index | first slot | store time
 //! ```
 
 use super::codec::{Reader, put_bytes, put_varint};
@@ -19,6 +20,10 @@ const TABLE: &str = key::TABLES[key::LEASE.0 as usize];
 const RENEWED: u8 = 1;
 const ENDED: u8 = 2;
 const SUSPENDED: u8 = 4;
+const UNCONFIRMED: u8 = 8;
+
+const FRESH: u8 = 1;
+const GROUPED: u8 = 2;
 
 /// Items that a lease may hold.
 pub const ITEMS_MAX: u32 = 256;
@@ -98,6 +103,9 @@ pub struct Lease {
     pub ended: bool,
     /// Its end does not count as an attempt.
     pub suspended: bool,
+    /// Renewed, but it is not known yet that its messages reached the client: the deadline is near, and an end at it
+    /// does not count as an attempt.
+    pub unconfirmed: bool,
     /// Cluster time at which it ends, or is forgotten when it has ended.
     pub deadline_ms: u64,
     /// Digest of client and attempt id, 0 without attempt id.
@@ -149,7 +157,12 @@ impl Lease {
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64 + self.client_id.len() + 32 * self.parts.len());
-        let flags = [(self.renewed, RENEWED), (self.ended, ENDED), (self.suspended, SUSPENDED)];
+        let flags = [
+            (self.renewed, RENEWED),
+            (self.ended, ENDED),
+            (self.suspended, SUSPENDED),
+            (self.unconfirmed, UNCONFIRMED),
+        ];
         out.push(flags.iter().filter(|(set, _)| *set).fold(0, |flags, (_, flag)| flags | flag));
         out.extend_from_slice(&self.deadline_ms.to_be_bytes());
         out.extend_from_slice(&self.receive.to_be_bytes());
@@ -160,8 +173,12 @@ impl Lease {
             out.push(four.iter().enumerate().fold(0, |byte, (at, item)| byte | (item.bits() << (2 * at))));
         }
         for part in &self.parts {
-            out.push(u8::from(part.fresh));
+            let grouped = part.first.group != 0;
+            out.push(if part.fresh { FRESH } else { 0 } | if grouped { GROUPED } else { 0 });
             out.extend_from_slice(&part.first.tag.to_be_bytes());
+            if grouped {
+                out.extend_from_slice(&part.first.group.to_be_bytes());
+            }
             for number in [
                 u64::from(part.queue),
                 part.first.offset,
@@ -193,8 +210,9 @@ impl Lease {
         let mut parts = Vec::new();
         let mut held = 0;
         while held < count {
-            let fresh = reader.u8()? != 0;
+            let flags = reader.u8()?;
             let tag = reader.u32()?;
+            let group = if flags & GROUPED == 0 { 0 } else { reader.u64()? };
             let (queue, offset, count) = (reader.varint_u16()?, reader.varint()?, reader.varint_u32()?);
             let (attempt, log_index) = (reader.varint_u32()?, reader.varint()?);
             let (slot, store_ms) = (reader.varint_u32()?, reader.varint()?);
@@ -202,15 +220,16 @@ impl Lease {
                 return Err(reader.corrupt("a part has no messages, or too many"));
             }
             held = held.saturating_add(count as usize);
-            let first = Place { offset, log_index, slot, tag, store_ms };
-            parts.push(Part { fresh, queue, first, count, attempt });
+            let first = Place { offset, log_index, slot, tag, group, store_ms };
+            parts.push(Part { fresh: flags & FRESH != 0, queue, first, count, attempt });
         }
         if held != count {
             return Err(reader.corrupt("parts and items differ"));
         }
         reader.end()?;
-        let [renewed, ended, suspended] = [RENEWED, ENDED, SUSPENDED].map(|flag| flags & flag != 0);
-        Ok(Lease { topic, client_id, renewed, ended, suspended, deadline_ms, receive, items, parts })
+        let [renewed, ended, suspended, unconfirmed] =
+            [RENEWED, ENDED, SUSPENDED, UNCONFIRMED].map(|flag| flags & flag != 0);
+        Ok(Lease { topic, client_id, renewed, ended, suspended, unconfirmed, deadline_ms, receive, items, parts })
     }
 }
 
@@ -256,17 +275,18 @@ mod tests {
     proptest! {
         #[test]
         fn rows_come_back(
-            picks in proptest::collection::vec((any::<bool>(), 0u16..3, 0u64..6, 1u32..3, 0u32..2), 0..40),
+            picks in proptest::collection::vec((any::<bool>(), 0u16..3, 0u64..6, 1u32..3, 0u32..3), 0..40),
             states in proptest::collection::vec(0u8..4, 40),
             client_id in "[a-z]{0,9}", renewed in any::<bool>(), deadline_ms in any::<u64>(),
         ) {
             let mut lease = Lease {
-                topic: TopicId(4), client_id, renewed, ended: !renewed, suspended: renewed, deadline_ms, receive: 8,
+                topic: TopicId(4), client_id, renewed, ended: !renewed, suspended: renewed, unconfirmed: deadline_ms % 2 == 0,
+                deadline_ms, receive: 8,
                 items: Vec::new(), parts: Vec::new(),
             };
             let part = |(fresh, queue, offset, attempt, tag): (bool, u16, u64, u32, u32)| Part {
                 fresh, queue, count: 1, attempt,
-                first: Place { offset, log_index: 3, slot: offset as u32, tag, store_ms: 5 },
+                first: Place { offset, log_index: 3, slot: offset as u32, tag, group: u64::from(tag / 2), store_ms: 5 },
             };
             picks.iter().for_each(|pick| lease.push(part(*pick)));
             for (item, state) in lease.items.iter_mut().zip(&states) {

@@ -1,13 +1,16 @@
 //! The index of messages. One row stands for a run: neighbours in a queue that came with one Raft entry.
 //!
 //! ```text
-//! u8 flags: bits 0-1 tags (0 none, 1 one for all, 2 a list), bit 2 slots are a list, bit 3 has an origin
+//! u8 flags: bits 0-1 tags (0 none, 1 one for all, 2 a list), bit 2 slots are a list, bit 3 has an origin,
+//!           bit 4 has message groups
 //! count | log index | store time | first slot, or a slot per message | tag hashes | origin topic
+//! | message group hash per message
 //! ```
 //!
-//! All numbers are varints but the tag hashes, which are u32.
+//! All numbers are varints but the tag hashes, which are u32, and those of message groups, which are u64.
 
 use super::codec::{Reader, put_bytes, put_varint};
+use super::queue::Queue;
 use super::{StateError, TopicId, key};
 use raft_store::ReadState;
 use std::ops::ControlFlow;
@@ -19,6 +22,7 @@ const TAG_FOR_ALL: u8 = 1;
 const TAG_LIST: u8 = 2;
 const SLOT_LIST: u8 = 0b100;
 const ORIGIN: u8 = 0b1000;
+const GROUPS: u8 = 0b1_0000;
 
 /// A number per message of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +48,8 @@ pub struct Run {
     pub origin: Option<String>,
     slots: PerMessage,
     tags: PerMessage,
+    /// Hash of the message group per message; empty when none of them has one.
+    groups: Vec<u64>,
 }
 
 /// Where a message is and what a filter asks of it.
@@ -57,6 +63,8 @@ pub struct Place {
     pub slot: u32,
     /// Hash of its tag, 0 when it has none.
     pub tag: u32,
+    /// Hash of its message group; 0 when it has none, or its order is not kept.
+    pub group: u64,
     /// Cluster time at which it became visible, ms since the Unix epoch.
     pub store_ms: u64,
 }
@@ -73,11 +81,12 @@ impl Run {
             origin,
             slots: PerMessage::Rule(place.slot),
             tags: PerMessage::Rule(place.tag),
+            groups: if place.group == 0 { Vec::new() } else { vec![place.group] },
         }
     }
 
     /// Adds a message behind the last one. It is in the same entry.
-    pub(crate) fn push(&mut self, slot: u32, tag: u32) {
+    pub(crate) fn push(&mut self, slot: u32, tag: u32, group: u64) {
         let count = self.count;
         match &mut self.slots {
             PerMessage::Rule(first) if first.checked_add(count) == Some(slot) => {}
@@ -96,6 +105,10 @@ impl Run {
                 self.tags = PerMessage::List(list);
             }
             PerMessage::List(list) => list.push(tag),
+        }
+        if group != 0 || !self.groups.is_empty() {
+            self.groups.resize(count as usize, 0);
+            self.groups.push(group);
         }
         self.count += 1;
     }
@@ -118,7 +131,8 @@ impl Run {
             PerMessage::Rule(all) => *all,
             PerMessage::List(list) => list[at],
         };
-        Some(Place { offset, log_index: self.log_index, slot, tag, store_ms: self.store_ms })
+        let group = self.groups.get(at).copied().unwrap_or_default();
+        Some(Place { offset, log_index: self.log_index, slot, tag, group, store_ms: self.store_ms })
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -132,6 +146,9 @@ impl Run {
         }
         if self.origin.is_some() {
             flags |= ORIGIN;
+        }
+        if !self.groups.is_empty() {
+            flags |= GROUPS;
         }
         let mut out = vec![flags];
         put_varint(&mut out, u64::from(self.count));
@@ -149,6 +166,7 @@ impl Run {
         if let Some(origin) = &self.origin {
             put_bytes(&mut out, origin.as_bytes());
         }
+        self.groups.iter().for_each(|group| out.extend_from_slice(&group.to_be_bytes()));
         out
     }
 
@@ -183,8 +201,15 @@ impl Run {
             _ => return Err(reader.corrupt("unknown kind of tags")),
         };
         let origin = if flags & ORIGIN == 0 { None } else { Some(reader.text()?) };
+        let mut groups = Vec::new();
+        if flags & GROUPS != 0 {
+            groups.reserve(reader.capacity(count));
+            for _ in 0..count {
+                groups.push(reader.u64()?);
+            }
+        }
         reader.end()?;
-        Ok(Run { first, count, log_index, store_ms, origin, slots, tags })
+        Ok(Run { first, count, log_index, store_ms, origin, slots, tags, groups })
     }
 }
 
@@ -213,6 +238,30 @@ pub fn run_of(state: &impl ReadState, topic: TopicId, number: u16, offset: u64) 
         },
     )?;
     Ok(found.transpose()?.filter(|run| offset < run.end()))
+}
+
+/// The offset of the first message of a queue that was stored at `time_ms` or later; behind the last one when there
+/// is none. Looks up a run per halving of the queue.
+///
+/// # Errors
+/// When a row cannot be read.
+pub fn offset_at(
+    state: &impl ReadState,
+    topic: TopicId,
+    number: u16,
+    queue: &Queue,
+    time_ms: u64,
+) -> Result<u64, StateError> {
+    let (mut low, mut high) = (queue.min, queue.next);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match run_of(state, topic, number, middle)? {
+            Some(run) if run.store_ms >= time_ms => high = run.first.max(low),
+            Some(run) => low = run.end().min(high),
+            None => low = middle + 1,
+        }
+    }
+    Ok(low)
 }
 
 /// Messages of a queue from `offset` on, at most `messages_max`.
@@ -250,13 +299,13 @@ mod tests {
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
     fn place(offset: u64, slot: u32, tag: u32) -> Place {
-        Place { offset, log_index: 300, slot, tag, store_ms: 1_700_000_000_000 }
+        Place { offset, log_index: 300, slot, tag, group: 0, store_ms: 1_700_000_000_000 }
     }
 
     #[test]
     fn a_plain_run_is_small() {
         let mut run = Run::one(place(7, 4, 0), None);
-        (5..100).for_each(|slot| run.push(slot, 0));
+        (5..100).for_each(|slot| run.push(slot, 0, 0));
         assert_eq!(run.encode().len(), 11);
         assert_eq!(run.place(102), Some(place(102, 99, 0)));
         assert_eq!((run.place(6), run.place(103)), (None, None));
@@ -266,20 +315,20 @@ mod tests {
         #[test]
         fn runs_come_back(
             first in 0u64..1_000_000,
-            messages in proptest::collection::vec((0u32..4, 0u32..3), 1..30),
+            messages in proptest::collection::vec((0u32..4, 0u32..3, 0u64..5), 1..30),
             origin in any::<Option<String>>(),
         ) {
             let mut slot = 0;
             let places: Vec<_> = messages
                 .iter()
                 .zip(first..)
-                .map(|((gap, tag), offset)| {
+                .map(|((gap, tag, group), offset)| {
                     slot += 1 + gap / 3;
-                    place(offset, slot, *tag)
+                    Place { group: group.saturating_sub(2), ..place(offset, slot, *tag) }
                 })
                 .collect();
             let mut run = Run::one(places[0], origin);
-            places[1..].iter().for_each(|p| run.push(p.slot, p.tag));
+            places[1..].iter().for_each(|p| run.push(p.slot, p.tag, p.group));
             let value = run.encode();
             let decoded = Run::decode(first, &value).expect("comes back");
             prop_assert_eq!(&decoded, &run);

@@ -7,10 +7,14 @@
 //! Hot paths read points, not ranges: a scan in RocksDB crawls over what was deleted before it. Where a scan
 //! is needed, a row remembers the low end (`Subscription::retry_low`, `Progress::low`, the low end of deadlines).
 
+pub mod access;
 mod available;
 mod codec;
 pub mod consumer_group;
 pub mod deadline;
+pub mod due;
+pub mod fifo;
+pub mod half;
 pub mod key;
 mod lag;
 pub mod lease;
@@ -20,8 +24,10 @@ pub mod node;
 pub mod progress;
 pub mod queue;
 pub mod retry;
+pub mod sent;
 pub mod session;
 pub mod subscription;
+pub mod timer;
 pub mod topic;
 pub(crate) mod work;
 

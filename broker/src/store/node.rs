@@ -15,14 +15,13 @@ pub struct Node {
     pub boot: u64,
     /// Every sequence of that boot up to this one has been answered, and its replies are gone.
     pub settled: u64,
+    /// The last sequence of that boot that was carried out.
+    pub last: u64,
 }
 
 impl Node {
-    pub(crate) fn encode(self) -> [u8; 16] {
-        let mut value = [0; 16];
-        value[..8].copy_from_slice(&self.boot.to_be_bytes());
-        value[8..].copy_from_slice(&self.settled.to_be_bytes());
-        value
+    pub(crate) fn encode(self) -> Vec<u8> {
+        [self.boot, self.settled, self.last].iter().flat_map(|number| number.to_be_bytes()).collect()
     }
 }
 
@@ -33,7 +32,7 @@ impl Node {
 pub fn node(state: &impl ReadState, node: u64) -> Result<Option<Node>, StateError> {
     let Some(value) = state.get(key::NODE, &key::node(node))? else { return Ok(None) };
     let mut reader = Reader::new(TABLE, &value);
-    let row = Node { boot: reader.u64()?, settled: reader.u64()? };
+    let row = Node { boot: reader.u64()?, settled: reader.u64()?, last: reader.u64()? };
     reader.end()?;
     Ok(Some(row))
 }

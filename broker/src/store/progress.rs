@@ -11,7 +11,7 @@
 
 use super::codec::{Reader, key_u64, put_varint};
 use super::queue::Queue;
-use super::{ConsumerGroupId, LeaseId, StateError, TopicId, key, lease};
+use super::{ConsumerGroupId, LeaseId, StateError, TopicId, key, lease, message};
 use raft_store::ReadState;
 use std::ops::ControlFlow;
 
@@ -66,6 +66,87 @@ pub(crate) fn row(
     value.map(|value| Row::decode(&value)).transpose()
 }
 
+/// What the last reset of a queue made void.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Void {
+    /// Leases up to this one: their messages of the queue are theirs no more.
+    pub(crate) leases: LeaseId,
+    /// Rows of the retry index below this order, as far as they are of the queue.
+    pub(crate) retries: u64,
+    /// Resets so far: rows of message groups carry the number of resets before them.
+    pub(crate) resets: u32,
+}
+
+impl Void {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(16);
+        put_varint(&mut out, self.leases.0);
+        put_varint(&mut out, self.retries);
+        put_varint(&mut out, u64::from(self.resets));
+        out
+    }
+}
+
+/// What the last reset of a queue made void; nothing where there was none.
+pub(crate) fn void(
+    state: &impl ReadState,
+    topic: TopicId,
+    group: ConsumerGroupId,
+    number: u16,
+) -> Result<Void, StateError> {
+    let Some(value) = state.get(key::PROGRESS, &key::void(topic, group, number))? else {
+        return Ok(Void { leases: LeaseId(0), retries: 0, resets: 0 });
+    };
+    let mut reader = Reader::new(TABLE, &value);
+    let (leases, retries) = (LeaseId(reader.varint()?), reader.varint()?);
+    // Rows of an earlier build have no number.
+    let resets = if reader.capacity(1) == 0 { 0 } else { reader.varint_u32()? };
+    let void = Void { leases, retries, resets };
+    reader.end()?;
+    Ok(void)
+}
+
+/// Where a consumer group is in a queue that it never received from: at the oldest message that is kept, or at the
+/// first one of the time at which the consumer group is to start.
+pub(crate) fn first(
+    state: &impl ReadState,
+    topic: TopicId,
+    group: ConsumerGroupId,
+    number: u16,
+    queue: &Queue,
+) -> Result<Row, StateError> {
+    let Some(value) = state.get(key::PROGRESS, &key::start(topic, group))? else { return Ok(Row::first(queue)) };
+    let mut reader = Reader::new(TABLE, &value);
+    let time_ms = reader.varint()?;
+    reader.end()?;
+    let at = message::offset_at(state, topic, number, queue, time_ms)?;
+    Ok(Row { cursor: at, run: at, in_flight: 0, low: at })
+}
+
+/// The offset that a reader of its own progress stored.
+///
+/// # Errors
+/// When the row cannot be read.
+pub fn stored_offset(
+    state: &impl ReadState,
+    topic: TopicId,
+    group: ConsumerGroupId,
+    number: u16,
+) -> Result<Option<u64>, StateError> {
+    let Some(value) = state.get(key::PROGRESS, &key::stored_offset(topic, group, number))? else { return Ok(None) };
+    let mut reader = Reader::new(TABLE, &value);
+    let offset = reader.varint()?;
+    reader.end()?;
+    Ok(Some(offset))
+}
+
+/// A single number as the value of a row.
+pub(crate) fn number(value: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(10);
+    put_varint(&mut out, value);
+    out
+}
+
 /// The lowest unfinished part at or above `from`: its first offset and its lease.
 pub(crate) fn lowest_flight(
     state: &impl ReadState,
@@ -106,7 +187,11 @@ pub fn progress(
     number: u16,
 ) -> Result<Progress, StateError> {
     let queue = super::queue::queue(state, topic, number)?;
-    let row = row(state, topic, group, number)?.unwrap_or(Row::first(&queue));
+    let row = match row(state, topic, group, number)? {
+        Some(row) => row,
+        None => first(state, topic, group, number, &queue)?,
+    };
+    let void = void(state, topic, group, number)?;
     let cursor = row.cursor.max(queue.min);
     let mut progress = cursor;
     // Usually one step. A message whose invisible duration was changed has a part of its own within the range
@@ -116,7 +201,8 @@ pub fn progress(
         && let Some((first, id)) = lowest_flight(state, topic, group, number, from)?
         && first < progress
     {
-        if let Some(lease) = lease::lease(state, group, id)?
+        if id > void.leases
+            && let Some(lease) = lease::lease(state, group, id)?
             && let Some(open) = lease.first_open(number, first)
         {
             progress = progress.min(open);

@@ -33,16 +33,20 @@ impl Retry {
         ] {
             put_varint(&mut out, number);
         }
+        if self.place.group != 0 {
+            out.extend_from_slice(&self.place.group.to_be_bytes());
+        }
         out
     }
 
-    fn decode(value: &[u8]) -> Result<Retry, StateError> {
+    pub(crate) fn decode(value: &[u8]) -> Result<Retry, StateError> {
         let mut reader = Reader::new(TABLE, value);
         let tag = reader.u32()?;
         let (queue, offset, attempt) = (reader.varint_u16()?, reader.varint()?, reader.varint_u32()?);
         let (log_index, slot, store_ms) = (reader.varint()?, reader.varint_u32()?, reader.varint()?);
+        let group = if reader.capacity(1) == 0 { 0 } else { reader.u64()? };
         reader.end()?;
-        Ok(Retry { queue, place: Place { offset, log_index, slot, tag, store_ms }, attempt })
+        Ok(Retry { queue, place: Place { offset, log_index, slot, tag, group, store_ms }, attempt })
     }
 }
 
@@ -97,10 +101,13 @@ mod tests {
 
     #[test]
     fn rows_come_back() {
-        let place = Place { offset: 1 << 33, log_index: 9, slot: 2, tag: 77, store_ms: 1_700_000_000_000 };
+        let place = Place { offset: 1 << 33, log_index: 9, slot: 2, tag: 77, group: 0, store_ms: 1_700_000_000_000 };
         let retry = Retry { queue: 65_534, place, attempt: 3 };
         let value = retry.encode();
         assert_eq!(Retry::decode(&value).expect("comes back"), retry);
         (0..value.len()).for_each(|cut| assert!(Retry::decode(&value[..cut]).is_err()));
+        let grouped = Retry { place: Place { group: 1 << 60, ..place }, ..retry };
+        assert_eq!(Retry::decode(&grouped.encode()).expect("comes back"), grouped);
+        assert_eq!(grouped.encode().len(), value.len() + 8);
     }
 }

@@ -34,6 +34,11 @@ impl Subscription {
         scanned.map_or(self.retry_low, |(_, order)| self.retry_low.max(*order))
     }
 
+    /// Every filter looks again from the low end. Returns whether that changes anything.
+    pub(crate) fn forget_scanned(&mut self) -> bool {
+        !std::mem::take(&mut self.scanned).is_empty()
+    }
+
     /// Remembers that no row below `order` matches this filter.
     pub(crate) fn set_scanned(&mut self, filter_digest: u64, order: u64) {
         self.scanned.retain(|(digest, _)| *digest != filter_digest);

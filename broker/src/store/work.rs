@@ -9,6 +9,8 @@ const TABLE: &str = key::TABLES[key::MACHINE.0 as usize];
 const TOPIC: u8 = 1;
 const GROUP: u8 = 2;
 const CLIENT: u8 = 3;
+const MESSAGE_GROUPS: u8 = 4;
+const TIMERS: u8 = 5;
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +21,10 @@ pub(crate) enum Work {
     DropGroup(ConsumerGroupId),
     /// Take back the renewed leases of a client whose session ended.
     EndLeases(String),
+    /// Remove what waits for a delivery time in a topic that is gone.
+    DropTimers(TopicId),
+    /// Remove the rows of message groups that begin with this, which a reset made void.
+    DropMessageGroups([u8; 22]),
 }
 
 impl Work {
@@ -27,6 +33,8 @@ impl Work {
             Work::DropTopic(topic) => key::work(TOPIC, &topic.0.to_be_bytes()),
             Work::DropGroup(group) => key::work(GROUP, &group.0.to_be_bytes()),
             Work::EndLeases(client_id) => key::work(CLIENT, client_id.as_bytes()),
+            Work::DropTimers(topic) => key::work(TIMERS, &topic.0.to_be_bytes()),
+            Work::DropMessageGroups(prefix) => key::work(MESSAGE_GROUPS, prefix),
         }
     }
 }
@@ -52,6 +60,12 @@ fn parse(key: &[u8]) -> Result<Work, StateError> {
             String::from_utf8(rest.to_vec())
                 .map(Work::EndLeases)
                 .map_err(|_| reader.corrupt("a client id is not UTF-8"))
+        }
+        TIMERS => Ok(Work::DropTimers(TopicId(reader.u64()?))),
+        MESSAGE_GROUPS => {
+            let mut prefix = [0; 22];
+            prefix.copy_from_slice(reader.take(22)?);
+            Ok(Work::DropMessageGroups(prefix))
         }
         _ => Err(reader.corrupt("unknown work")),
     }

@@ -16,7 +16,7 @@ pub(super) async fn run(node: &Node) {
     loop {
         let now = node.proposer.now();
         let horizon = now + u64::try_from(LOOK_EVERY.as_millis()).unwrap_or(u64::MAX);
-        let wait = match store::deadline::earliest(&node.group.state(), horizon) {
+        let wait = match store::due::earliest(&node.group.state(), horizon) {
             Ok(due) => due.map_or(LOOK_EVERY, |due| Duration::from_millis(due.saturating_sub(now))),
             Err(error) => {
                 tracing::error!(%error, "cannot read what is due");

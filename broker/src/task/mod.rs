@@ -2,6 +2,7 @@
 
 mod clock;
 mod session;
+mod settings;
 mod slow_disk;
 
 pub use slow_disk::SlowDiskLimits;
@@ -27,7 +28,8 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = clock::run(&node) => {}
-                () = session::run(&node) => {}
+                () = session::run(&node, seen.term) => {}
+                () = settings::run(&node) => {}
                 leadership = turned(&node, seen) => seen = leadership,
             }
         } else {

@@ -6,6 +6,7 @@ use crate::broker::Node;
 use crate::forward;
 use crate::room;
 use crate::store;
+use raft_store::Term;
 use raftmq_proto::command::EndSession;
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::forward::ReportRequest;
@@ -18,24 +19,31 @@ const REPORT_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// On the leader: ends sessions, looks whether there is room for sends, and hands leadership over when this node's
 /// disk is slow or its clock far off. Runs until dropped.
-pub(super) async fn run(node: &Node) {
+pub(super) async fn run(node: &Node, term: Term) {
     let mut watchdog = Watchdog::new(node.config.slow_disk.clone());
     loop {
         next_report(node, REPORT_EVERY).await;
         node.gate.decide(&node.group);
         watchdog.watch(node).await;
-        let mut clients = match store::session::sessions(&node.group.state()) {
-            Ok(sessions) => sessions.into_iter().map(|(client_id, _, _)| client_id).collect::<Vec<_>>(),
-            Err(error) => {
+        let state = node.group.state();
+        // Ten thousand rows are no work for a thread that others wait for.
+        let sessions = tokio::task::spawn_blocking(move || store::session::sessions(&state));
+        let mut clients = match sessions.await {
+            Ok(Ok(sessions)) => sessions.into_iter().map(|(client_id, _, _)| client_id).collect::<Vec<_>>(),
+            Ok(Err(error)) => {
                 tracing::error!(%error, "cannot read sessions");
+                continue;
+            }
+            Err(error) => {
+                tracing::error!(%error, "reading sessions did not end well");
                 continue;
             }
         };
         clients.dedup();
         for client_id in node.registry.gone(clients.iter().map(String::as_str)) {
             tracing::info!(client_id, "client is silent for 2.5 heartbeat periods, its session ends");
-            if let Err(error) = node.proposer.submit(Kind::EndSession(EndSession { client_id }), Vec::new(), None).await
-            {
+            let end = Kind::EndSession(EndSession { client_id, term: term.0 });
+            if let Err(error) = node.proposer.submit(end, Vec::new(), None).await {
                 tracing::debug!(%error, "session was not ended");
             }
         }

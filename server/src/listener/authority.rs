@@ -1,8 +1,8 @@
 //! Makes several addresses in a request's `:authority` acceptable to our HTTP/2 stack.
 //!
 //! Clients on gRPC's C core (Python, C++) that are given several addresses of one service name them all in the
-//! `:authority` of each request: `10.0.0.1:8081,10.0.0.2:8081`. Nobody reads it, but the stack resets a stream whose
-//! authority has more than one port. So the colons behind the first comma are replaced on their way in, each by one
+//! `:authority` of each request: `10.0.0.1:8081,10.0.0.2:8081`; Go's separates them by semicolons. Nobody reads it, but the stack resets a stream whose
+//! authority has more than one port. So the colons behind the first separator are replaced on their way in, each by one
 //! other character of the same length, in plain text and in Huffman code alike: no frame changes its size and
 //! neither side's header table notices. Everything else passes untouched, and what makes no sense is left to the
 //! stack to refuse.
@@ -37,6 +37,7 @@ const HUFFMAN: [(u8, u32, u32); 10] = [
 ];
 const HUFFMAN_COLON: (u8, u32) = (7, 0x5c);
 const HUFFMAN_COMMA: (u8, u32) = (8, 0xfa);
+const HUFFMAN_SEMICOLON: (u8, u32) = (8, 0xfb);
 
 /// Where in the frames the next byte stands.
 #[derive(Debug, Clone, Copy)]
@@ -98,7 +99,8 @@ enum Then {
 #[derive(Debug, Clone, Copy, Default)]
 struct Value {
     huffman: bool,
-    comma: bool,
+    /// A separator has passed.
+    separated: bool,
     /// Bits of a Huffman code that has begun.
     code: u32,
     bits: u8,
@@ -268,10 +270,10 @@ impl Value {
         for byte in bytes {
             if self.huffman {
                 self.pass_huffman(byte);
-            } else if *byte == b':' && self.comma {
+            } else if *byte == b':' && self.separated {
                 *byte = REPLACEMENT;
-            } else if *byte == b',' {
-                self.comma = true;
+            } else if *byte == b',' || *byte == b';' {
+                self.separated = true;
             }
         }
         self
@@ -287,9 +289,9 @@ impl Value {
             if !HUFFMAN.iter().any(ends) {
                 continue;
             }
-            if (self.bits, self.code) == HUFFMAN_COMMA {
-                self.comma = true;
-            } else if (self.bits, self.code) == HUFFMAN_COLON && self.comma {
+            if [HUFFMAN_COMMA, HUFFMAN_SEMICOLON].contains(&(self.bits, self.code)) {
+                self.separated = true;
+            } else if (self.bits, self.code) == HUFFMAN_COLON && self.separated {
                 *byte |= 1 << bit;
             }
             (self.bits, self.code) = (0, 0);
@@ -420,6 +422,7 @@ mod tests {
         };
         check(&with(SENT, SENT), &with(PASSED, SENT));
         check(&with("10.0.0.1:8081", "/p"), &with("10.0.0.1:8081", "/p"));
+        check(&with(&SENT.replace(',', ";"), SENT), &with(&PASSED.replace(',', ";"), SENT));
         check(&with("[::1]:8081", &"/p".repeat(300)), &with("[::1]:8081", &"/p".repeat(300)));
         check(&with("", ""), &with("", ""));
     }
@@ -446,6 +449,7 @@ mod tests {
                 ':' => (0x5c, 7),
                 'B' => (0x5d, 7),
                 ',' => (0xfa, 8),
+                ';' => (0xfb, 8),
                 other => unreachable!("no code for {other:?} here"),
             };
             bits = bits << length | code;
@@ -472,6 +476,7 @@ mod tests {
         check(&with(SENT), &with(PASSED));
         check(&with("127.0.0.1:8081"), &with("127.0.0.1:8081"));
         check(&with("9.8.7.6:5432,1.0.3.4:11111"), &with("9.8.7.6:5432,1.0.3.4B11111"));
+        check(&with("9.8.7.6:5432;1.0.3.4:11111"), &with("9.8.7.6:5432;1.0.3.4B11111"));
     }
 
     #[test]

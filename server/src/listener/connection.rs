@@ -9,15 +9,15 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     sync::OwnedSemaphorePermit,
 };
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::authority::Authorities;
+use super::socket::{Outgoing, Socket};
 
-/// Who is at the other end of a connection. tonic puts it into each request's extensions.
+/// Who is at the other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
     /// The client: the socket's peer, or what a load balancer's PROXY header says.
@@ -39,44 +39,55 @@ impl Peer {
 
     /// What the connection of a request says about its other end; `None` outside a server of this module.
     pub fn of<T>(request: &tonic::Request<T>) -> Option<Self> {
-        request.extensions().get::<Self>().copied()
+        request.extensions().get::<Arrival>().map(|arrival| arrival.peer)
     }
+}
+
+/// The connection that a request came on. tonic puts it into each request's extensions.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// Who is at its other end.
+    pub peer: Peer,
+    /// What goes back on it.
+    pub outgoing: Outgoing,
 }
 
 /// An accepted connection. Plaintext goes straight to the socket.
 pub struct Connection {
     stream: Stream,
-    peer: Peer,
+    arrival: Arrival,
     authorities: Authorities,
     /// Counts the connection against the listener's limit until it is closed.
     _open: OwnedSemaphorePermit,
 }
 
 enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 impl Connection {
-    pub(super) fn plain(stream: TcpStream, peer: Peer, open: OwnedSemaphorePermit) -> Self {
-        Self { stream: Stream::Plain(stream), peer, authorities: Authorities::new(), _open: open }
+    pub(super) fn plain(socket: Socket, peer: Peer, open: OwnedSemaphorePermit) -> Self {
+        let arrival = Arrival { peer, outgoing: socket.watch() };
+        Self { stream: Stream::Plain(socket), arrival, authorities: Authorities::new(), _open: open }
     }
 
-    pub(super) fn tls(stream: TlsStream<TcpStream>, peer: Peer, open: OwnedSemaphorePermit) -> Self {
-        Self { stream: Stream::Tls(Box::new(stream)), peer, authorities: Authorities::new(), _open: open }
+    pub(super) fn tls(stream: TlsStream<Socket>, peer: Peer, open: OwnedSemaphorePermit) -> Self {
+        let arrival = Arrival { peer, outgoing: stream.get_ref().0.watch() };
+        Self { stream: Stream::Tls(Box::new(stream)), arrival, authorities: Authorities::new(), _open: open }
     }
 
     /// Who is at the other end.
     pub fn peer(&self) -> Peer {
-        self.peer
+        self.arrival.peer
     }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = Peer;
+    type ConnectInfo = Arrival;
 
-    fn connect_info(&self) -> Peer {
-        self.peer
+    fn connect_info(&self) -> Arrival {
+        self.arrival.clone()
     }
 }
 

@@ -3,51 +3,72 @@
     official.py SCENARIO ACCESS TOPIC GROUP COUNT
 
 SCENARIO is roundtrip, redelivery, send, hold or take. The last line on stdout is RESULT and a JSON object,
-which tests/tests/official.rs judges. `hold` prints HELD and a number whenever it holds more messages, and never ends.
+which tests/tests/official.rs judges. It signs with OFFICIAL_ACCESS_KEY and OFFICIAL_SECRET_KEY. `hold` prints HELD and a number whenever it holds more messages, and never ends.
 """
 
+import faulthandler
 import json
 import os
 import sys
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 
 from rocketmq import (ClientConfiguration, ConsumeResult, Credentials, FilterExpression, Message, MessageListener,
                       Producer, PushConsumer, SimpleConsumer)
 
 SEND_IN_FLIGHT = 64
+# The client tries three times for 3 s each.
+SEND_WITHIN = 15
+# Its poll of 5 s, what the client adds to the deadline of a poll, and acknowledgements of 3 s at most on a busy machine.
+RECEIVE_WITHIN = 20
+# A little before the test gives up, the program says on stderr where each of its threads is, and ends.
+LIMIT_S = {"roundtrip": 140, "redelivery": 80, "send": 50, "take": 95}
 
 
 def configuration(access):
-    return ClientConfiguration(access, Credentials())
+    keys = Credentials(os.environ.get("OFFICIAL_ACCESS_KEY", ""), os.environ.get("OFFICIAL_SECRET_KEY", ""))
+    return ClientConfiguration(access, keys)
 
 
 def send_all(access, topic, count):
-    """Sends `count` messages whose bodies are their sequence numbers; any failure is raised."""
+    """Sends `count` messages whose bodies are their sequence numbers; the first failure is raised.
+
+    A producer with a send under way must not be shut down: the client would try the send again without a route, and
+    wait for one on the very thread that would bring it, with every other client of this process. So it is shut down
+    only after the last answer, and never after a failure; the process ends instead.
+    """
     producer = Producer(configuration(access), (topic,))
     producer.startup()
-    try:
-        permits = threading.Semaphore(SEND_IN_FLIGHT)
+    permits = threading.Semaphore(SEND_IN_FLIGHT)
+    failed = threading.Event()
 
-        def send(sequence):
-            message = Message()
-            message.topic = topic
-            message.body = str(sequence).encode()
-            message.tag = "official"
-            message.keys = f"key-{sequence}"
-            message.add_property("sequence", str(sequence))
-            permits.acquire()
-            future = producer.send_async(message)
-            future.add_done_callback(lambda _: permits.release())
-            return future
+    def sent(future):
+        if future.exception() is not None:
+            failed.set()
+        permits.release()
 
-        ids = [future.result(timeout=30).message_id for future in [send(sequence) for sequence in range(count)]]
-        if len(set(ids)) != count:
-            raise AssertionError("two sends were answered with one message id")
-    finally:
-        producer.shutdown()
+    futures = []
+    while len(futures) < count and not failed.is_set():
+        sequence = len(futures)
+        message = Message()
+        message.topic = topic
+        message.body = str(sequence).encode()
+        message.tag = "official"
+        message.keys = f"key-{sequence}"
+        message.add_property("sequence", str(sequence))
+        if not permits.acquire(timeout=SEND_WITHIN):
+            raise TimeoutError(f"none of {SEND_IN_FLIGHT} sends ended in {SEND_WITHIN} s")
+        future = producer.send_async(message)
+        future.add_done_callback(sent)
+        futures.append(future)
+    if wait(futures, timeout=SEND_WITHIN).not_done:
+        raise TimeoutError(f"a send did not end in {SEND_WITHIN} s")
+    ids = {future.result().message_id for future in futures}
+    if len(ids) != count:
+        raise AssertionError("two sends were answered with one message id")
+    producer.shutdown()
 
 
 def simple_consumer(access, topic, group, wait=5):
@@ -64,29 +85,38 @@ def roundtrip(access, topic, group, count):
     wrong = []
     stop = threading.Event()
 
+    failures = []
+
     def receive(consumer):
-        while not stop.is_set():
-            for message in consumer.receive(32, 30):
-                body = message.body.decode()
-                with lock:
-                    seen[body] += 1
-                    if message.delivery_attempt != 1 or message.properties.get("sequence") != body or message.tag != "official":
-                        wrong.append(str(message))
-                consumer.ack(message)
+        try:
+            while not stop.is_set():
+                for message in consumer.receive(32, 30):
+                    body = message.body.decode()
+                    with lock:
+                        seen[body] += 1
+                        if message.delivery_attempt != 1 or message.properties.get("sequence") != body or message.tag != "official":
+                            wrong.append(str(message))
+                    consumer.ack(message)
+        except Exception as failure:
+            with lock:
+                failures.append(str(failure))
 
     consumers = [simple_consumer(access, topic, group) for _ in range(2)]
-    with ThreadPoolExecutor(8) as pool:
-        receivers = [pool.submit(receive, consumers[i % 2]) for i in range(8)]
-        try:
-            send_all(access, topic, count)
-            sent = time.monotonic()
-            while len(seen) < count and time.monotonic() - sent < 60:
-                time.sleep(0.02)
-            received = time.monotonic()
-        finally:
-            stop.set()
-        # Each ends its poll first: a duplicate in the making would show.
-        failures = [str(receiver.exception()) for receiver in receivers if receiver.exception()]
+    # Nothing may wait for them when something fails.
+    receivers = [threading.Thread(target=receive, args=(consumers[i % 2],), daemon=True) for i in range(8)]
+    for receiver in receivers:
+        receiver.start()
+    send_all(access, topic, count)
+    sent = time.monotonic()
+    while len(seen) < count and len(failures) < len(receivers) and time.monotonic() - sent < 60:
+        time.sleep(0.02)
+    received = time.monotonic()
+    stop.set()
+    # Each ends its poll first: a duplicate in the making would show.
+    for receiver in receivers:
+        receiver.join(RECEIVE_WITHIN)
+        if receiver.is_alive():
+            raise TimeoutError(f"a receive did not end in {RECEIVE_WITHIN} s")
     for consumer in consumers:
         consumer.shutdown()
     distinct = sum(1 for sequence in range(count) if str(sequence) in seen)
@@ -182,6 +212,8 @@ def take(access, topic, group, count):
 def main():
     scenario, access, topic, group, count = sys.argv[1:]
     count = int(count)
+    if scenario in LIMIT_S:
+        faulthandler.dump_traceback_later(LIMIT_S[scenario], exit=True)
     if scenario == "send":
         send_all(access, topic, count)
         result = {"sent": count}

@@ -141,9 +141,15 @@ fn addresses(queue: &pb::MessageQueue) -> Vec<String> {
 
 /// Message bodies of one size, encoded in requests of `per_call` messages.
 pub struct Pool {
-    requests: Vec<Bytes>,
+    /// Each with the places of its messages' numbers.
+    requests: Vec<(Bytes, Vec<usize>)>,
     per_call: usize,
+    /// Messages that were sent, or are to be: a message id that comes again would not be stored again.
+    numbers: AtomicU64,
 }
+
+/// Digits of a message's number in its id.
+const NUMBER_DIGITS: usize = 12;
 
 impl Pool {
     /// Random bodies of `body_bytes` for `topic`.
@@ -152,17 +158,36 @@ impl Pool {
         let run: u32 = random.random();
         let requests = (0..POOL_MESSAGES / per_call)
             .map(|request| {
+                let id = |slot| format!("B{run:08X}{request:08X}{slot:04X}");
                 let messages = (0..per_call)
                     .map(|slot| {
                         let mut body = vec![0; body_bytes];
                         random.fill(&mut body[..]);
-                        message(topic, format!("B{run:08X}{request:08X}{slot:04X}"), body.into())
+                        message(topic, id(slot), body.into())
                     })
                     .collect();
-                frame(&pb::SendMessageRequest { messages })
+                let request = frame(&pb::SendMessageRequest { messages });
+                let place = |slot| {
+                    let id = id(slot);
+                    let at = request.windows(id.len()).position(|window| window == id.as_bytes());
+                    at.expect("an encoded message has its id") + id.len() - NUMBER_DIGITS
+                };
+                let places = (0..per_call).map(place).collect();
+                (request, places)
             })
             .collect();
-        Self { requests, per_call }
+        Self { requests, per_call, numbers: AtomicU64::new(0) }
+    }
+
+    /// A request like number `number` of the pool, with message ids that were never used.
+    fn request(&self, number: usize) -> Bytes {
+        let (request, places) = &self.requests[number % self.requests.len()];
+        let first = self.numbers.fetch_add(places.len() as u64, Ordering::Relaxed);
+        let mut request = request.to_vec();
+        for (place, number) in places.iter().zip(first..) {
+            request[*place..place + NUMBER_DIGITS].copy_from_slice(format!("{number:012X}").as_bytes());
+        }
+        request.into()
     }
 }
 
@@ -186,7 +211,7 @@ pub async fn send(target: &Target, pool: &Pool, in_flight: usize, duration: Dura
                 }
                 let number = next.fetch_add(1, Ordering::Relaxed) as usize;
                 let queue = number % target.wires.len();
-                let request = pool.requests[number % pool.requests.len()].clone();
+                let request = pool.request(number);
                 let outcome = send_one(&target.wires[queue], &calls[queue], request, pool.per_call).await;
                 let failed = outcome.is_err();
                 figures.record(called, outcome);

@@ -1,9 +1,9 @@
 //! What is too long for one command is done in pieces, and what a receive looks at is bounded.
 
-use super::{Harness, START_MS, TABLES, apply, dump};
+use super::{Harness, Rules, START_MS, TABLES, apply, dump};
 use crate::filter::tag::{TagFilter, tag_hash};
 use crate::machine::{Effect, TICK_ROWS_MAX};
-use crate::store::{ConsumerGroupId, TopicId, available, consumer_group, deadline, progress, topic};
+use crate::store::{ConsumerGroupId, TopicId, available, consumer_group, due, progress, topic};
 use raft_store::{State, StateOptions};
 use raftmq_proto::command::{
     Ack, Append, AppendMessage, DeleteConsumerGroup, DeleteTopic, EndSession, Filter, Handle, Lease, Leased,
@@ -26,8 +26,8 @@ fn with_topic() -> Harness {
 
 fn send(harness: &mut Harness, messages: usize, tag: &str) {
     let tag_hash = if tag.is_empty() { 0 } else { tag_hash(tag) };
-    let message = AppendMessage { tag_hash, message_type: 1, body_bytes: 1 };
-    harness.run(command::Kind::Append(Append { topic: "t".into(), messages: vec![message; messages] }));
+    let message = AppendMessage { tag_hash, message_type: 1, body_bytes: 1, ..AppendMessage::default() };
+    harness.run(command::Kind::Append(Append { topic: "t".into(), messages: vec![message; messages], checks: None }));
 }
 
 fn receive(harness: &mut Harness, client: &str, tags: &[&str], max: u32, renewed: bool) -> Leased {
@@ -43,6 +43,7 @@ fn receive(harness: &mut Harness, client: &str, tags: &[&str], max: u32, renewed
         nonce: 3,
         attempt_id: format!("{}", harness.log.len()),
         create_consumer_group: true,
+        confirm_ms: 0,
     }));
     match reply.kind {
         Some(reply::Kind::Leased(leased)) => leased,
@@ -93,10 +94,10 @@ fn busy() -> Harness {
 fn a_deleted_topic_goes_piece_by_piece() {
     let mut harness = busy();
     harness.run(command::Kind::DeleteTopic(DeleteTopic { name: "t".into() }));
-    assert_eq!(deadline::earliest(&harness.state, 0).expect("read"), Some(0));
+    assert_eq!(due::earliest(&harness.state, 0).expect("read"), Some(0));
     assert!(tick(&mut harness) > 3);
     // Its leases go when they end.
-    harness.run(command::Kind::EndSession(EndSession { client_id: "c".into() }));
+    harness.run(command::Kind::EndSession(EndSession { client_id: "c".into(), term: 0 }));
     harness.now_ms += 4_000_000;
     tick(&mut harness);
     assert_eq!(rows(&harness), [("consumer_group", 2)]);
@@ -110,7 +111,7 @@ fn a_deleted_consumer_group_goes_piece_by_piece() {
     tick(&mut harness);
     harness.run(command::Kind::DeleteConsumerGroup(DeleteConsumerGroup { name: "g".into() }));
     assert!(tick(&mut harness) > 2);
-    harness.run(command::Kind::EndSession(EndSession { client_id: "c".into() }));
+    harness.run(command::Kind::EndSession(EndSession { client_id: "c".into(), term: 0 }));
     harness.now_ms += 4_000_000;
     tick(&mut harness);
     assert_eq!(rows(&harness), [("topic", 2), ("queue", 4), ("message", 2_500)]);
@@ -154,8 +155,8 @@ fn leases_that_end_together_are_taken_back_in_pieces() {
     while leased < 3_000 {
         leased += receive(&mut harness, "c", &[], 256, false).messages.len();
     }
-    assert_eq!(deadline::earliest(&harness.state, START_MS + 29_999).expect("read"), None);
-    assert_eq!(deadline::earliest(&harness.state, START_MS + 90_000).expect("read"), Some(START_MS + 30_000));
+    assert_eq!(due::earliest(&harness.state, START_MS + 29_999).expect("read"), None);
+    assert_eq!(due::earliest(&harness.state, START_MS + 90_000).expect("read"), Some(START_MS + 30_000));
     harness.now_ms += 30_000;
     assert!(tick(&mut harness) >= 4);
     let again = receive(&mut harness, "c", &[], 256, false);
@@ -165,7 +166,7 @@ fn leases_that_end_together_are_taken_back_in_pieces() {
 #[test]
 fn the_leases_of_an_ended_session_are_taken_back_in_pieces() {
     let mut harness = busy();
-    harness.run(command::Kind::EndSession(EndSession { client_id: "c".into() }));
+    harness.run(command::Kind::EndSession(EndSession { client_id: "c".into(), term: 0 }));
     assert!(harness.effects.contains(&Effect::Due { at_ms: 0 }));
     // It comes back before all is done, and keeps what it gets now.
     let new = receive(&mut harness, "c", &[], 256, true).messages.len();
@@ -239,7 +240,7 @@ fn rocksdb_holds_the_same_rows() {
     let dir = tempfile::tempdir().expect("folder");
     let state = State::open(&dir.path().join("state"), TABLES, &StateOptions::default()).expect("open");
     for (number, entries) in harness.log.chunks(100).enumerate() {
-        apply(&state, entries, 1 + (number * 100) as u64);
+        apply(&mut Rules::default(), &state, entries, 1 + (number * 100) as u64);
         if number % 7 == 0 {
             state.flush().expect("flush");
         }

@@ -1,7 +1,7 @@
 //! What the rules cost on RocksDB. Run by hand:
 //! `cargo test --release -p raftmq-broker --lib figures -- --ignored --nocapture`
 
-use super::{Rules, TABLES, encode_entry};
+use super::{EntryAt, Rules, TABLES, TERM, encode_entry};
 use crate::command::EncodedBatch;
 use bytes::Bytes;
 use prost::Message;
@@ -22,6 +22,7 @@ struct Node {
     index: u64,
     sequence: u64,
     now_ms: u64,
+    machine: Rules,
     rules: Duration,
     write: Duration,
     bytes: usize,
@@ -50,8 +51,8 @@ impl Node {
         self.now_ms += 5;
         let begin = on_cpu();
         let mut rows = self.state.batch();
-        let mut outcome =
-            Rules::default().apply_payload(LogIndex(self.index), payload, &mut rows).expect("rows are sound");
+        let at = EntryAt { index: LogIndex(self.index), term: TERM };
+        let mut outcome = self.machine.apply_payload(at, payload, &mut rows).expect("rows are sound");
         self.rules += on_cpu() - begin;
         self.bytes += rows.bytes();
         let begin = on_cpu();
@@ -73,9 +74,12 @@ impl Node {
 
     fn sends(&mut self, entries: usize, commands: usize, messages: usize) {
         for _ in 0..entries {
-            let message = AppendMessage { tag_hash: 0, message_type: 1, body_bytes: 1_024 };
-            let append =
-                command::Kind::Append(Append { topic: "topic-name".into(), messages: vec![message; messages] });
+            let message = AppendMessage { tag_hash: 0, message_type: 1, body_bytes: 1_024, ..AppendMessage::default() };
+            let append = command::Kind::Append(Append {
+                topic: "topic-name".into(),
+                messages: vec![message; messages],
+                checks: None,
+            });
             self.apply(vec![append; commands]);
         }
         self.figure(&format!("send {messages} a call, {commands} calls an entry"), entries * commands * messages);
@@ -142,6 +146,7 @@ fn figures() {
         index: 0,
         sequence: 0,
         now_ms: 1_700_000_000_000,
+        machine: Rules::default(),
         rules: Duration::ZERO,
         write: Duration::ZERO,
         bytes: 0,

@@ -2,18 +2,20 @@
 
 #![allow(clippy::panic)]
 
+mod access;
 mod bounds;
+mod fifo;
 mod figures;
 mod random;
 mod repeats;
 mod timeline;
 
-use super::{Answer, Effect, Outcome, Rules};
+use super::{Answer, Effect, EntryAt, Outcome, Rules};
 use crate::command::{EncodedBatch, encode_entry};
 use crate::store::TABLES;
 use bytes::Bytes;
 use prost::Message;
-use raft_store::{LogIndex, ReadState, State, Table};
+use raft_store::{LogIndex, ReadState, State, Table, Term};
 use raftmq_proto::command::{Batch, Command, Reply, command};
 use std::ops::ControlFlow;
 
@@ -33,15 +35,16 @@ fn dump(state: &impl ReadState) -> Dump {
     rows
 }
 
-/// Rows without those that every entry changes: how far the machine came, and what nodes sent.
+/// Rows without those that any entry may change: how far the machine came, what nodes sent, what was stored lately.
 fn lasting(state: &impl ReadState) -> Dump {
     let mut rows = dump(state);
-    rows.retain(|(table, key, _)| *table != "node" && !(*table == "machine" && key == b"a"));
+    rows.retain(|(table, key, _)| !matches!(*table, "node" | "sent") && !(*table == "machine" && key == b"a"));
     rows
 }
 
 /// One machine with its log.
 struct Harness {
+    rules: Rules,
     state: State,
     log: Vec<Bytes>,
     sequence: u64,
@@ -49,16 +52,20 @@ struct Harness {
     effects: Vec<Effect>,
 }
 
+/// Term of every entry.
+const TERM: Term = Term(3);
+
 /// Where the clock of a test begins.
 const START_MS: u64 = 1_700_000_000_000;
 
-fn apply(state: &State, log: &[Bytes], first: u64) -> Vec<Outcome> {
+fn apply(rules: &mut Rules, state: &State, log: &[Bytes], first: u64) -> Vec<Outcome> {
     let mut batch = state.batch();
     let outcomes = log
         .iter()
         .zip(first..)
         .map(|(payload, index)| {
-            Rules::default().apply_payload(LogIndex(index), payload.clone(), &mut batch).expect("rows are sound")
+            let at = EntryAt { index: LogIndex(index), term: TERM };
+            rules.apply_payload(at, payload.clone(), &mut batch).expect("rows are sound")
         })
         .collect();
     batch.write().expect("memory takes it");
@@ -67,7 +74,14 @@ fn apply(state: &State, log: &[Bytes], first: u64) -> Vec<Outcome> {
 
 impl Harness {
     fn new() -> Harness {
-        Harness { state: State::ordered(TABLES), log: Vec::new(), sequence: 0, now_ms: START_MS, effects: Vec::new() }
+        Harness {
+            rules: Rules::default(),
+            state: State::ordered(TABLES),
+            log: Vec::new(),
+            sequence: 0,
+            now_ms: START_MS,
+            effects: Vec::new(),
+        }
     }
 
     fn apply_batches(&mut self, batches: &[Batch]) -> Vec<Answer> {
@@ -80,7 +94,7 @@ impl Harness {
             .collect();
         self.log.push(encode_entry(self.now_ms, &encoded).expect("small"));
         let index = self.log.len() as u64;
-        let outcome = apply(&self.state, &self.log[self.log.len() - 1..], index).remove(0);
+        let outcome = apply(&mut self.rules, &self.state, &self.log[self.log.len() - 1..], index).remove(0);
         assert_eq!(outcome.unreadable, None);
         self.effects = outcome.effects;
         outcome.answers
@@ -112,7 +126,8 @@ impl Harness {
     fn assert_replays(&self, chunk: usize) {
         let state = State::ordered(TABLES);
         for (number, entries) in self.log.chunks(chunk).enumerate() {
-            apply(&state, entries, 1 + (number * chunk) as u64);
+            // As after a restart.
+            apply(&mut Rules::default(), &state, entries, 1 + (number * chunk) as u64);
         }
         assert_eq!(dump(&state), dump(&self.state), "chunks of {chunk}");
     }

@@ -3,12 +3,14 @@
 use super::{Harness, dump, lasting};
 use crate::command::Payload;
 use crate::filter::tag::tag_hash;
-use crate::store::{ConsumerGroupId, TopicId, consumer_group, progress, queue, subscription, topic};
+use crate::store::{ConsumerGroupId, TopicId, consumer_group, half, lag, progress, queue, subscription, timer, topic};
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 use raft_store::State;
 use raftmq_proto::command::{
-    Ack, Append, AppendMessage, Batch, ChangeInvisible, ConsumerGroup, DeleteConsumerGroup, DeleteTopic, EndSession,
-    Filter, Handle, Lease, PutConsumerGroup, PutSession, PutTopic, Refusal, Subscription, Tick, Topic, command, reply,
+    Ack, Append, AppendMessage, Appended, Batch, ChangeInvisible, Checks, ConfirmLeases, ConsumerGroup, DeadLetter,
+    DeleteConsumerGroup, DeleteTopic, EndSession, EndTransaction, Filter, Handle, Lease, LeaseName, PutConsumerGroup,
+    PutSession, PutSetting, PutTopic, Recall, Refusal, Subscription, Tick, Topic, WaitingMessage, Waits, command,
+    reply,
 };
 use std::collections::BTreeMap;
 
@@ -17,37 +19,109 @@ const TOPICS: [&str; 2] = ["t", "u"];
 const GROUPS: [&str; 2] = ["g", "h"];
 const RETRY_MAX: [u32; 2] = [2, 1];
 const TAGS: [&str; 3] = ["", "x", "y"];
+/// A renewed lease ends after this.
+const RENEW_MAX_MS: u64 = 7_000;
+/// What is sent again within this time is stored once.
+const WINDOW_MS: u64 = 5_000;
 /// What a client of the first group subscribes to.
 const FILTERS: [&str; 3] = ["x", "y", ""];
 
 #[derive(Debug, Clone)]
 enum Step {
-    Send { topic: usize, tags: Vec<usize> },
-    Receive { group: usize, topic: usize, client: usize, max: u32, invisible_ms: u64, renewed: bool, attempt: u8 },
-    Ack { which: usize },
-    Forge { which: usize, how: u8 },
-    Hide { which: usize, invisible_ms: u64, suspend: bool },
-    End { client: usize },
-    Advance { ms: u64 },
+    /// Tag and message group of each message; those of group 0 are not FIFO.
+    Send {
+        topic: usize,
+        messages: Vec<(usize, u64)>,
+    },
+    Receive {
+        group: usize,
+        topic: usize,
+        client: usize,
+        max: u32,
+        /// `None` for a lease that is renewed.
+        invisible_ms: Option<u64>,
+        /// A renewed one is to be confirmed.
+        unconfirmed: bool,
+        attempt: u8,
+    },
+    Confirm {
+        which: usize,
+    },
+    /// Sent to be delivered later.
+    Delay {
+        topic: usize,
+        messages: usize,
+        ahead_ms: u64,
+    },
+    Recall {
+        which: usize,
+    },
+    /// Sent to be committed or rolled back.
+    Half {
+        topic: usize,
+    },
+    Decide {
+        which: usize,
+        commit: bool,
+    },
+    Ack {
+        which: usize,
+    },
+    Forge {
+        which: usize,
+        how: u8,
+    },
+    Hide {
+        which: usize,
+        invisible_ms: u64,
+        suspend: bool,
+    },
+    Dead {
+        which: usize,
+    },
+    Drop {
+        topic: usize,
+    },
+    End {
+        client: usize,
+    },
+    Advance {
+        ms: u64,
+    },
     Tick,
     Repeat,
+    /// A message is sent again by a producer that got no answer.
+    SendAgain {
+        which: usize,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        4 => (0..2usize, proptest::collection::vec(0..3usize, 1..6)).prop_map(|(topic, tags)| Step::Send { topic, tags }),
-        6 => (0..2usize, 0..2usize, 0..3usize, 1..9u32, 1..4u64, any::<bool>(), 0..4u8).prop_map(
-            |(group, topic, client, max, invisible, renewed, attempt)| Step::Receive {
-                group, topic, client, max, invisible_ms: invisible * 1_000, renewed, attempt
+        4 => (0..2usize, proptest::collection::vec((0..3usize, 0..4u64), 1..6))
+            .prop_map(|(topic, messages)| Step::Send { topic, messages }),
+        6 => (0..2usize, 0..2usize, 0..3usize, 1..9u32, 0..8u64, any::<bool>(), 0..4u8).prop_map(
+            |(group, topic, client, max, seconds, unconfirmed, attempt)| {
+                let invisible_ms = (1..4).contains(&seconds).then_some(seconds * 1_000);
+                Step::Receive { group, topic, client, max, invisible_ms, unconfirmed, attempt }
             }),
+        2 => any::<usize>().prop_map(|which| Step::Confirm { which }),
+        2 => (0..2usize, 1..4usize, 0..3_000u64)
+            .prop_map(|(topic, messages, ahead_ms)| Step::Delay { topic, messages, ahead_ms }),
+        1 => any::<usize>().prop_map(|which| Step::Recall { which }),
+        1 => (0..2usize).prop_map(|topic| Step::Half { topic }),
+        2 => (any::<usize>(), any::<bool>()).prop_map(|(which, commit)| Step::Decide { which, commit }),
         5 => any::<usize>().prop_map(|which| Step::Ack { which }),
         1 => (any::<usize>(), 0..5u8).prop_map(|(which, how)| Step::Forge { which, how }),
         2 => (any::<usize>(), 0..4u64, any::<bool>())
             .prop_map(|(which, seconds, suspend)| Step::Hide { which, invisible_ms: seconds * 1_000, suspend }),
+        1 => any::<usize>().prop_map(|which| Step::Dead { which }),
+        1 => (0..40usize).prop_map(|topic| if topic < 2 { Step::Drop { topic } } else { Step::Tick }),
         1 => (0..3usize).prop_map(|client| Step::End { client }),
         3 => (0..3_000u64).prop_map(|ms| Step::Advance { ms }),
         3 => Just(Step::Tick),
         1 => Just(Step::Repeat),
+        2 => any::<usize>().prop_map(|which| Step::SendAgain { which }),
     ];
     proptest::collection::vec(step, 1..120)
 }
@@ -55,6 +129,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// A message as one consumer group sees it.
 #[derive(Debug, Clone, Default)]
 struct Seen {
+    delivered: bool,
     acked: bool,
     dead: bool,
     /// Deliveries that ended and counted.
@@ -70,14 +145,56 @@ struct Seen {
 #[derive(Debug, Clone, PartialEq)]
 enum Held {
     Until(u64),
+    /// By this client until then.
     Renewed(usize, u64),
+    /// The same, and until when it would be held if it were confirmed.
+    Unconfirmed(usize, u64, u64),
 }
 
 struct Message {
     topic: usize,
     tag: usize,
+    group: u64,
+    /// [`SOMEWHERE`] until it is delivered, for a message that waited.
     queue: u16,
     offset: u64,
+    /// Its topic was deleted.
+    gone: bool,
+}
+
+/// The machine chose the queue and nobody was told.
+const SOMEWHERE: u16 = u16::MAX;
+
+/// A message that was sent to wait.
+#[derive(Debug, Clone)]
+struct Waiting {
+    message: WaitingMessage,
+    topic: usize,
+    /// 0 for a half message.
+    delivery_ms: u64,
+    end: Option<WaitingEnd>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum WaitingEnd {
+    /// It is in a queue.
+    Stored,
+    /// Recalled or rolled back.
+    Taken,
+    /// With its topic.
+    Gone,
+}
+
+/// A send that may be sent again.
+#[derive(Debug, Clone)]
+struct Sent {
+    topic: usize,
+    /// Tags and message groups.
+    messages: Vec<(usize, u64)>,
+    rows: Vec<AppendMessage>,
+    places: Vec<(u16, u64)>,
+    /// End of the window in which it is stored once.
+    until_ms: u64,
 }
 
 struct Model {
@@ -89,6 +206,8 @@ struct Model {
     seen: Vec<[Seen; 2]>,
     /// Every handle that was issued: consumer group, message.
     handles: Vec<(Handle, usize, usize)>,
+    waiting: Vec<Waiting>,
+    sends: Vec<Sent>,
 }
 
 fn filter(group: usize, client: usize) -> Option<Filter> {
@@ -106,7 +225,7 @@ fn put_topic(name: &str, queues: u32) -> command::Kind {
         read_queues: queues,
         write_queues: queues,
         permission: 6,
-        message_types: vec![1],
+        message_types: vec![1, 2, 3, 4],
         ..Topic::default()
     };
     command::Kind::PutTopic(PutTopic { topic: Some(topic), create_only: false })
@@ -121,9 +240,10 @@ impl Model {
             messages: Vec::new(),
             seen: Vec::new(),
             handles: Vec::new(),
+            waiting: Vec::new(),
+            sends: Vec::new(),
         };
-        model.run(put_topic("t", 3));
-        model.run(put_topic("u", 1));
+        (0..2).for_each(|topic| model.put_topic(topic));
         for (name, retry_max) in GROUPS.iter().zip(RETRY_MAX) {
             let row =
                 ConsumerGroup { name: (*name).into(), consume_enable: true, retry_max, ..ConsumerGroup::default() };
@@ -132,8 +252,16 @@ impl Model {
                 create_only: false,
             }));
         }
+        model.run(command::Kind::PutSetting(PutSetting {
+            key: crate::machine::WINDOW_MS.into(),
+            value: WINDOW_MS.to_string().into_bytes().into(),
+        }));
         (0..2).for_each(|number| model.put_session(number));
         model
+    }
+
+    fn put_topic(&mut self, topic: usize) {
+        self.run(put_topic(TOPICS[topic], [3, 1][topic]));
     }
 
     fn put_session(&mut self, number: usize) {
@@ -161,22 +289,50 @@ impl Model {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Send { topic, tags } => self.send(topic, &tags),
-            Step::Receive { group, topic, client, max, invisible_ms, renewed, attempt } => {
-                self.receive(group, topic, client, max, invisible_ms, renewed, attempt);
+            Step::Send { topic, messages } => self.send(topic, &messages),
+            Step::Receive { group, topic, client, max, invisible_ms, unconfirmed, attempt } => {
+                self.receive(group, topic, client, max, invisible_ms, unconfirmed, attempt);
             }
+            Step::Confirm { which } => self.confirm(which),
+            Step::Delay { topic, messages, ahead_ms } => {
+                self.send_to_wait(topic, messages, self.harness.now_ms + ahead_ms);
+            }
+            Step::Recall { which } => self.recall(which),
+            Step::Half { topic } => self.send_to_wait(topic, 1, 0),
+            Step::Decide { which, commit } => self.decide(which, commit),
             Step::Ack { which } => self.ack(which),
             Step::Forge { which, how } => self.forge(which, how),
             Step::Hide { which, invisible_ms, suspend } => self.hide(which, invisible_ms, suspend),
+            Step::Dead { which } => self.dead(which),
+            Step::Drop { topic } => {
+                self.run(command::Kind::DeleteTopic(DeleteTopic { name: TOPICS[topic].into() }));
+                self.put_topic(topic);
+                self.sends.retain(|sent| sent.topic != topic);
+                for waiting in &mut self.waiting {
+                    if waiting.topic == topic {
+                        waiting.end = Some(WaitingEnd::Gone);
+                    }
+                }
+                for (message, seen) in self.messages.iter_mut().zip(&mut self.seen) {
+                    if message.topic == topic {
+                        message.gone = true;
+                        seen.iter_mut().for_each(|seen| seen.held = None);
+                    }
+                }
+            }
             Step::End { client: number } => {
-                self.run(command::Kind::EndSession(EndSession { client_id: client(number) }));
-                self.give_back(|held, _| matches!(held, Held::Renewed(client, _) if *client == number));
+                self.run(command::Kind::EndSession(EndSession { client_id: client(number), term: 0 }));
+                self.give_back(|held, _| match held {
+                    Held::Renewed(client, _) | Held::Unconfirmed(client, ..) => *client == number,
+                    Held::Until(_) => false,
+                });
                 if number < 2 {
                     self.put_session(number);
                 }
             }
             Step::Advance { ms } => self.harness.now_ms += ms,
             Step::Tick => self.tick(),
+            Step::SendAgain { which } => self.send_again(which),
             Step::Repeat => {
                 let rows = lasting(&self.harness.state);
                 let batch = self.last.clone().expect("the set-up sent batches");
@@ -186,24 +342,134 @@ impl Model {
         }
     }
 
-    fn send(&mut self, topic: usize, tags: &[usize]) {
-        let messages = tags.iter().map(|tag| AppendMessage {
-            tag_hash: if *tag == 0 { 0 } else { tag_hash(TAGS[*tag]) },
-            message_type: 1,
-            body_bytes: 1,
-        });
-        let append = Append { topic: TOPICS[topic].into(), messages: messages.collect() };
+    fn send_again(&mut self, which: usize) {
+        if self.sends.is_empty() {
+            return;
+        }
+        let which = which % self.sends.len();
+        let Sent { topic, messages, rows, places, until_ms } = self.sends[which].clone();
+        if until_ms <= self.harness.now_ms {
+            self.sends.swap_remove(which);
+            return self.send_rows(topic, &messages, rows);
+        }
+        let before = lasting(&self.harness.state);
+        let again = self.append(topic, rows);
+        assert_eq!(again, places, "as it was answered at first");
+        assert_eq!(lasting(&self.harness.state), before, "what is stored is not stored again");
+    }
+
+    /// Where the messages are then.
+    fn append(&mut self, topic: usize, rows: Vec<AppendMessage>) -> Vec<(u16, u64)> {
+        let append = Append { topic: TOPICS[topic].into(), messages: rows, checks: None };
         let reply = self.run(command::Kind::Append(append));
-        let Some(reply::Kind::Appended(at)) = reply.kind else { panic!("not stored: {reply:?}") };
-        for (slot, tag) in tags.iter().enumerate() {
+        let parts = match reply.kind {
+            Some(reply::Kind::Appended(at)) => vec![at],
+            Some(reply::Kind::AppendedApart(at)) if at.parts.len() > 1 => at.parts,
+            other => panic!("not stored: {other:?}"),
+        };
+        let at = |part: &Appended| (0..u64::from(part.count)).map(|at| part.first_offset + at).collect::<Vec<_>>();
+        parts.iter().flat_map(|part| at(part).into_iter().map(|offset| (part.queue as u16, offset))).collect()
+    }
+
+    fn send(&mut self, topic: usize, messages: &[(usize, u64)]) {
+        let first = self.messages.len();
+        let rows = messages.iter().zip(first..).map(|((tag, group), number)| AppendMessage {
+            message_id_hash: 1_000 + number as u64,
+            content_hash: 1,
+            tag_hash: if *tag == 0 { 0 } else { tag_hash(TAGS[*tag]) },
+            message_type: if *group == 0 { 1 } else { 2 },
+            body_bytes: 1,
+            message_group_hash: *group,
+            ..AppendMessage::default()
+        });
+        let rows = rows.collect();
+        self.send_rows(topic, messages, rows);
+    }
+
+    fn send_rows(&mut self, topic: usize, messages: &[(usize, u64)], rows: Vec<AppendMessage>) {
+        let places = self.append(topic, rows.clone());
+        assert_eq!(places.len(), messages.len());
+        let until_ms = self.harness.now_ms + WINDOW_MS;
+        self.sends.push(Sent { topic, messages: messages.to_vec(), rows, places: places.clone(), until_ms });
+        for (slot, ((tag, group), (queue, offset))) in messages.iter().zip(places).enumerate() {
             self.places.insert((self.harness.log.len() as u64, slot as u32), self.messages.len());
-            self.messages.push(Message {
-                topic,
-                tag: *tag,
-                queue: at.queue as u16,
-                offset: at.first_offset + slot as u64,
-            });
+            self.messages.push(Message { topic, tag: *tag, group: *group, queue, offset, gone: false });
             self.seen.push(Default::default());
+        }
+    }
+
+    /// A half message where there is no delivery time.
+    fn send_to_wait(&mut self, topic: usize, messages: usize, delivery_ms: u64) {
+        let row = AppendMessage {
+            message_type: if delivery_ms == 0 { 4 } else { 3 },
+            body_bytes: 1,
+            message_id_hash: 77,
+            delivery_ms,
+            check_after_ms: 1_000,
+            ..AppendMessage::default()
+        };
+        let checks = Checks { producer: "p".into(), interval_ms: 500, checks_max: 3, age_max_ms: 9_000 };
+        let (name, messages) = (TOPICS[topic].to_owned(), vec![row; messages]);
+        let count = messages.len();
+        let now = self.harness.now_ms == delivery_ms;
+        let reply = self.run(command::Kind::Append(Append { topic: name.clone(), messages, checks: Some(checks) }));
+        let Some(reply::Kind::Appended(at)) = reply.kind else { panic!("not stored: {reply:?}") };
+        assert_eq!((at.count as usize, at.waits() == Waits::Nothing), (count, now));
+        for slot in 0..count as u32 {
+            let log_index = self.harness.log.len() as u64;
+            let message = WaitingMessage { topic: name.clone(), log_index, slot, message_id_hash: 77 };
+            self.waiting.push(Waiting { message, topic, delivery_ms, end: None });
+            if now {
+                self.store_waiting(self.waiting.len() - 1);
+            }
+        }
+    }
+
+    /// A message that waited has got its place.
+    fn store_waiting(&mut self, which: usize) {
+        let waiting = &mut self.waiting[which];
+        assert_eq!(waiting.end.replace(WaitingEnd::Stored), None);
+        self.places.insert((waiting.message.log_index, waiting.message.slot), self.messages.len());
+        let message = Message { topic: waiting.topic, tag: 0, group: 0, queue: SOMEWHERE, offset: 0, gone: false };
+        self.messages.push(message);
+        self.seen.push(Default::default());
+    }
+
+    fn recall(&mut self, which: usize) {
+        let delayed: Vec<_> = (0..self.waiting.len()).filter(|at| self.waiting[*at].delivery_ms > 0).collect();
+        if delayed.is_empty() {
+            return;
+        }
+        let which = delayed[which % delayed.len()];
+        let waiting = self.waiting[which].clone();
+        let recall = Recall { message: Some(waiting.message), delivery_ms: waiting.delivery_ms };
+        match (self.run(command::Kind::Recall(recall)).refusal(), waiting.end) {
+            (Refusal::Unspecified, None | Some(WaitingEnd::Taken)) => {
+                self.waiting[which].end = Some(WaitingEnd::Taken);
+            }
+            (Refusal::TimerNotFound, Some(_)) => {}
+            other => panic!("recalled: {other:?}"),
+        }
+    }
+
+    fn decide(&mut self, which: usize, commit: bool) {
+        let halves: Vec<_> = (0..self.waiting.len()).filter(|at| self.waiting[*at].delivery_ms == 0).collect();
+        if halves.is_empty() {
+            return;
+        }
+        let which = halves[which % halves.len()];
+        let waiting = self.waiting[which].clone();
+        let end = EndTransaction { message: Some(waiting.message), commit };
+        let refusal = self.run(command::Kind::EndTransaction(end)).refusal();
+        match (refusal, waiting.end) {
+            (Refusal::Unspecified, None) if commit => self.store_waiting(which),
+            (Refusal::Unspecified, None) => self.waiting[which].end = Some(WaitingEnd::Taken),
+            (Refusal::Unspecified, Some(WaitingEnd::Stored)) => assert!(commit),
+            (Refusal::Unspecified, Some(WaitingEnd::Taken)) => assert!(!commit),
+            (Refusal::AlreadyCommitted, Some(WaitingEnd::Stored)) => assert!(!commit),
+            (Refusal::AlreadyRolledBack, Some(WaitingEnd::Taken)) => assert!(commit),
+            (Refusal::HalfMessageNotFound, Some(_)) => {}
+            other => panic!("ended: {other:?}"),
         }
     }
 
@@ -214,31 +480,38 @@ impl Model {
         topic: usize,
         number: usize,
         max: u32,
-        invisible_ms: u64,
-        renewed: bool,
+        invisible_ms: Option<u64>,
+        unconfirmed: bool,
         attempt: u8,
     ) -> usize {
         let (topic_id, group_id) = self.ids(group, topic);
         let cursors: Vec<_> = (0..3)
             .map(|queue| progress::progress(&self.harness.state, topic_id, group_id, queue).expect("read").cursor)
             .collect();
+        let renewed = invisible_ms.is_none();
+        let confirm_ms = if renewed && unconfirmed { 1_500 } else { 0 };
         let reply = self.run(command::Kind::Lease(Lease {
             consumer_group: GROUPS[group].into(),
             topic: TOPICS[topic].into(),
             client_id: client(number),
             filter: filter(group, number),
             messages_max: max,
-            invisible_ms: if renewed { 0 } else { invisible_ms },
+            invisible_ms: invisible_ms.unwrap_or_default(),
             renewed,
-            renew_max_ms: if renewed { 7_000 } else { 0 },
+            renew_max_ms: if renewed { RENEW_MAX_MS } else { 0 },
             nonce: 99,
             attempt_id: if attempt == 0 { String::new() } else { attempt.to_string() },
             create_consumer_group: false,
+            confirm_ms,
         }));
         let Some(reply::Kind::Leased(leased)) = reply.kind else { panic!("not leased: {reply:?}") };
         assert!(leased.messages.len() <= max.max(8) as usize);
         for message in &leased.messages {
             let at = self.places[&(message.log_index, message.slot)];
+            self.in_order(group, at);
+            if self.messages[at].queue == SOMEWHERE {
+                (self.messages[at].queue, self.messages[at].offset) = (message.queue as u16, message.offset);
+            }
             let (place, seen) = (&self.messages[at], &mut self.seen[at][group]);
             assert_eq!((place.topic, u32::from(place.queue), place.offset), (topic, message.queue, message.offset));
             let handle = Handle {
@@ -247,10 +520,11 @@ impl Model {
                 item: message.item,
                 nonce: leased.nonce,
             };
-            let held = if renewed {
-                Held::Renewed(number, self.harness.now_ms + 7_000)
-            } else {
-                Held::Until(leased.deadline_ms)
+            let now_ms = self.harness.now_ms;
+            let held = match renewed {
+                true if confirm_ms > 0 => Held::Unconfirmed(number, now_ms + confirm_ms, now_ms + RENEW_MAX_MS),
+                true => Held::Renewed(number, now_ms + RENEW_MAX_MS),
+                false => Held::Until(leased.deadline_ms),
             };
             assert!(!seen.acked && !seen.dead, "finished messages do not come back");
             assert_eq!(message.attempt, seen.ended + 1);
@@ -262,14 +536,20 @@ impl Model {
                 Some((known, until)) => {
                     assert_eq!(known, &handle, "nobody else gets a message while its lease is valid");
                     assert!(attempt > 0);
-                    if !matches!(until, Held::Renewed(..)) {
-                        *until = held;
+                    match (&*until, held) {
+                        (Held::Renewed(..), Held::Renewed(..)) => {}
+                        // It is confirmed from its making on, whenever that happens.
+                        (Held::Renewed(_, renew) | Held::Unconfirmed(_, _, renew), Held::Unconfirmed(by, at, _)) => {
+                            *until = Held::Unconfirmed(by, at, *renew);
+                        }
+                        (_, held) => *until = held,
                     }
                 }
                 None => {
                     seen.held = Some((handle, held));
                     seen.fresh = message.offset >= cursors[message.queue as usize];
                     seen.suspended = false;
+                    seen.delivered = true;
                     self.handles.push((handle, group, at));
                 }
             }
@@ -277,11 +557,56 @@ impl Model {
         leased.messages.len()
     }
 
+    /// A message may be delivered: no other one of its message group is out, and no later one ever was.
+    fn in_order(&self, group: usize, at: usize) {
+        let message = &self.messages[at];
+        for (other, (known, seen)) in self.messages.iter().zip(&self.seen).enumerate() {
+            let same = message.group != 0 && known.group == message.group && known.topic == message.topic;
+            if same && !known.gone && other != at {
+                assert!(seen[group].held.is_none(), "two messages of a message group are out");
+                assert!(other < at || !seen[group].delivered, "a message was overtaken");
+            }
+        }
+    }
+
+    fn dead(&mut self, which: usize) {
+        let Some((handle, group, at)) = self.pick(which) else { return };
+        let before = lasting(&self.harness.state);
+        let dead = DeadLetter {
+            consumer_group: GROUPS[group].into(),
+            topic: TOPICS[self.messages[at].topic].into(),
+            handle: Some(handle),
+        };
+        let refusal = self.run(command::Kind::DeadLetter(dead)).refusal();
+        let seen = &mut self.seen[at][group];
+        if seen.held.as_ref().is_some_and(|(valid, _)| *valid == handle) {
+            assert_eq!(refusal, Refusal::Unspecified);
+            seen.held = None;
+            seen.dead = true;
+        } else {
+            assert_eq!(lasting(&self.harness.state), before, "other handles change nothing");
+        }
+    }
+
     fn ack_command(&mut self, group: usize, topic: usize, handle: Handle) -> Refusal {
         let ack = Ack { consumer_group: GROUPS[group].into(), topic: TOPICS[topic].into(), handles: vec![handle] };
         match self.run(command::Kind::Ack(ack)).kind {
             Some(reply::Kind::Acked(acked)) => Refusal::try_from(acked.refusals[0]).expect("known"),
             other => panic!("not acked: {other:?}"),
+        }
+    }
+
+    fn confirm(&mut self, which: usize) {
+        let Some((Handle { consumer_group_id, lease_id, .. }, ..)) = self.pick(which) else { return };
+        let leases = vec![LeaseName { consumer_group_id, lease_id }];
+        self.run(command::Kind::ConfirmLeases(ConfirmLeases { leases, renew_max_ms: RENEW_MAX_MS }));
+        let now_ms = self.harness.now_ms;
+        for (handle, held) in self.seen.iter_mut().flatten().filter_map(|seen| seen.held.as_mut()) {
+            if (handle.consumer_group_id, handle.lease_id) == (consumer_group_id, lease_id)
+                && let Held::Unconfirmed(client, _, renew_ms) = held
+            {
+                *held = Held::Renewed(*client, (*renew_ms).max(now_ms + 1));
+            }
         }
     }
 
@@ -297,7 +622,7 @@ impl Model {
             seen.acked = true;
         } else {
             assert_eq!(lasting(&self.harness.state), before, "other handles change nothing");
-            assert!(refusal == Refusal::InvalidHandle || seen.acked);
+            assert!(refusal == Refusal::InvalidHandle || seen.acked || seen.dead || self.messages[at].gone);
         }
     }
 
@@ -348,6 +673,8 @@ impl Model {
         let handle = invisible.handle.expect("never empty");
         seen.suspended = suspend;
         if invisible_ms == 0 {
+            // Who gives a message back has got it.
+            seen.held = None;
             give_back(seen, RETRY_MAX[group]);
         } else {
             seen.held = Some((handle, Held::Until(now_ms + invisible_ms)));
@@ -362,8 +689,14 @@ impl Model {
                 break;
             }
         }
+        for which in 0..self.waiting.len() {
+            let waiting = &self.waiting[which];
+            if waiting.end.is_none() && (1..=self.harness.now_ms).contains(&waiting.delivery_ms) {
+                self.store_waiting(which);
+            }
+        }
         self.give_back(|held, now_ms| match held {
-            Held::Until(at_ms) | Held::Renewed(_, at_ms) => *at_ms <= now_ms,
+            Held::Until(at_ms) | Held::Renewed(_, at_ms) | Held::Unconfirmed(_, at_ms, _) => *at_ms <= now_ms,
         });
     }
 
@@ -384,10 +717,23 @@ impl Model {
 
     /// Progress and counts are right.
     fn check(&self) {
+        for (number, name) in TOPICS.iter().enumerate() {
+            let id = TopicId(topic::topic(&self.harness.state, name).expect("read").expect("exists").id);
+            let open = |half: bool| {
+                let waits = |waiting: &&Waiting| {
+                    waiting.topic == number && waiting.end.is_none() && half == (waiting.delivery_ms == 0)
+                };
+                self.waiting.iter().filter(waits).count() as u64
+            };
+            assert_eq!(timer::waiting(&self.harness.state, id).expect("read"), open(false));
+            assert_eq!(half::waiting(&self.harness.state, id).expect("read"), open(true));
+        }
         for group in 0..2 {
-            for topic in 0..2 {
+            for (topic, name) in TOPICS.iter().enumerate() {
                 let (topic_id, group_id) = self.ids(group, topic);
-                let of_topic = || self.messages.iter().zip(&self.seen).filter(|(message, _)| message.topic == topic);
+                let of_topic = || {
+                    self.messages.iter().zip(&self.seen).filter(|(message, _)| message.topic == topic && !message.gone)
+                };
                 for number in 0..3 {
                     let found = progress::progress(&self.harness.state, topic_id, group_id, number).expect("read");
                     let flying: Vec<_> = of_topic()
@@ -403,6 +749,12 @@ impl Model {
                 let dead = of_topic().filter(|(_, s)| s[group].dead).count();
                 let retry = retry.unwrap_or_default();
                 assert_eq!((retry.retry_in_flight, retry.dead_letters), (flying as u64, dead as u64));
+                if group == 1 {
+                    let open = of_topic().filter(|(_, s)| !s[group].acked && !s[group].dead).count();
+                    let topic = topic::topic(&self.harness.state, name).expect("read").expect("exists");
+                    let lag = lag(&self.harness.state, &topic, group_id).expect("read");
+                    assert_eq!(lag.messages(), open as u64, "{lag:?}");
+                }
             }
         }
     }
@@ -413,7 +765,7 @@ impl Model {
         self.tick();
         for group in 0..2 {
             for topic in 0..2 {
-                while self.receive(group, topic, 2, 256, 1_000, false, 0) > 0 {
+                while self.receive(group, topic, 2, 256, Some(1_000), false, 0) > 0 {
                     let open: Vec<_> = self.seen.iter().filter_map(|s| Some(s[group].held.as_ref()?.0)).collect();
                     for handle in open {
                         let which = self.handles.iter().position(|(known, ..)| *known == handle).expect("issued");
@@ -426,7 +778,7 @@ impl Model {
             for (group, seen) in seen.iter().enumerate() {
                 // Nobody in the first group subscribes to messages without a tag while the third client is away.
                 let may_be_skipped = group == 0 && message.tag == 0;
-                assert!(seen.acked || seen.dead || may_be_skipped, "lost: {seen:?}");
+                assert!(seen.acked || seen.dead || may_be_skipped || message.gone, "lost: {seen:?}");
             }
         }
         for group in 0..2 {
@@ -441,8 +793,8 @@ impl Model {
 }
 
 fn give_back(seen: &mut Seen, retry_max: u32) {
-    seen.held = None;
-    seen.ended += u32::from(!seen.suspended);
+    let unconfirmed = matches!(seen.held.take(), Some((_, Held::Unconfirmed(..))));
+    seen.ended += u32::from(!seen.suspended && !unconfirmed);
     seen.dead = seen.ended > retry_max;
     seen.fresh = false;
 }
@@ -464,19 +816,27 @@ fn any_command() -> impl Strategy<Value = command::Kind> {
                 read_queues: queues,
                 write_queues,
                 permission,
-                message_types: vec![1],
+                message_types: vec![1, 2],
                 ..Topic::default()
             };
             command::Kind::PutTopic(PutTopic { topic: Some(topic), create_only: false })
         }),
         name().prop_map(|name| command::Kind::DeleteTopic(DeleteTopic { name })),
         name().prop_map(|name| command::Kind::DeleteConsumerGroup(DeleteConsumerGroup { name })),
-        (name(), 0..4usize, 0..3i32).prop_map(|(topic, messages, message_type)| {
-            let message = AppendMessage { tag_hash: 5, message_type, body_bytes: u32::MAX };
-            command::Kind::Append(Append { topic, messages: vec![message; messages] })
+        (name(), 0..4usize, 0..3i32, 0..4u64).prop_map(|(topic, messages, message_type, hash)| {
+            let message = AppendMessage {
+                tag_hash: 5,
+                message_type,
+                body_bytes: u32::MAX,
+                message_group_hash: if message_type == 2 { hash } else { hash / 3 },
+                delivery_ms: hash << 40,
+                priority: u32::try_from(hash).unwrap_or(u32::MAX),
+                ..AppendMessage::default()
+            };
+            command::Kind::Append(Append { topic, messages: vec![message; messages], checks: None })
         }),
-        (name(), name(), any::<u32>(), any::<u64>(), any::<bool>(), any::<u64>()).prop_map(
-            |(topic, consumer_group, messages_max, invisible_ms, renewed, renew_max_ms)| {
+        (name(), name(), any::<u32>(), any::<u64>(), any::<bool>(), any::<u64>(), any::<u64>()).prop_map(
+            |(topic, consumer_group, messages_max, invisible_ms, renewed, renew_max_ms, confirm_ms)| {
                 command::Kind::Lease(Lease {
                     topic,
                     consumer_group,
@@ -484,6 +844,7 @@ fn any_command() -> impl Strategy<Value = command::Kind> {
                     invisible_ms: invisible_ms >> 20,
                     renewed,
                     renew_max_ms,
+                    confirm_ms: confirm_ms.saturating_sub(u64::MAX / 2),
                     client_id: "c".into(),
                     create_consumer_group: true,
                     ..Lease::default()
@@ -509,7 +870,13 @@ fn any_command() -> impl Strategy<Value = command::Kind> {
             create_consumer_group: true,
             ..PutSession::default()
         })),
-        name().prop_map(|client_id| command::Kind::EndSession(EndSession { client_id })),
+        name().prop_map(|client_id| command::Kind::EndSession(EndSession { client_id, term: 0 })),
+        (proptest::collection::vec(handle(), 0..3), any::<u64>()).prop_map(|(handles, renew_max_ms)| {
+            let name =
+                |handle: Handle| LeaseName { consumer_group_id: handle.consumer_group_id, lease_id: handle.lease_id };
+            let leases = handles.into_iter().map(name).collect();
+            command::Kind::ConfirmLeases(ConfirmLeases { leases, renew_max_ms })
+        }),
         Just(command::Kind::Tick(Tick {})),
     ]
 }
@@ -553,7 +920,7 @@ proptest! {
         payload.extend_from_slice(&bytes);
         let state = State::ordered(crate::store::TABLES);
         let garbage = Payload::parse(payload.clone().into()).and_then(|payload| payload.entry()).is_err();
-        let outcome = super::apply(&state, &[payload.into()], 1).remove(0);
+        let outcome = super::apply(&mut super::Rules::default(), &state, &[payload.into()], 1).remove(0);
         assert_eq!(outcome.unreadable.is_some(), garbage);
         assert_eq!(dump(&state).len(), 1);
     }

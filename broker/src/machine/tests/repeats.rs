@@ -18,8 +18,8 @@ fn put_topic(name: &str) -> command::Kind {
 }
 
 fn send(topic: &str, messages: usize) -> command::Kind {
-    let message = AppendMessage { tag_hash: 0, message_type: 1, body_bytes: 10 };
-    command::Kind::Append(Append { topic: topic.into(), messages: vec![message; messages] })
+    let message = AppendMessage { tag_hash: 0, message_type: 1, body_bytes: 10, ..AppendMessage::default() };
+    command::Kind::Append(Append { topic: topic.into(), messages: vec![message; messages], checks: None })
 }
 
 fn batch(node: u64, boot: u64, sequence: u64, settled: u64, kinds: Vec<command::Kind>) -> Batch {
@@ -89,8 +89,8 @@ fn a_later_boot_replaces_an_earlier_one() {
     harness.apply_batches(&[batch(7, 1, 1, 0, vec![put_topic("t")]), batch(7, 1, 2, 0, vec![send("t", 1)])]);
     // The same sequence of another boot, or of another node, is another batch.
     let others = harness.apply_batches(&[
-        batch(8, 1, 2, 0, vec![send("t", 1)]),
-        batch(7, 2, 2, 0, vec![send("t", 1)]),
+        batch(8, 1, 1, 0, vec![send("t", 1)]),
+        batch(7, 2, 1, 0, vec![send("t", 1)]),
         batch(7, 1, 3, 0, vec![send("t", 1)]),
     ]);
     assert_eq!(
@@ -98,17 +98,28 @@ fn a_later_boot_replaces_an_earlier_one() {
         [Refusal::Unspecified, Refusal::Unspecified, Refusal::StaleBoot]
     );
     assert!(others.iter().all(|answer| !answer.repeat));
-    assert!(node::replies(&harness.state, 7, 1).expect("read").is_none());
-    assert_eq!(node::node(&harness.state, 7).expect("read"), Some(node::Node { boot: 2, settled: 0 }));
+    assert!(node::replies(&harness.state, 7, 2).expect("read").is_none());
+    assert_eq!(node::node(&harness.state, 7).expect("read"), Some(node::Node { boot: 2, settled: 0, last: 1 }));
 }
 
 #[test]
-fn sequences_may_come_out_of_order() {
+fn a_batch_waits_for_the_one_before_it() {
     let mut harness = Harness::new();
-    harness.apply_batches(&[batch(7, 1, 3, 0, vec![put_topic("t")])]);
-    let earlier = harness.apply_batches(&[batch(7, 1, 2, 0, vec![send("t", 1)])]).remove(0);
-    assert!(!earlier.repeat);
-    assert_eq!(appended(&earlier.replies[0]), (0, 0, 1));
+    let batches: Vec<_> = [vec![put_topic("t")], vec![send("t", 1)], vec![send("t", 2)]].into_iter().zip(1..).collect();
+    let batches: Vec<_> = batches.into_iter().map(|(kinds, sequence)| batch(7, 1, sequence, 0, kinds)).collect();
+    harness.apply_batches(&batches[..1]);
+    let rows = lasting(&harness.state);
+    // The second is lost on its way.
+    assert!(harness.apply_batches(&batches[2..]).is_empty());
+    assert_eq!(lasting(&harness.state), rows);
+    // Its node sends both again.
+    let answers = harness.apply_batches(&batches[1..]);
+    assert!(answers.iter().all(|answer| !answer.repeat));
+    let places: Vec<_> = answers.iter().map(|answer| appended(&answer.replies[0])).collect();
+    assert_eq!(places, [(0, 0, 1), (0, 1, 2)]);
+    // The same goes for a node that starts anew.
+    assert!(harness.apply_batches(&[batch(7, 2, 2, 0, vec![send("t", 1)])]).is_empty());
+    assert!(harness.apply_batches(&batches[1..2]).remove(0).repeat, "the earlier start is remembered");
 }
 
 #[test]

@@ -1,14 +1,22 @@
 //! Timelines as text: commands, and what was answered behind `=>`.
 //!
-//! Messages have names; `a/x` is message `a` with tag `x`. A receive shows each message with its attempt, as in
-//! `a:2`. Handles go by the message's name: the newest, or `a#1`, the first one ever issued.
+//! Messages have names; `a/x` is message `a` with tag `x`, and `k.a` one of message group `k`. A receive shows each
+//! message with its attempt, as in `a:2`. Handles go by the message's name: the newest, or `a#1`, the first one ever
+//! issued. `delay t 10s a` sends `a` to be delivered 10 s from now, `half t a` sends it to be committed. `id=x` gives a
+//! send its message id, `content=2` other content than the first.
 
-use super::Harness;
+use super::{Effect, Harness, Rules, START_MS};
+use crate::deliver::handle::message_id_hash;
 use crate::filter::tag::{TagFilter, tag_hash};
-use crate::store::{ConsumerGroupId, TopicId, consumer_group, lag, progress, queue, subscription, topic};
+use crate::store::half::{self, HalfState};
+use crate::store::message::offset_at;
+use crate::store::timer::{self, InLog};
+use crate::store::{ConsumerGroupId, TopicId, consumer_group, fifo, lag, progress, queue, subscription, topic};
 use raftmq_proto::command::{
-    Ack, Append, AppendMessage, ChangeInvisible, ConsumerGroup, DeleteConsumerGroup, DeleteTopic, EndSession, Filter,
-    Handle, Lease, PutConsumerGroup, PutSession, PutTopic, Refusal, Reply, Subscription, Tick, Topic, command, reply,
+    Ack, Append, AppendMessage, ChangeInvisible, Checked, CheckedMessage, Checks, ConfirmLeases, ConsumerGroup,
+    DeadLetter, DeleteConsumerGroup, DeleteTopic, EndSession, EndTransaction, Filter, Handle, Lease, LeaseName,
+    PutConsumerGroup, PutOffset, PutSession, PutSetting, PutTopic, QueueOffset, Recall, Refusal, Reply, Reset,
+    Subscription, Tick, Topic, WaitingMessage, Waits, command, reply,
 };
 use std::collections::BTreeMap;
 
@@ -17,6 +25,8 @@ struct Timeline {
     /// By log index and slot.
     names: BTreeMap<(u64, u32), String>,
     handles: BTreeMap<String, Vec<Handle>>,
+    /// Messages that were sent to wait, with their delivery times.
+    waiting: BTreeMap<String, (WaitingMessage, u64)>,
 }
 
 fn ms(text: &str) -> u64 {
@@ -39,6 +49,12 @@ fn option<'w>(words: &[&'w str], name: &str) -> Option<&'w str> {
     words.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
 }
 
+/// 0 for a send that is not remembered.
+fn content_hash(words: &[&str]) -> u64 {
+    let content = || option(words, "content").map_or(1, |value| value.parse().expect("a number"));
+    option(words, "id").map_or(0, |_| content())
+}
+
 fn show(refusal: i32) -> String {
     match Refusal::try_from(refusal).expect("known refusal") {
         Refusal::Unspecified => "ok".to_owned(),
@@ -48,7 +64,7 @@ fn show(refusal: i32) -> String {
 
 impl Timeline {
     fn new() -> Timeline {
-        Timeline { harness: Harness::new(), names: BTreeMap::new(), handles: BTreeMap::new() }
+        Timeline { harness: Harness::new(), names: BTreeMap::new(), handles: BTreeMap::new(), waiting: BTreeMap::new() }
     }
 
     fn handle(&self, name: &str) -> Handle {
@@ -91,6 +107,14 @@ impl Timeline {
                     name: words[1].into(),
                     consume_enable: !has("disabled"),
                     retry_max: number("retry", 16),
+                    attributes: [
+                        ("from", consumer_group::START),
+                        ("order", fifo::ORDER),
+                        ("factor", consumer_group::PRIORITY_FACTOR),
+                    ]
+                    .into_iter()
+                    .filter_map(|(word, key)| Some((key.to_owned(), option(&words, word)?.to_owned())))
+                    .collect(),
                     ..ConsumerGroup::default()
                 });
                 self.simple(command::Kind::PutConsumerGroup(PutConsumerGroup { consumer_group, create_only: false }))
@@ -99,6 +123,58 @@ impl Timeline {
                 self.simple(command::Kind::DeleteConsumerGroup(DeleteConsumerGroup { name: words[1].into() }))
             }
             "send" => self.send(&words),
+            "delay" | "half" => self.send_to_wait(&words),
+            "recall" => {
+                let (message, delivery_ms) = self.waiting[words[1]].clone();
+                self.simple(command::Kind::Recall(Recall { message: Some(message), delivery_ms }))
+            }
+            "commit" | "rollback" => {
+                let message = Some(self.waiting[words[1]].0.clone());
+                let end = EndTransaction { message, commit: words[0] == "commit" };
+                self.simple(command::Kind::EndTransaction(end))
+            }
+            "set" => self.simple(command::Kind::PutSetting(PutSetting {
+                key: words[1].into(),
+                value: words[2].to_owned().into_bytes().into(),
+            })),
+            "again" => {
+                let (mut repeats, mut others) = (0, 0);
+                for effect in &self.harness.effects {
+                    if let Effect::SentAgain { repeated, reused, .. } = effect {
+                        repeats += repeated;
+                        others += reused;
+                    }
+                }
+                format!("{repeats} {others}")
+            }
+            "restart" => {
+                self.harness.rules = Rules::default();
+                "ok".into()
+            }
+            "wanted" => {
+                let wanted = half::wanted(&self.harness.state, 100).expect("read");
+                let name = |(_, place): &(TopicId, InLog)| self.names[&(place.log_index, place.slot)].clone();
+                let names: Vec<_> = wanted.iter().map(name).collect();
+                if names.is_empty() { "none".into() } else { names.join(" ") }
+            }
+            "checked" => {
+                let told = |name: &&&str| {
+                    let message = Some(self.waiting[**name].0.clone());
+                    CheckedMessage { message, sent: !has("unsent") }
+                };
+                let messages = words[1..].iter().filter(|word| **word != "unsent").collect::<Vec<_>>();
+                let messages = messages.iter().map(told).collect();
+                self.simple(command::Kind::Checked(Checked { messages }))
+            }
+            "waiting" => {
+                let state = &self.harness.state;
+                let id = TopicId(topic::topic(state, words[1]).expect("read").expect("exists").id);
+                let timers = timer::waiting(state, id).expect("read");
+                let (open, _) = half::open(state, id, InLog { log_index: 0, slot: 0 }, 100, 100).expect("read");
+                assert_eq!(open.len() as u64, half::waiting(state, id).expect("read"));
+                let parked = open.iter().filter(|(_, half)| half.state == HalfState::Parked).count();
+                format!("{timers} timers, {} halves, {parked} parked", open.len())
+            }
             "receive" => self.receive(&words),
             "ack" => {
                 let handles = words[3..].iter().map(|name| self.handle(name)).collect();
@@ -126,6 +202,14 @@ impl Timeline {
                 }
                 show(reply.refusal)
             }
+            "confirm" => {
+                let name = |name: &&str| {
+                    let Handle { consumer_group_id, lease_id, .. } = self.handle(name);
+                    LeaseName { consumer_group_id, lease_id }
+                };
+                let leases = words[1..].iter().map(name).collect();
+                self.simple(command::Kind::ConfirmLeases(ConfirmLeases { leases, renew_max_ms: ms("3h") }))
+            }
             "session" => {
                 let subscriptions = words[3..]
                     .iter()
@@ -141,7 +225,10 @@ impl Timeline {
                     create_consumer_group: true,
                 }))
             }
-            "end" => self.simple(command::Kind::EndSession(EndSession { client_id: words[1].into() })),
+            "end" => self.simple(command::Kind::EndSession(EndSession {
+                client_id: words[1].into(),
+                term: number("term", 0).into(),
+            })),
             "tick" => loop {
                 let reply = self.harness.run(command::Kind::Tick(Tick {}));
                 if !matches!(&reply.kind, Some(reply::Kind::Ticked(ticked)) if ticked.more) {
@@ -149,6 +236,44 @@ impl Timeline {
                 }
             },
             "progress" => self.progress(words[1], words[2]),
+            "reset" => {
+                let queues = words[3..].iter().map(|word| {
+                    let (queue, offset) = word.split_once('=').expect("queue=offset");
+                    QueueOffset { queue: queue.parse().expect("a queue"), offset: offset.parse().expect("an offset") }
+                });
+                let reset = Reset { consumer_group: words[1].into(), topic: words[2].into(), queues: queues.collect() };
+                let reply = self.harness.run(command::Kind::Reset(reset));
+                let Some(reply::Kind::ResetDone(done)) = reply.kind else { return show(reply.refusal) };
+                let queues: Vec<_> = done.queues.iter().map(|at| format!("{}={}", at.queue, at.offset)).collect();
+                queues.join(" ")
+            }
+            "dead" => {
+                let (consumer_group, topic) = (words[1].into(), words[2].into());
+                let handle = Some(self.handle(words[3]));
+                self.simple(command::Kind::DeadLetter(DeadLetter { consumer_group, topic, handle }))
+            }
+            "store" => self.simple(command::Kind::PutOffset(PutOffset {
+                consumer_group: words[1].into(),
+                topic: words[2].into(),
+                queue: words[3].parse().expect("a queue"),
+                offset: words[4].parse().expect("an offset"),
+                create_consumer_group: has("create"),
+            })),
+            "stored" => {
+                let state = &self.harness.state;
+                let group = consumer_group::consumer_group(state, words[1]).expect("read").expect("exists");
+                let topic = topic::topic(state, words[2]).expect("read").expect("exists");
+                let number = words[3].parse().expect("a queue");
+                let at = progress::stored_offset(state, TopicId(topic.id), ConsumerGroupId(group.id), number);
+                at.expect("read").map_or("none".to_owned(), |at| at.to_string())
+            }
+            "at" => {
+                let state = &self.harness.state;
+                let id = TopicId(topic::topic(state, words[1]).expect("read").expect("exists").id);
+                let time_ms = START_MS + ms(words[2]);
+                let queue = queue::queue(state, id, 0).expect("read");
+                offset_at(state, id, 0, &queue, time_ms).expect("read").to_string()
+            }
             wait if wait.starts_with('+') => {
                 self.harness.now_ms += ms(&wait[1..]);
                 String::new()
@@ -170,18 +295,78 @@ impl Timeline {
                 .iter()
                 .map(|message| AppendMessage {
                     tag_hash: message.split_once('/').map_or(0, |(_, tag)| tag_hash(tag)),
-                    message_type,
+                    message_type: if message.contains('.') { 2 } else { message_type },
                     body_bytes: 1,
+                    message_group_hash: message.split_once('.').map_or(0, |(group, _)| u64::from(tag_hash(group))),
+                    priority: option(words, "priority").map_or(0, |value| value.parse().expect("a number")),
+                    message_id_hash: option(words, "id").map_or(0, message_id_hash),
+                    content_hash: content_hash(words),
+                    ..AppendMessage::default()
                 })
                 .collect(),
+            checks: None,
         };
         let reply = self.harness.run(command::Kind::Append(append));
         let index = self.harness.log.len() as u64;
         for (message, slot) in messages.iter().zip(0..) {
             let name = message.split('/').next().expect("a name");
+            let name = name.split_once('.').map_or(name, |(_, name)| name);
             self.names.insert((index, slot), name.to_owned());
         }
         match reply.kind {
+            Some(reply::Kind::Appended(at)) => format!("{}@{}+{}", at.queue, at.first_offset, at.count),
+            Some(reply::Kind::AppendedApart(at)) => {
+                let parts = at.parts.iter().map(|at| format!("{}@{}+{}", at.queue, at.first_offset, at.count));
+                parts.collect::<Vec<_>>().join(" ")
+            }
+            _ => show(reply.refusal),
+        }
+    }
+
+    fn send_to_wait(&mut self, words: &[&str]) -> String {
+        let delay = words[0] == "delay";
+        let names: Vec<&str> =
+            words[2 + usize::from(delay)..].iter().filter(|word| !word.contains('=')).copied().collect();
+        let delivery_ms = if delay { self.harness.now_ms + ms(words[2]) } else { 0 };
+        let after_ms = option(words, "after").map_or(6_000, ms);
+        let message = |name: &&str| AppendMessage {
+            message_type: if delay { 3 } else { 4 },
+            body_bytes: 1,
+            message_id_hash: message_id_hash(option(words, "id").unwrap_or(name)),
+            content_hash: content_hash(words),
+            delivery_ms,
+            check_after_ms: if delay { 0 } else { after_ms },
+            ..AppendMessage::default()
+        };
+        let checks = Checks {
+            producer: "p".into(),
+            interval_ms: option(words, "every").map_or(30_000, ms),
+            checks_max: option(words, "checks").map_or(15, |checks| checks.parse().expect("a number")),
+            age_max_ms: option(words, "age").map_or(3_600_000, ms),
+        };
+        let topic: String = words[1].into();
+        let append = Append {
+            topic: topic.clone(),
+            messages: names.iter().map(message).collect(),
+            checks: (!delay).then_some(checks),
+        };
+        let reply = self.harness.run(command::Kind::Append(append));
+        let mut log_index = self.harness.log.len() as u64;
+        for (name, slot) in names.iter().zip(0..) {
+            let mut slot = slot;
+            if let Some(reply::Kind::Appended(at)) = &reply.kind
+                && at.waits() != Waits::Nothing
+            {
+                // One that is sent again is where it was.
+                (log_index, slot) = (at.log_index, at.first_slot + slot);
+            }
+            self.names.entry((log_index, slot)).or_insert_with(|| (*name).to_owned());
+            let message_id_hash = message_id_hash(option(words, "id").unwrap_or(name));
+            let message = WaitingMessage { topic: topic.clone(), log_index, slot, message_id_hash };
+            self.waiting.insert((*name).to_owned(), (message, delivery_ms));
+        }
+        match reply.kind {
+            Some(reply::Kind::Appended(at)) if at.waits() != Waits::Nothing => format!("waits {}", at.count),
             Some(reply::Kind::Appended(at)) => format!("{}@{}+{}", at.queue, at.first_offset, at.count),
             _ => show(reply.refusal),
         }
@@ -201,6 +386,7 @@ impl Timeline {
             nonce: 0x1234,
             attempt_id: option(words, "attempt").unwrap_or_default().into(),
             create_consumer_group: !words.contains(&"no-create"),
+            confirm_ms: option(words, "unless-confirmed").map_or(0, ms),
         };
         let reply: Reply = self.harness.run(command::Kind::Lease(lease));
         let Some(reply::Kind::Leased(leased)) = reply.kind else { return show(reply.refusal) };
@@ -239,12 +425,15 @@ impl Timeline {
         shown.push(format!("retry {} flying {}", retry.retry_waiting, retry.retry_in_flight));
         let left = lag(state, &topic, group).expect("read");
         shown.push(format!("lag {}+{}+{}", left.ready, left.retry_waiting, left.in_flight));
+        if left.put_aside > 0 {
+            shown.push(format!("aside {}", left.put_aside));
+        }
         shown.join(", ")
     }
 }
 
 /// Runs the lines and compares with what they say was answered; then replays the log.
-fn check(script: &str) {
+pub(super) fn check(script: &str) {
     let mut timeline = Timeline::new();
     let mut said = Vec::new();
     let mut shown = Vec::new();
@@ -420,6 +609,50 @@ fn renewed_leases_live_as_long_as_the_session() {
 }
 
 #[test]
+fn a_leader_of_another_term_ends_no_session() {
+    check(
+        "topic t
+         send t a; receive c1 g t renewed=3h => a:1
+         end c1 term=2           => deadline_passed
+         receive c2 g t          => nothing
+         end c1 term=3           => ok
+         receive c2 g t          => a:2",
+    );
+}
+
+#[test]
+fn what_may_not_have_reached_its_client_comes_back_soon_and_does_not_count() {
+    check(
+        "topic t
+         send t a b c; receive c1 g t max=1 renewed=3h unless-confirmed=20s => a:1
+         receive c1 g t max=1 renewed=3h unless-confirmed=20s => b:1
+         receive c1 g t max=1 renewed=3h unless-confirmed=20s => c:1
+         +10s; confirm b; ack g t c => ok
+         +9s; tick; receive c2 g t => nothing
+         +1s; tick; receive c2 g t for=1s => a:1
+         ack g t a#1             => invalid_handle
+         +1s; tick; receive c2 g t => a:2
+         +2h; tick; receive c3 g t => a:3
+         ack g t b               => ok",
+    );
+}
+
+#[test]
+fn a_receive_asked_again_is_waited_for_again() {
+    check(
+        "topic t
+         send t a; receive c1 g t renewed=3h unless-confirmed=20s attempt=x => a:1
+         confirm a; +15s; receive c1 g t renewed=3h unless-confirmed=20s attempt=x => a:1
+         +19s; tick; receive c2 g t => nothing
+         +1s; tick; receive c2 g t => a:1
+         ack g t a; send t b; receive c1 g t renewed=3h unless-confirmed=20s attempt=y => b:1
+         receive c1 g t renewed=3h attempt=y => b:1
+         +2h; tick; receive c2 g t => nothing
+         +1h; tick; receive c2 g t => b:2",
+    );
+}
+
+#[test]
 fn a_client_that_comes_back_keeps_its_new_leases() {
     check(
         "topic t
@@ -521,9 +754,9 @@ fn types_and_permissions() {
     check(
         "topic t types=1
          send t a type=2         => message_type_mismatch
-         topic m types=1,2,3,4
-         send m a type=2         => not_supported
-         send m a type=3         => not_supported
+         topic m types=1,2,3,4,5
+         send m a type=2         => invalid_argument
+         send m a type=5          => not_supported
          send m a                => 0@0+1
          topic f types=2
          send f a                => message_type_mismatch
@@ -554,5 +787,314 @@ fn queues_take_turns() {
          topic t queues=2
          send t e => 0@2+1
          send t f => 1@1+1",
+    );
+}
+
+#[test]
+fn a_reset_makes_leases_and_retries_void() {
+    check(
+        "topic t
+         send t a b c d e
+         receive c g t max=3     => a:1 b:1 c:1
+         hide g t c 0s           => ok
+         receive c g t max=1 attempt=x => c:2
+         hide g t c 0s           => ok
+         reset g t 0=1           => 0=1
+         progress g t            => 1/1/5 flying 2, retry 0 flying 0, lag 4+0+2
+         hide g t b 60s          => invalid_handle
+         ack g t b               => ok
+         receive c g t           => b:1 c:1 d:1 e:1
+         +30s; tick
+         receive c g t           => b:2 c:2 d:2 e:2
+         ack g t b c d e         => ok ok ok ok
+         +1h; tick; receive c g t => nothing
+         progress g t            => 5/5/5 flying 0, retry 0 flying 0, lag 0+0+0
+         reset g t 0=99          => 0=5
+         reset g t 1=0           => invalid_argument
+         reset nobody t 0=0      => consumer_group_not_found
+         reset g u 0=0           => topic_not_found",
+    );
+}
+
+#[test]
+fn a_reset_forward_finishes_what_was_passed() {
+    check(
+        "topic t queues=2
+         send t a; send t b; send t c; send t d
+         receive c g t           => a:1 c:1 b:1 d:1
+         hide g t a 0s; hide g t b 0s => ok
+         reset g t 0=2           => 0=2
+         progress g t            => 2/2/2 flying 1, 1/2/2 flying 1, retry 1 flying 0, lag 0+1+2
+         +30s; tick; receive c g t => b:2 d:2
+         ack g t b d             => ok ok
+         send t e; receive c g t => e:1
+         ack g t e               => ok
+         progress g t            => 3/3/3 flying 0, 2/2/2 flying 0, retry 0 flying 0, lag 0+0+0",
+    );
+}
+
+#[test]
+fn a_repeat_after_a_reset_is_a_new_receive() {
+    check(
+        "topic t
+         send t a; receive c g t attempt=x => a:1
+         receive c g t attempt=x => a:1
+         reset g t 0=0           => 0=0
+         receive c g t attempt=x => a:1
+         ack g t a#3             => ok
+         +1h; tick; receive c g t => nothing",
+    );
+}
+
+#[test]
+fn new_groups_start_where_their_attribute_says() {
+    check(
+        "topic t
+         group first from=first
+         group last from=last
+         group later from=1700000010000
+         send t a; send t b
+         +10s; send t c; send t d
+         +10s; receive x last t  => nothing
+         progress last t         => 4/4/4 flying 0, retry 0 flying 0, lag 0+0+0
+         send t e; receive x last t => e:1
+         receive x later t       => c:1 d:1 e:1
+         receive x first t max=2 => a:1 b:1
+         at t 0s                 => 0
+         at t 1s                 => 2
+         at t 10s                => 2
+         at t 11s                => 4
+         at t 1h                 => 5",
+    );
+}
+
+#[test]
+fn stored_offsets_and_leases_do_not_know_each_other() {
+    check(
+        "topic t
+         send t a b c
+         store g t 0 2           => consumer_group_not_found
+         store g t 0 2 create    => ok
+         stored g t 0            => 2
+         receive c g t max=1     => a:1
+         store g t 0 1           => ok
+         stored g t 0            => 1
+         progress g t            => 0/1/3 flying 1, retry 0 flying 0, lag 2+0+1
+         store g t 0 4           => offset_out_of_range
+         store g t 1 0           => invalid_argument
+         store g u 0 0           => topic_not_found
+         store h t 0 3 create; drop-group h; tick; store h t 0 0 create; stored h t 0 => 0
+         drop-topic t; tick; topic t; stored g t 0 => none",
+    );
+}
+
+#[test]
+fn a_message_given_up_is_a_dead_letter_at_once() {
+    check(
+        "topic t
+         send t a b; receive c g t => a:1 b:1
+         dead g t a#1!           => invalid_handle
+         dead h t a              => invalid_handle
+         dead g t a              => ok
+         dead g t a              => ok
+         ack g t a               => ok
+         hide g t b 0s           => ok
+         dead g t b              => invalid_handle
+         receive c g t           => b:2
+         receive d h %DLQ%g      => a:1
+         ack h %DLQ%g a          => ok
+         +1h; tick; receive c g t => b:3
+         receive d h %DLQ%g      => nothing
+         reset g t 0=0           => 0=0
+         dead g t b              => ok
+         receive d h %DLQ%g      => nothing",
+    );
+}
+
+#[test]
+fn a_message_comes_when_its_time_has_come_and_not_before() {
+    check(
+        "topic t types=1,3
+         delay t 10s a b         => waits 2
+         delay t 5s c            => waits 1
+         send t d                => 0@0+1
+         waiting t               => 3 timers, 0 halves, 0 parked
+         receive c g t           => d:1
+         +4999ms; tick; receive c g t => nothing
+         +1ms; tick; receive c g t => c:1
+         +4999ms; tick; receive c g t => nothing
+         +1ms; tick; receive c g t => a:1 b:1
+         waiting t               => 0 timers, 0 halves, 0 parked
+         +1h; tick; receive c g t max=1 => d:2
+         delay t 0s e            => 0@4+1",
+    );
+}
+
+#[test]
+fn a_recall_wins_or_loses() {
+    check(
+        "topic t types=3
+         delay t 10s a b c       => waits 3
+         recall b                => ok
+         recall b                => ok
+         waiting t               => 2 timers, 0 halves, 0 parked
+         +10s; recall a          => ok
+         tick; receive c g t     => c:1
+         recall c                => timer_not_found
+         recall b                => timer_not_found
+         waiting t               => 0 timers, 0 halves, 0 parked
+         drop-topic t; recall c  => topic_not_found",
+    );
+}
+
+#[test]
+fn what_waits_goes_with_its_topic() {
+    check(
+        "topic t types=3,4; topic u types=3
+         delay t 10s a b; delay u 10s c; half t d => waits 1
+         drop-topic t; topic t types=3,4; tick; tick
+         waiting t               => 0 timers, 0 halves, 0 parked
+         waiting u               => 1 timers, 0 halves, 0 parked
+         commit d                => half_message_not_found
+         recall a                => timer_not_found
+         +10s; tick; receive c g t => nothing
+         receive c g u           => c:1
+         +1h; tick; wanted       => none",
+    );
+}
+
+#[test]
+fn a_half_message_comes_once_it_is_committed() {
+    check(
+        "topic t types=1,4
+         half t a b c            => waits 3
+         receive c1 g t          => nothing
+         waiting t               => 0 timers, 3 halves, 0 parked
+         commit b                => ok
+         receive c1 g t          => b:1
+         rollback a              => ok
+         commit a                => already_rolled_back
+         rollback a              => ok
+         rollback b              => already_committed
+         commit b                => ok
+         receive c2 g t          => nothing
+         waiting t               => 0 timers, 1 halves, 0 parked
+         +9m; tick; commit b     => ok
+         +1m; tick; commit b     => half_message_not_found
+         commit a                => half_message_not_found",
+    );
+}
+
+#[test]
+fn who_says_nothing_is_asked_until_nobody_is_asked_any_more() {
+    check(
+        "topic t types=4
+         half t a after=6s every=30s checks=2
+         half t b after=1m every=30s checks=2 age=2m
+         +5s; tick; wanted       => none
+         +1s; tick; wanted       => a
+         tick; wanted            => a
+         checked a               => ok
+         wanted                  => none
+         +30s; tick; wanted      => a
+         checked a unsent        => ok
+         +30s; tick; wanted      => a b
+         checked a; checked b unsent; wanted => none
+         +30s; tick; wanted      => b
+         waiting t               => 0 timers, 2 halves, 1 parked
+         checked b unsent; +30s; tick; wanted => none
+         waiting t               => 0 timers, 2 halves, 2 parked
+         +24h; tick; commit a    => ok
+         rollback b              => ok
+         receive c g t           => a:1
+         waiting t               => 0 timers, 0 halves, 0 parked",
+    );
+}
+
+#[test]
+fn a_message_that_was_ended_is_not_asked_about() {
+    check(
+        "topic t types=4
+         half t a b after=6s
+         commit a; +6s; tick; wanted => b
+         rollback b; checked b; wanted => none
+         +10m; tick; wanted      => none",
+    );
+}
+
+#[test]
+fn the_highest_priority_comes_first() {
+    check(
+        "topic t types=6 queues=4
+         group g; group h factor=0
+         send t type=6 priority=0 a b => 0@0+2
+         send t type=6 priority=2 c => 2@0+1
+         send t type=6 priority=9 d => 3@0+1
+         send t type=6 priority=1 e => 1@0+1
+         receive c1 g t max=2    => d:1 c:1
+         send t type=6 priority=3 f
+         receive c1 g t          => f:1 e:1 a:1 b:1",
+    );
+}
+
+#[test]
+fn what_is_sent_again_is_stored_once() {
+    check(
+        "topic t queues=2; topic u
+         send t id=a a        => 0@0+1
+         again                => 0 0
+         send t id=a a        => 0@0+1
+         again                => 1 0
+         send t id=b b        => 1@0+1
+         send t id=a a2       => 0@0+1
+         send u id=a c        => 0@0+1
+         send t id=a content=2 d => 0@1+1
+         again                => 0 1
+         send t id=a content=2 d => 0@1+1
+         send t id=e e e      => 1@1+1 1@1+1
+         send t f             => 0@2+1
+         send t f             => 1@2+1",
+    );
+}
+
+#[test]
+fn the_window_ends_by_time_and_by_count() {
+    check(
+        "topic t
+         send t id=a a            => 0@0+1
+         +599999ms; send t id=a a => 0@0+1
+         +1ms; send t id=a a      => 0@1+1
+         send t id=a a            => 0@1+1
+         set idempotence.window.ms 1000
+         +1s; send t id=a a       => 0@2+1
+         set idempotence.messages.max 2
+         send t id=b b            => 0@3+1
+         send t id=c c            => 0@4+1
+         restart
+         send t id=a a            => 0@5+1
+         send t id=c c            => 0@4+1
+         drop-topic t; topic t
+         send t id=c c            => 0@0+1
+         set idempotence.window.ms 0
+         send t id=c c            => 0@1+1",
+    );
+}
+
+#[test]
+fn a_message_that_waits_is_sent_again() {
+    check(
+        "topic t types=1,3,4; group g
+         delay t 10s id=a a      => waits 1
+         half t id=b b           => waits 1
+         +5s; delay t 5s id=a x  => waits 1
+         half t id=b y           => waits 1
+         receive c1 g t          =>
+         restart
+         commit y                => ok
+         half t id=b z           => waits 1
+         commit z                => ok
+         receive c1 g t          => b:1
+         +5s; tick; receive c1 g t => a:1
+         +1h; tick; wanted       => none",
     );
 }

@@ -1,0 +1,363 @@
+//! Message groups: one message of each is out, in order, whatever becomes of it; and what waits costs a bounded number
+//! of rows per command.
+
+use super::timeline::check;
+use super::{Harness, dump, lasting};
+use crate::filter::tag::tag_hash;
+use crate::store::{ConsumerGroupId, TopicId, consumer_group, fifo, topic};
+use raftmq_proto::command::{
+    Ack, Append, AppendMessage, Handle, Lease, Leased, PutTopic, QueueOffset, Refusal, Reset, Tick, Topic, command,
+    reply,
+};
+
+#[test]
+fn one_message_of_a_message_group_is_out() {
+    check(
+        "topic t types=1,2
+         send t k.a k.b l.c x     => 0@0+4
+         receive c g t            => a:1 c:1 x:1
+         receive d g t            => nothing
+         receive d h t            => a:1 c:1 x:1
+         progress g t             => 0/4/4 flying 3, retry 0 flying 0, lag 0+0+3, aside 1
+         ack g t a#1              => ok
+         ack g t a#1              => ok
+         receive d g t            => b:1
+         send t k.d               => 0@4+1
+         ack g t c#1 x#1          => ok ok
+         receive c g t            => nothing
+         ack g t b                => ok
+         receive c g t            => d:1
+         ack g t d                => ok
+         progress g t             => 5/5/5 flying 0, retry 0 flying 0, lag 0+0+0",
+    );
+}
+
+#[test]
+fn a_failed_message_comes_before_its_successors_until_it_is_a_dead_letter() {
+    check(
+        "topic t types=2
+         group g retry=2
+         send t k.a k.b l.c; receive c g t => a:1 c:1
+         ack g t c                => ok
+         +30s; receive d g t      => nothing
+         tick; receive d g t      => a:2
+         hide g t a 0s suspend    => ok
+         receive c g t            => a:2
+         hide g t a 5s            => ok
+         +5s; tick; receive d g t => a:3
+         send t l.d; receive d g t => d:1
+         +29999ms; tick; receive d g t => nothing
+         +1ms; tick; receive e g t => b:1 d:2
+         ack g t a b              => invalid_handle ok
+         receive c g %DLQ%g       => a:1
+         progress g t             => 4/4/4 flying 0, retry 0 flying 1, lag 0+0+1",
+    );
+}
+
+#[test]
+fn a_message_that_its_consumer_gives_up_makes_way() {
+    check(
+        "topic t types=2
+         send t k.a k.b; receive c g t => a:1
+         dead g t a!              => invalid_handle
+         receive c g t            => nothing
+         dead g t a               => ok
+         dead g t a               => ok
+         receive c g t            => b:1
+         receive c g t            => nothing",
+    );
+}
+
+#[test]
+fn the_order_outlives_the_session() {
+    check(
+        "topic t types=2
+         session c g t=*
+         send t k.a k.b; receive c g t renewed=3h attempt=1 => a:1
+         receive c g t renewed=3h attempt=1 => a:1
+         receive d g t renewed=3h => nothing
+         end c
+         receive d g t renewed=3h => a:2
+         ack g t a#1              => invalid_handle
+         receive e g t            => nothing
+         ack g t a                => ok
+         receive e g t            => b:1",
+    );
+}
+
+#[test]
+fn a_parked_message_is_not_overtaken_and_one_that_nobody_wants_is_skipped() {
+    check(
+        "topic t types=2
+         session c g t=x
+         session d g t=y
+         send t k.a/y k.b/x k.n/z k.c/x
+         receive c g t tags=x     => nothing
+         receive d g t tags=y     => a:1
+         hide g t a 0s            => ok
+         receive c g t tags=x     => nothing
+         receive d g t tags=y     => a:2
+         ack g t a                => ok
+         receive d g t tags=y     => nothing
+         receive c g t tags=x     => b:1
+         ack g t b; receive c g t tags=x => c:1
+         ack g t c
+         progress g t             => 4/4/4 flying 0, retry 0 flying 0, lag 0+0+0",
+    );
+}
+
+#[test]
+fn what_waits_for_a_member_that_is_gone_holds_nothing_up() {
+    check(
+        "topic t types=2
+         session c g t=x
+         session d g t=y
+         send t k.a/y k.n/y k.b/x
+         receive c g t tags=x     => nothing
+         progress g t             => 3/3/3 flying 0, retry 1 flying 0, lag 0+1+0, aside 2
+         end d
+         receive c g t tags=x     => b:1
+         progress g t             => 3/3/3 flying 0, retry 0 flying 1, lag 0+0+1",
+    );
+}
+
+#[test]
+fn a_reset_frees_the_message_groups() {
+    check(
+        "topic t types=2
+         send t k.a k.b k.c; receive c g t => a:1
+         reset g t 0=0            => 0=0
+         receive d g t            => a:1
+         ack g t a#1              => ok
+         receive d g t            => nothing
+         tick
+         progress g t             => 0/3/3 flying 1, retry 0 flying 0, lag 0+0+1, aside 2
+         reset g t 0=1            => 0=1
+         tick; receive e g t      => b:1
+         +30s; tick; receive e g t => b:2
+         ack g t b; receive e g t => c:1
+         ack g t c
+         reset g t 0=3            => 0=3
+         tick
+         progress g t             => 3/3/3 flying 0, retry 0 flying 0, lag 0+0+0",
+    );
+}
+
+#[test]
+fn a_consumer_group_can_do_without_the_order() {
+    check(
+        "topic t types=2
+         send t k.a k.b k.c; receive c h t => a:1
+         group g order=off
+         receive c g t max=2      => a:1 b:1
+         ack g t a                => ok
+         +30s; tick; receive c g t => b:2 c:1
+         group g order=on
+         send t k.d k.e; receive c g t => d:1
+         receive c g t            => nothing
+         group g order=off
+         send t k.f; receive c g t => f:1
+         ack g t d; receive c g t => e:1",
+    );
+}
+
+#[test]
+fn message_groups_stay_in_their_queues() {
+    check(
+        "topic t queues=4 types=1,2
+         send t k.a l.b k.c m.d   => 1@0+1 2@0+1 1@1+1 0@0+1
+         send t x y               => 0@1+2
+         topic t queues=8 types=1,2 => version 2
+         send t m.e k.f l.g       => 0@3+1 1@2+1 2@1+1
+         topic t queues=3 types=1,2 => invalid_argument
+         topic t queues=4 types=1,2 => version 3
+         send t k.h z type=1      => 1@3+2
+         receive c g t            => d:1 x:1 y:1 a:1 z:1 b:1
+         topic n
+         send n k.a               => message_type_mismatch
+         topic f types=2
+         send f a                 => message_type_mismatch
+         send f a type=2          => invalid_argument",
+    );
+}
+
+#[test]
+fn dead_letters_of_a_message_group_come_in_any_order() {
+    check(
+        "topic t types=2
+         group g retry=0
+         send t k.a k.b; receive c g t => a:1
+         +30s; tick; receive c g t => b:1
+         +30s; tick; receive c g %DLQ%g => a:1 b:1",
+    );
+}
+
+struct Fifo {
+    harness: Harness,
+}
+
+impl Fifo {
+    fn new(queues: u32) -> Fifo {
+        let mut harness = Harness::new();
+        let topic = Topic {
+            name: "t".into(),
+            read_queues: queues,
+            write_queues: queues,
+            permission: 6,
+            message_types: vec![2],
+            ..Topic::default()
+        };
+        harness.run(command::Kind::PutTopic(PutTopic { topic: Some(topic), create_only: false }));
+        Fifo { harness }
+    }
+
+    fn send(&mut self, groups: impl Iterator<Item = u64>) {
+        let messages = groups.map(|group| AppendMessage {
+            message_type: 2,
+            message_group_hash: u64::from(tag_hash(&group.to_string())),
+            ..AppendMessage::default()
+        });
+        let append = Append { topic: "t".into(), messages: messages.collect(), checks: None };
+        assert_eq!(self.harness.run(command::Kind::Append(append)).refusal(), Refusal::Unspecified);
+    }
+
+    /// A receive, and the rows that it changed.
+    fn receive(&mut self, max: u32) -> (Leased, usize) {
+        let before = lasting(&self.harness.state);
+        let reply = self.harness.run(command::Kind::Lease(Lease {
+            consumer_group: "g".into(),
+            topic: "t".into(),
+            client_id: "c".into(),
+            messages_max: max,
+            invisible_ms: 30_000,
+            nonce: 3,
+            create_consumer_group: true,
+            ..Lease::default()
+        }));
+        let Some(reply::Kind::Leased(leased)) = reply.kind else { panic!("not leased: {reply:?}") };
+        let after = lasting(&self.harness.state);
+        let before: std::collections::BTreeSet<_> = before.into_iter().collect();
+        let after: std::collections::BTreeSet<_> = after.into_iter().collect();
+        (leased, after.symmetric_difference(&before).count())
+    }
+
+    fn ack(&mut self, leased: &Leased) {
+        let handles = leased.messages.iter().map(|message| Handle {
+            consumer_group_id: leased.consumer_group_id,
+            lease_id: leased.lease_id,
+            item: message.item,
+            nonce: leased.nonce,
+        });
+        let ack = Ack { consumer_group: "g".into(), topic: "t".into(), handles: handles.collect() };
+        self.harness.run(command::Kind::Ack(ack));
+    }
+
+    fn put_aside(&self) -> u64 {
+        let topic = topic::topic(&self.harness.state, "t").expect("read").expect("exists");
+        let group = consumer_group::consumer_group(&self.harness.state, "g").expect("read").expect("exists");
+        fifo::put_aside(&self.harness.state, TopicId(topic.id), ConsumerGroupId(group.id)).expect("read")
+    }
+
+    fn rows(&self, table: &str) -> usize {
+        dump(&self.harness.state).iter().filter(|(of, ..)| *of == table).count()
+    }
+
+    /// Ticks until nothing is left; returns how often.
+    fn tick(&mut self) -> usize {
+        for ticks in 1.. {
+            let reply = self.harness.run(command::Kind::Tick(Tick {}));
+            if !matches!(reply.kind, Some(reply::Kind::Ticked(ticked)) if ticked.more) {
+                return ticks;
+            }
+        }
+        0
+    }
+}
+
+#[test]
+fn a_long_message_group_is_passed_in_bounded_steps() {
+    let mut fifo = Fifo::new(1);
+    (0..10).for_each(|_| fifo.send(std::iter::repeat_n(7, 1_000)));
+    fifo.send(1..=20);
+    let mut looks = 0;
+    let mut found = Vec::new();
+    loop {
+        let (leased, rows) = fifo.receive(32);
+        assert!(rows <= 1_200, "a receive changes a bounded number of rows, not {rows}");
+        looks += 1;
+        found.extend(leased.messages.iter().map(|message| message.offset));
+        if !leased.more {
+            break;
+        }
+    }
+    assert!((10..30).contains(&looks), "{looks} looks");
+    assert_eq!(found.len(), 20, "the first of the long one, and all others: {found:?}");
+    assert_eq!(fifo.put_aside(), 9_999 + 1);
+    // A reset leaves the rows to Tick.
+    let queues = vec![QueueOffset { queue: 0, offset: 0 }];
+    fifo.harness.run(command::Kind::Reset(Reset { consumer_group: "g".into(), topic: "t".into(), queues }));
+    assert!(fifo.tick() >= 10);
+    assert_eq!((fifo.put_aside(), fifo.rows("fifo")), (0, 0));
+    fifo.harness.assert_replays(9);
+}
+
+#[test]
+fn what_is_put_aside_comes_out_whole_and_in_order() {
+    let mut fifo = Fifo::new(3);
+    for round in 0..40u64 {
+        fifo.send((0..25).map(|number| (number * 7 + round * number) % 10));
+    }
+    let mut last = std::collections::BTreeMap::new();
+    let mut delivered = 0;
+    loop {
+        let (leased, _) = fifo.receive(32);
+        if leased.messages.is_empty() && !leased.more {
+            break;
+        }
+        // Within a queue, the messages of a message group come by their offsets: by entry and slot.
+        for message in &leased.messages {
+            let at = (message.log_index, message.slot);
+            let round = message.log_index - 2;
+            let number = u64::from(message.slot);
+            let before = last.insert((number * 7 + round * number) % 10, at);
+            assert!(before < Some(at), "{before:?} then {at:?}");
+        }
+        delivered += leased.messages.len();
+        fifo.ack(&leased);
+    }
+    assert_eq!(delivered, 1_000);
+    assert_eq!((fifo.put_aside(), fifo.rows("fifo"), fifo.rows("retry"), fifo.rows("lease")), (0, 0, 0, 0));
+}
+
+#[test]
+fn a_poisoned_message_group_takes_one_row_a_message() {
+    let mut fifo = Fifo::new(8);
+    fifo.send(0..1_000);
+    let poisoned = fifo.receive(1).0;
+    let mut finished = 1;
+    for _ in 0..5 {
+        while finished % 1_000 != 0 {
+            let (leased, _) = fifo.receive(32);
+            let of_poisoned = leased.messages.iter().any(|m| m.slot == poisoned.messages[0].slot);
+            assert!(!leased.messages.is_empty() && !of_poisoned, "the others go on");
+            finished += leased.messages.len();
+            fifo.ack(&leased);
+        }
+        assert_eq!(fifo.rows("lease"), 1);
+        fifo.send(0..1_000);
+        // The poisoned one is put aside once a round.
+        finished += 1;
+    }
+    fifo.ack(&poisoned);
+    let mut left = 0;
+    loop {
+        let (leased, _) = fifo.receive(32);
+        if leased.messages.is_empty() && !leased.more {
+            break;
+        }
+        left += leased.messages.len();
+        fifo.ack(&leased);
+    }
+    assert_eq!(left, 1_000 + 4);
+    assert_eq!(fifo.rows("fifo"), 0);
+}

@@ -1,0 +1,153 @@
+//! Messages that wait for their delivery time. The body stays where it is in the log; when the time has come, Tick
+//! gives the message a place in a queue.
+//!
+//! ```text
+//! u8 flags: bit 0 recalled | u32 tag hash | body bytes | u64 hash of the message id
+//! ```
+
+use super::codec::{Reader, put_varint};
+use super::{StateError, TopicId, key};
+use raft_store::ReadState;
+use std::ops::ControlFlow;
+
+const TABLE: &str = key::TABLES[key::TIMER.0 as usize];
+
+const RECALLED: u8 = 1;
+
+/// Where a message that waits is in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InLog {
+    /// Index of its entry.
+    pub log_index: u64,
+    /// Slot in the entry.
+    pub slot: u32,
+}
+
+/// A message that waits for its delivery time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timer {
+    /// It was taken back: its row stays until the time, so that a second recall is answered like the first.
+    pub recalled: bool,
+    /// Hash of its tag, 0 when it has none.
+    pub tag: u32,
+    /// Bytes of its body.
+    pub body_bytes: u32,
+    /// Hash of its message id.
+    pub message_id_hash: u64,
+}
+
+impl Timer {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(18);
+        out.push(if self.recalled { RECALLED } else { 0 });
+        out.extend_from_slice(&self.tag.to_be_bytes());
+        put_varint(&mut out, u64::from(self.body_bytes));
+        out.extend_from_slice(&self.message_id_hash.to_be_bytes());
+        out
+    }
+
+    fn decode(value: &[u8]) -> Result<Timer, StateError> {
+        let mut reader = Reader::new(TABLE, value);
+        let recalled = reader.u8()? & RECALLED != 0;
+        let timer =
+            Timer { recalled, tag: reader.u32()?, body_bytes: reader.varint_u32()?, message_id_hash: reader.u64()? };
+        reader.end()?;
+        Ok(timer)
+    }
+}
+
+/// A timer with what its key says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    /// Delivery time, ms since the Unix epoch.
+    pub at_ms: u64,
+    /// Its topic, which may be gone.
+    pub topic: TopicId,
+    /// Where its body is.
+    pub place: InLog,
+    /// The timer.
+    pub timer: Timer,
+}
+
+/// A message that waits.
+///
+/// # Errors
+/// When the row cannot be read.
+pub fn timer(
+    state: &impl ReadState,
+    at_ms: u64,
+    topic: TopicId,
+    InLog { log_index, slot }: InLog,
+) -> Result<Option<Timer>, StateError> {
+    let key = key::waiting_at(b'd', at_ms, topic, log_index, slot);
+    state.get(key::TIMER, &key)?.map(|value| Timer::decode(&value)).transpose()
+}
+
+/// No timer stands below this key.
+pub(crate) fn low(state: &impl ReadState) -> Result<Vec<u8>, StateError> {
+    Ok(state.get(key::MACHINE, &key::machine(b't'))?.unwrap_or_else(|| b"d".to_vec()))
+}
+
+/// Timers up to and including `until_ms`, earliest first, at most `rows_max`.
+///
+/// # Errors
+/// When a row cannot be read.
+pub fn due(state: &impl ReadState, until_ms: u64, rows_max: usize) -> Result<Vec<Due>, StateError> {
+    scan(state, &low(state)?, until_ms, rows_max)
+}
+
+/// Timers from a key on.
+fn scan(state: &impl ReadState, from: &[u8], until_ms: u64, rows_max: usize) -> Result<Vec<Due>, StateError> {
+    let mut rows = Vec::new();
+    state.scan(key::TIMER, from, &key::waiting_until(b'd', until_ms), &mut |key, value| {
+        rows.push(parse(key, value));
+        if rows.len() < rows_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    rows.into_iter().collect()
+}
+
+fn parse(key: &[u8], value: &[u8]) -> Result<Due, StateError> {
+    let mut reader = Reader::new(TABLE, key);
+    reader.u8()?;
+    Ok(Due {
+        at_ms: reader.u64()?,
+        topic: TopicId(reader.u64()?),
+        place: InLog { log_index: reader.u64()?, slot: reader.u32()? },
+        timer: Timer::decode(value)?,
+    })
+}
+
+/// Messages of a topic that wait for their delivery time.
+///
+/// # Errors
+/// When the row cannot be read.
+pub fn waiting(state: &impl ReadState, topic: TopicId) -> Result<u64, StateError> {
+    count(state, key::TIMER, topic)
+}
+
+/// How many messages of a topic a table holds.
+pub(super) fn count(state: &impl ReadState, table: raft_store::Table, topic: TopicId) -> Result<u64, StateError> {
+    let Some(value) = state.get(table, &key::waiting_count(topic))? else { return Ok(0) };
+    let mut reader = Reader::new(key::TABLES[usize::from(table.0)], &value);
+    let count = reader.varint()?;
+    reader.end()?;
+    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Timer;
+    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+
+    proptest! {
+        #[test]
+        fn rows_come_back(recalled in any::<bool>(), tag in any::<u32>(), body_bytes in any::<u32>(), message_id_hash in any::<u64>()) {
+            let timer = Timer { recalled, tag, body_bytes, message_id_hash };
+            let value = timer.encode();
+            prop_assert_eq!(Timer::decode(&value).expect("comes back"), timer);
+            for cut in 0..value.len() {
+                prop_assert!(Timer::decode(&value[..cut]).is_err());
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Rows that batches read or wrote lately, so that what every entry asks for again is not looked up in the store each
+//! time: a lookup there costs several times what a machine does with the row.
+//!
+//! Batches alone write rows, one at a time, and each tells what it wrote; so what is kept here is what the store holds.
+
+use std::collections::HashMap;
+use std::mem;
+
+/// Rows of one generation. The generation before stays until this one is full.
+const ROWS_MAX: usize = 8_192;
+/// Larger rows are looked up.
+const ROW_BYTES_MAX: usize = 1_024;
+
+/// A row, or that there is none.
+type Row = Option<Vec<u8>>;
+/// By table.
+type Generation = Vec<HashMap<Vec<u8>, Row>>;
+
+/// The rows of two generations: what is used stays, what is not goes with the older one.
+pub(crate) struct Recent {
+    young: Generation,
+    old: Generation,
+    /// Rows of the younger generation.
+    rows: usize,
+}
+
+impl Recent {
+    pub(crate) fn new(tables: usize) -> Recent {
+        let generation = || (0..tables).map(|_| HashMap::new()).collect();
+        Recent { young: generation(), old: generation(), rows: 0 }
+    }
+
+    /// What the store holds at `key`, if that is known.
+    pub(crate) fn get(&mut self, table: usize, key: &[u8]) -> Option<Row> {
+        if let Some(row) = self.young[table].get(key) {
+            return Some(row.clone());
+        }
+        let (key, row) = self.old[table].remove_entry(key)?;
+        self.keep(table, key, row.clone());
+        Some(row)
+    }
+
+    /// The store holds this row now.
+    pub(crate) fn put(&mut self, table: usize, key: Vec<u8>, row: Row) {
+        self.old[table].remove(&key);
+        if key.len() + row.as_ref().map_or(0, Vec::len) > ROW_BYTES_MAX {
+            self.rows -= usize::from(self.young[table].remove(&key).is_some());
+        } else {
+            self.keep(table, key, row);
+        }
+    }
+
+    /// The store is another one.
+    pub(crate) fn clear(&mut self) {
+        self.young.iter_mut().chain(&mut self.old).for_each(HashMap::clear);
+        self.rows = 0;
+    }
+
+    fn keep(&mut self, table: usize, key: Vec<u8>, row: Row) {
+        if self.rows == ROWS_MAX {
+            mem::swap(&mut self.young, &mut self.old);
+            self.young.iter_mut().for_each(HashMap::clear);
+            self.rows = 0;
+        }
+        self.rows += usize::from(self.young[table].insert(key, row).is_none());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ROW_BYTES_MAX, ROWS_MAX, Recent};
+
+    fn key(number: usize) -> Vec<u8> {
+        number.to_be_bytes().to_vec()
+    }
+
+    #[test]
+    fn what_was_written_last_is_known() {
+        let mut recent = Recent::new(2);
+        assert_eq!(recent.get(0, b"a"), None);
+        recent.put(0, b"a".to_vec(), Some(b"1".to_vec()));
+        recent.put(1, b"a".to_vec(), None);
+        assert_eq!((recent.get(0, b"a"), recent.get(1, b"a")), (Some(Some(b"1".to_vec())), Some(None)));
+        recent.put(0, b"a".to_vec(), Some(vec![0; ROW_BYTES_MAX]));
+        assert_eq!(recent.get(0, b"a"), None, "large rows are not kept, nor what stood there before");
+        recent.put(0, b"a".to_vec(), None);
+        recent.clear();
+        assert_eq!(recent.get(0, b"a"), None);
+    }
+
+    #[test]
+    fn what_is_used_stays_and_the_rest_goes() {
+        let mut recent = Recent::new(1);
+        for number in 0..10 * ROWS_MAX {
+            recent.put(0, key(number), Some(key(number)));
+            assert_eq!(recent.get(0, &key(7)).is_some(), number >= 7);
+            assert!(recent.young[0].len() + recent.old[0].len() <= 2 * ROWS_MAX);
+        }
+        assert_eq!(recent.get(0, &key(7)), Some(Some(key(7))));
+        assert_eq!(recent.get(0, &key(8)), None);
+        // An old row that is written again is not remembered as it was.
+        recent.put(0, key(7), None);
+        (0..ROWS_MAX).for_each(|number| recent.put(0, key(number + 100), None));
+        recent.put(0, key(7), Some(key(1)));
+        assert_eq!(recent.get(0, &key(7)), Some(Some(key(1))));
+    }
+}
