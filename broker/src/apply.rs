@@ -3,6 +3,7 @@
 
 use crate::access::Access;
 use crate::admin::Traffic;
+use crate::agreement::Agreement;
 use crate::clock::ClusterClock;
 use crate::deliver::wait::Waiters;
 use crate::forward::Merger;
@@ -39,6 +40,8 @@ pub(crate) struct Outlets {
     pub catalog_changed: Notify,
     /// Half messages are to be checked.
     pub check_wanted: Notify,
+    /// What is known of the members' rows.
+    pub agreement: Agreement,
     /// What the group takes and hands out.
     pub traffic: Traffic,
     /// What applied entries led to and is not carried out yet.
@@ -158,7 +161,9 @@ impl Machine for Applier {
             );
         }
         self.effects.extend(outcome.effects);
-        self.time_ms = store::machine::applied(state)?.time_ms;
+        let applied = store::machine::applied(state)?;
+        self.time_ms = applied.time_ms;
+        self.outlets.agreement.applied(entry.index, applied.checksum);
         match self.entries.last_mut() {
             Some((term, count)) if *term == entry.term => *count += 1,
             _ => self.entries.push((entry.term, 1)),
@@ -193,6 +198,7 @@ impl Machine for Applier {
 
     fn restored(&mut self, _index: LogIndex) {
         self.rules = Rules::default();
+        self.outlets.agreement.replaced();
         self.outlets.access.replaced();
         self.outlets.waiters.wake_all();
         self.outlets.catalog_changed.notify_one();

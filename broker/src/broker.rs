@@ -2,6 +2,7 @@
 
 use crate::access::{self, Access};
 use crate::admin::{AdminService, Traffic};
+use crate::agreement::Agreement;
 use crate::apply::{Applier, Origin, Outlets};
 use crate::client::Registry;
 use crate::clock::{ClusterClock, system_clock};
@@ -132,6 +133,7 @@ impl Broker {
             due: Notify::new(),
             catalog_changed: Notify::new(),
             check_wanted: Notify::new(),
+            agreement: Agreement::default(),
             traffic: Traffic::default(),
             consequences: Mutex::default(),
             follows: Notify::new(),
@@ -272,8 +274,9 @@ fn reports(
         node.registry.reported(report.clients);
         node.paces.reported(report.node, Duration::from_micros(report.sync_us));
         node.gate.reported(report.node, report.shortage);
+        let deviates_from = task::agreement::judge(&node, report.node, report.marks);
         let sends_refused = node.gate.decide(&node.group).map(|why| why.to_string()).unwrap_or_default();
-        Ok(ReportResponse { time_ms: node.clock.known(), sends_refused })
+        Ok(ReportResponse { time_ms: node.clock.known(), sends_refused, deviates_from })
     }
 }
 

@@ -16,6 +16,7 @@
 
 pub mod access;
 pub mod admin;
+mod agreement;
 pub mod apply;
 pub mod broker;
 pub mod client;

@@ -614,6 +614,27 @@ impl RaftGroup {
         self.shared().network.channel(node, &info)
     }
 
+    /// The rows of this node were found to be wrong. It stops as after a failure of storage, and its next start fills
+    /// an empty state from the log, or refuses when the log does not reach back far enough.
+    pub fn distrust_rows(&self, why: &str) {
+        let shared = self.shared().clone();
+        let why = why.to_owned();
+        self.owner.handle.spawn_blocking(move || {
+            if shared.halt.reason().is_some() {
+                return;
+            }
+            match shared.home.set_state(shared.home.state_number() + 1, None) {
+                Ok(()) => shared.halt.stop(format!(
+                    "the rows of this node cannot be trusted: {why}; start it again, and it fills them anew from its log"
+                )),
+                Err(error) => shared.halt.stop(format!(
+                    "the rows of this node cannot be trusted: {why}; and the next start will use them again, because \
+                     the MANIFEST could not be replaced: {error}"
+                )),
+            }
+        });
+    }
+
     /// Resolves once storage has failed, with the reason. Nothing is acknowledged after it: the process must end.
     pub async fn halted(&self) -> Arc<str> {
         self.shared().halt.stopped().await

@@ -1,4 +1,4 @@
-//! The first reason to stop, kept for ever: nothing is acknowledged after storage failed.
+//! The first reason to stop, kept for ever: nothing is acknowledged after storage failed or was found wrong.
 
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -21,7 +21,7 @@ impl Halt {
             if kept.is_some() {
                 return false;
             }
-            tracing::error!(%reason, "stopping: storage failed, nothing is acknowledged from here on");
+            tracing::error!(%reason, "stopping: storage failed or cannot be trusted, nothing is acknowledged from here on");
             *kept = Some(reason);
             true
         });

@@ -581,6 +581,11 @@ impl Cluster {
         fs::remove_dir_all(&node.data).with_context(|| format!("wiping {}", node.data.display()))
     }
 
+    /// Folder with everything that a node has on disk.
+    pub fn data(&self, number: usize) -> &Path {
+        &self.nodes[number].data
+    }
+
     /// The process of a node.
     pub fn process(&mut self, number: usize) -> Option<&mut Process> {
         self.nodes[number].process.as_mut()

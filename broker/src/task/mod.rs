@@ -1,5 +1,6 @@
 //! Work that only the leader does. It proposes and never writes; losing leadership ends it.
 
+pub(crate) mod agreement;
 mod clock;
 mod session;
 mod settings;

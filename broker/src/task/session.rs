@@ -82,6 +82,7 @@ pub(super) async fn report(node: &Node) {
                 clock_ms: node.clock.wall(),
                 clients: node.registry.report(),
                 shortage: node.group.shortage().map(room::to_wire),
+                marks: node.outlets.agreement.report(),
                 sync_us: node.paces.own(node.group.sync_figures()).map_or(0, micros),
             };
             let reported = tokio::time::timeout(REPORT_EVERY, ForwardClient::new(channel).report(request)).await;
@@ -90,6 +91,9 @@ pub(super) async fn report(node: &Node) {
                     let told = told.into_inner();
                     if let Some(time_ms) = told.time_ms {
                         node.clock.told(time_ms);
+                    }
+                    if let Some(majority) = told.deviates_from {
+                        super::agreement::told(node, majority);
                     }
                     node.gate.told(Some(told.sends_refused).filter(|why| !why.is_empty()));
                 }
