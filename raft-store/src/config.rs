@@ -4,8 +4,13 @@ use crate::error::StartError;
 use crate::secret::PeerSecret;
 use crate::state::StateOptions;
 use crate::types::NodeAddresses;
+use futures::future::BoxFuture;
+use std::fmt;
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::DuplexStream;
 
 /// A node as the configuration file lists it. The list only forms the group; afterwards the log's membership wins.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,8 +41,31 @@ pub enum RuntimeMode {
         /// Threads of the runtime, at least 1.
         threads: usize,
     },
-    /// On the runtime that starts the group; for simulation.
+    /// On the runtime that starts the group, which also writes the log, a millisecond or a few after it is told to:
+    /// for simulation, where time is the runtime's.
     Current,
+}
+
+/// Makes the connection to a peer's address.
+pub type Dialing = dyn Fn(String) -> BoxFuture<'static, io::Result<DuplexStream>> + Send + Sync;
+
+/// How peers are reached.
+#[derive(Clone, Default)]
+pub enum Dial {
+    /// By TCP.
+    #[default]
+    Tcp,
+    /// As a test says.
+    With(Arc<Dialing>),
+}
+
+impl fmt::Debug for Dial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Dial::Tcp => "Tcp",
+            Dial::With(_) => "With(..)",
+        })
+    }
 }
 
 /// Everything a group needs to know. Times are in milliseconds.
@@ -86,6 +114,8 @@ pub struct RaftConfig {
     pub secret: PeerSecret,
     /// Where Raft's tasks run.
     pub runtime: RuntimeMode,
+    /// How peers are reached.
+    pub dial: Dial,
 }
 
 impl RaftConfig {
@@ -113,6 +143,7 @@ impl RaftConfig {
             advertised: NodeAddresses::default(),
             secret: PeerSecret::default(),
             runtime: RuntimeMode::Own { threads: 2 },
+            dial: Dial::Tcp,
         }
     }
 

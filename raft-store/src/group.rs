@@ -8,7 +8,7 @@ use crate::flush::Flusher;
 use crate::halt::Halt;
 use crate::identity::{Home, Identity};
 use crate::lease_watch;
-use crate::log::{Log, LogOptions, LogOwner, OpenError, Recovery, SyncMode};
+use crate::log::{Log, LogOptions, LogOwner, OpenError, Recovery, SyncMode, WriterMode};
 use crate::log_store::LogStore;
 use crate::machine::Machine;
 use crate::network::{Dialer, Network, PAYLOAD_BYTES_MAX, PeerChannel};
@@ -777,6 +777,10 @@ impl Opened {
             sync,
             tail_cache_bytes: config.tail_cache_bytes,
             keep_free_bytes: config.disk_free_bytes_min,
+            writer: match config.runtime {
+                RuntimeMode::Own { .. } => WriterMode::Thread,
+                RuntimeMode::Current => WriterMode::Inline,
+            },
             ..LogOptions::default()
         };
         let owner = LogOwner { group: config.group.clone(), disk_id: home.identity().disk.0 };
@@ -817,6 +821,9 @@ impl Opened {
             let apply_waits = self.config.flush == FlushMode::Sync;
             self.parts(apply_waits)?
         };
+        if config.runtime == RuntimeMode::Current {
+            tasks.spawn(stop.clone().run_until_cancelled_owned(write_by_and_by(log.clone())));
+        }
         let identity = home.identity().clone();
         let addresses = config.addresses();
         let info = NodeInfo { label: config.label.clone(), disk: identity.disk, addresses };
@@ -885,6 +892,14 @@ impl Shared {
         // Ends with Raft: it must still tell who took over when the others have been told to stop.
         let shared = self.clone();
         tasks.spawn(async move { shared.watch_leadership().await });
+    }
+}
+
+/// Writes a log that has no thread of its own. What is queued waits a little: a crash may come first.
+async fn write_by_and_by(log: Log) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(rand::random_range(1..4))).await;
+        log.run_pending();
     }
 }
 

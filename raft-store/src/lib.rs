@@ -32,7 +32,7 @@ mod state;
 mod status;
 mod types;
 
-pub use config::{FlushMode, Peer, RaftConfig, RuntimeMode};
+pub use config::{Dial, Dialing, FlushMode, Peer, RaftConfig, RuntimeMode};
 pub use error::{ProposeError, ReadError, StartError, TransferError};
 pub use group::RaftGroup;
 pub use machine::{Committed, Machine};

@@ -6,7 +6,7 @@
 
 #![allow(clippy::result_large_err, reason = "the types of errors are openraft's and tonic's")]
 
-use crate::config::RaftConfig;
+use crate::config::{Dial, RaftConfig};
 use crate::raft_types::{
     RaftLogId, Types, entry_to_wire, raft_log_id_from_wire, raft_log_id_to_wire, vote_from_wire, vote_to_wire,
 };
@@ -14,6 +14,7 @@ use crate::secret::PeerSecret;
 use crate::snapshot::Checkpoint;
 use crate::types::{DiskId, NodeId, NodeInfo};
 use futures::{Stream, StreamExt, TryStreamExt};
+use hyper_util::rt::TokioIo;
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory};
@@ -36,7 +37,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::metadata::{Binary, MetadataMap, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Status};
 
 /// Metadata key of the encoded `Caller`.
@@ -116,6 +117,7 @@ pub(crate) struct Network {
     node: NodeId,
     disk: DiskId,
     secret: PeerSecret,
+    dial: Dial,
     /// For a connection to be made, and for an answer that an election waits for.
     connect_timeout: Duration,
     connections: Mutex<Connections>,
@@ -133,6 +135,7 @@ impl Network {
             node,
             disk,
             secret: config.secret.clone(),
+            dial: config.dial.clone(),
             connect_timeout: config.election_min() * 3 / 4,
             connections: Mutex::default(),
             answers: Mutex::default(),
@@ -153,7 +156,7 @@ impl Network {
             return Some(channel.clone());
         }
         let channel = match self.endpoint(&info.addresses.peer) {
-            Ok(endpoint) => endpoint.connect_lazy(),
+            Ok(endpoint) => self.connect(endpoint, &info.addresses.peer),
             Err(error) => {
                 tracing::warn!(peer = %info.label, address = %info.addresses.peer, %error, "peer has no usable address");
                 return None;
@@ -167,7 +170,8 @@ impl Network {
     /// A connection of its own to whoever answers at `address`, to ask who that is.
     pub(crate) fn stranger(&self, address: &str) -> Result<RaftClient<PeerChannel>, tonic::transport::Error> {
         let identity = PeerIdentity { caller: None, proof: self.secret.proof(&self.hello()) };
-        Ok(RaftClient::new(InterceptedService::new(self.endpoint(address)?.connect_lazy(), identity)))
+        let channel = self.connect(self.endpoint(address)?, address);
+        Ok(RaftClient::new(InterceptedService::new(channel, identity)))
     }
 
     /// What a call that does not know whom it calls proves.
@@ -184,6 +188,15 @@ impl Network {
             tracing::warn!(target: "audit", "a call to the peer port without the secret of the cluster is refused");
         }
         checked
+    }
+
+    fn connect(&self, endpoint: Endpoint, address: &str) -> Channel {
+        let Dial::With(dial) = &self.dial else { return endpoint.connect_lazy() };
+        let (dial, address) = (dial.clone(), address.to_owned());
+        endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+            let connecting = dial(address.clone());
+            async move { Ok::<_, std::io::Error>(TokioIo::new(connecting.await?)) }
+        }))
     }
 
     fn endpoint(&self, address: &str) -> Result<Endpoint, tonic::transport::Error> {

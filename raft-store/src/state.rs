@@ -124,11 +124,13 @@ pub struct StateOptions {
     pub write_buffer_bytes: usize,
     /// Bytes of the block cache shared by all tables.
     pub block_cache_bytes: usize,
+    /// The rows live in memory only, and each start fills them from the log; for simulation.
+    pub in_memory: bool,
 }
 
 impl Default for StateOptions {
     fn default() -> Self {
-        StateOptions { write_buffer_bytes: 256 << 20, block_cache_bytes: 32 << 20 }
+        StateOptions { write_buffer_bytes: 256 << 20, block_cache_bytes: 32 << 20, in_memory: false }
     }
 }
 
@@ -152,6 +154,9 @@ impl State {
     /// # Errors
     /// [`StateError::Io`] when RocksDB refuses; its text says why.
     pub fn open(path: &Path, tables: &[&'static str], options: &StateOptions) -> Result<State, StateError> {
+        if options.in_memory {
+            return Ok(State::ordered(tables));
+        }
         let tables = all_tables(tables);
         let (base, families) = rocks_options(&tables, options);
         let db = DB::open_cf_descriptors(&base, path, families)?;

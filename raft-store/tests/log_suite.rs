@@ -39,7 +39,8 @@ impl StoreBuilder<Types, LogStore, Replica, TempDir> for Builder {
         config.flush = self.flush;
         config.segment_bytes = 256 << 10;
         // Small, for a new store is made for each of some seventy cases.
-        config.state = StateOptions { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20 };
+        config.state =
+            StateOptions { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20, ..StateOptions::default() };
         config.state_flush_bytes = 1 << 20;
         let (store, replica) = open_storage(config, (self.disk)(), Nothing).expect("a fresh folder opens");
         Ok((folder, store, replica))

@@ -145,5 +145,7 @@ fn to_json(address: &str, status: &GroupStatusResponse) -> Value {
         "trouble": status.trouble,
         "messagesIn": status.messages_in,
         "messagesOut": status.messages_out,
+        "messagesSentAgain": status.messages_sent_again,
+        "messageIdsReused": status.message_ids_reused,
     })
 }

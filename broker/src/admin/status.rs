@@ -69,6 +69,8 @@ impl AdminService {
             disk_used_ratio: disk_used_ratio(node.config.log_dir.as_deref().unwrap_or(&node.config.store_dir)),
             messages_in: traffic.stored,
             messages_out: traffic.leased,
+            messages_sent_again: traffic.sent_again,
+            message_ids_reused: traffic.ids_reused,
             in_rate: traffic.rates.0,
             out_rate: traffic.rates.1,
             trouble,

@@ -15,6 +15,8 @@ const SPAN_MIN: Duration = Duration::from_secs(1);
 pub(crate) struct Traffic {
     stored: AtomicU64,
     leased: AtomicU64,
+    sent_again: AtomicU64,
+    ids_reused: AtomicU64,
     looked: Mutex<Option<Look>>,
 }
 
@@ -32,6 +34,10 @@ struct Look {
 pub(super) struct Counted {
     pub stored: u64,
     pub leased: u64,
+    /// Messages that were sent again and are stored once.
+    pub sent_again: u64,
+    /// Messages with the id of another one and other content.
+    pub ids_reused: u64,
     /// Messages per second, stored and leased, since somebody looked before.
     pub rates: (f64, f64),
 }
@@ -39,16 +45,22 @@ pub(super) struct Counted {
 impl Traffic {
     /// Counts what an entry stored and leased.
     pub(crate) fn count(&self, outcome: &Outcome) {
-        let stored: u64 = outcome
-            .effects
-            .iter()
-            .map(|effect| if let Effect::Arrived { messages, .. } = effect { *messages } else { 0 })
-            .sum();
+        for effect in &outcome.effects {
+            match effect {
+                Effect::Arrived { messages, .. } => {
+                    self.stored.fetch_add(*messages, Ordering::Relaxed);
+                }
+                Effect::SentAgain { repeated, reused, .. } => {
+                    self.sent_again.fetch_add(*repeated, Ordering::Relaxed);
+                    self.ids_reused.fetch_add(*reused, Ordering::Relaxed);
+                }
+                _ => {}
+            }
+        }
         let replies = outcome.answers.iter().filter(|answer| !answer.repeat).flat_map(|answer| &answer.replies);
         let leased: usize = replies
             .map(|reply| if let Some(reply::Kind::Leased(leased)) = &reply.kind { leased.messages.len() } else { 0 })
             .sum();
-        self.stored.fetch_add(stored, Ordering::Relaxed);
         self.leased.fetch_add(leased as u64, Ordering::Relaxed);
     }
 
@@ -71,7 +83,9 @@ impl Traffic {
         if before.is_none_or(|before| now - before.at >= SPAN_MIN) {
             *looked = Some(Look { at: now, stored, leased, rates });
         }
-        Counted { stored, leased, rates }
+        let sent_again = self.sent_again.load(Ordering::Relaxed);
+        let ids_reused = self.ids_reused.load(Ordering::Relaxed);
+        Counted { stored, leased, sent_again, ids_reused, rates }
     }
 }
 
@@ -87,7 +101,7 @@ mod tests {
         traffic.stored.store(50, Ordering::Relaxed);
         traffic.leased.store(20, Ordering::Relaxed);
         let counted = traffic.look(start + Duration::from_secs(2));
-        assert_eq!(counted, Counted { stored: 50, leased: 20, rates: (25.0, 10.0) });
+        assert_eq!(counted, Counted { stored: 50, leased: 20, sent_again: 0, ids_reused: 0, rates: (25.0, 10.0) });
         traffic.stored.store(100, Ordering::Relaxed);
         assert_eq!(traffic.look(start + Duration::from_millis(2_100)).rates, (25.0, 10.0));
         assert_eq!(traffic.look(start + Duration::from_secs(12)).rates, (5.0, 0.0));

@@ -681,7 +681,7 @@ mod tests {
         let parts = [waiting(Waits::DeliveryTime, 4, 2), waiting(Waits::EndOfTransaction, 6, 1)];
         let handles = Handles::of("RaftNode00");
         let response = answer(&parts, ["a", "b", "c"].map(str::to_owned).to_vec(), &[50, 60, 0], handles);
-        let [a, b, c] = &response.entries[..] else { panic!("an entry each") };
+        let [a, b, c] = &response.entries[..] else { unreachable!("an entry each") };
         let name = |slot, delivery_ms, message_id: &str| WaitingHandle {
             log_index: 9,
             slot,

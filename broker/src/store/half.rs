@@ -173,8 +173,11 @@ pub fn wanted(state: &impl ReadState, rows_max: usize) -> Result<Vec<Named>, Sta
     rows.into_iter().collect()
 }
 
+/// Half messages, and where to go on when there may be more.
+pub type Page = (Vec<(InLog, HalfMessage)>, Option<InLog>);
+
 /// Half messages of a topic that are not ended, from a place on, at most `rows_max` of them; looks at no more than
-/// `looks_max`. Also where to go on, when there may be more.
+/// `looks_max`.
 ///
 /// # Errors
 /// When a row cannot be read.
@@ -184,7 +187,7 @@ pub fn open(
     from: InLog,
     rows_max: usize,
     looks_max: usize,
-) -> Result<(Vec<(InLog, HalfMessage)>, Option<InLog>), StateError> {
+) -> Result<Page, StateError> {
     let mut rows = Vec::new();
     let mut looked = 0;
     let mut next = None;
