@@ -53,10 +53,18 @@ bench: build ## Run the benchmark and print its table (BENCH='--help' for its op
 	@RAFTMQ_BIN_DIR="$(BIN)" $(CARGO) run --release --quiet -p raftmq-tests --features nats --bin bench -- run $(BENCH)
 
 chaos: build control-build python-client sdk-clients ## The long fault runs: more seeds and longer than in `make test`
+	@RAFTMQ_LONG=1 $(CARGO) test --release -p raft-store --test simulation
 	@RAFTMQ_LONG=1 RAFTMQ_BIN_DIR="$(BIN)" RAFTMQ_PYTHON="$$(scripts/python-client.sh)" $(CARGO) test --release -p raftmq-tests --no-fail-fast -- --include-ignored --nocapture --test-threads 1
 
-controls: build control-build ## Show that the power-loss runs fail with a broker that breaks a promise of the log
+controls: build control-build ## Show that the power-loss runs and the simulation fail with a broker that breaks a promise of the log
 	@RAFTMQ_BIN_DIR="$(BIN)" $(CARGO) test --release -p raftmq-tests --test controls -- --include-ignored --nocapture --test-threads 1
+	@for promise in sync_noop append_unsynced vote_unsynced; do \
+	  echo "simulation without $$promise must fail:"; \
+	  if RAFTMQ_TEST_BREAK=$$promise RAFTMQ_SEEDS=0..300 $(CARGO) test --release -p raft-store --features test-faults --test simulation >"$(CARGO_TARGET_DIR)/simulation-$$promise.log" 2>&1; then \
+	    echo "nothing was noticed, see $(CARGO_TARGET_DIR)/simulation-$$promise.log"; exit 1; \
+	  fi; \
+	  grep -m 1 "seed [0-9]*:" "$(CARGO_TARGET_DIR)/simulation-$$promise.log"; \
+	done
 
 control-build:
 	@$(CARGO) build --release --locked -p raftmq-tests --features faults --bin mqbroker-faults

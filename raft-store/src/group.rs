@@ -895,10 +895,11 @@ impl Shared {
     }
 }
 
-/// Writes a log that has no thread of its own. What is queued waits a little: a crash may come first.
+/// Writes a log that has no thread of its own. What is queued waits, mostly a little: a crash may come first.
 async fn write_by_and_by(log: Log) {
     loop {
-        tokio::time::sleep(Duration::from_millis(rand::random_range(1..4))).await;
+        let longest_ms = if rand::random_ratio(1, 20) { 60 } else { 4 };
+        tokio::time::sleep(Duration::from_millis(rand::random_range(1..longest_ms))).await;
         log.run_pending();
     }
 }

@@ -11,8 +11,8 @@ use futures::FutureExt;
 use parking_lot::Mutex;
 use raft_store::disk::{Fault, MemoryDisk};
 use raft_store::{
-    Committed, Dial, LogIndex, Machine, Peer, RaftConfig, RaftGroup, RuntimeMode, StateBatch, StateError, StateOptions,
-    Table, peer_server,
+    Committed, Dial, LogIndex, Machine, Peer, RaftConfig, RaftGroup, Role, RuntimeMode, StateBatch, StateError,
+    StateOptions, Table, peer_server,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -277,6 +277,42 @@ impl World {
         self.network.blocked.send_replace(Default::default());
     }
 
+    /// The node that elected the next leader loses power in that moment, and comes back where it hears of the one before,
+    /// but not of the one that it elected.
+    async fn lose_a_voter(&mut self) {
+        self.heal();
+        let Some(before) = self.running().into_iter().find(|node| self.group(*node).leadership().leads) else { return };
+        self.kill(before, true).await;
+        for _ in 0..20_000 {
+            tokio::time::sleep(Duration::from_micros(100)).await;
+            let elected = self.running().into_iter().find(|node| self.group(*node).status().role == Role::Leader);
+            let Some(elected) = elected else { continue };
+            for voter in self.running() {
+                if voter != elected {
+                    self.kill(voter, true).await;
+                }
+            }
+            self.network.blocked.send_modify(|blocked| {
+                for from in blocked.iter_mut() {
+                    from[elected] = true;
+                }
+                blocked[elected] = [true; NODES];
+            });
+            break;
+        }
+        for node in 0..NODES {
+            if self.nodes[node].is_none() {
+                self.start_node(node).await;
+            }
+        }
+        // Long enough for another election, and for entries of its leader.
+        for _ in 0..100 {
+            self.propose().await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.heal();
+    }
+
     async fn fault(&mut self) {
         let node = self.rng.random_range(0..NODES);
         let other = (node + self.rng.random_range(1..NODES)) % NODES;
@@ -291,12 +327,24 @@ impl World {
                 }
             }
             4 | 5 => {
-                // The leader, at the worst moment: something is under way.
-                self.propose().await;
+                // Everybody in the moment in which something was acknowledged, and the leader stays away for a while.
                 let leads = self.running().into_iter().find(|node| self.group(*node).leadership().leads);
-                if let Some(leader) = leads {
-                    self.kill(leader, true).await;
+                let before = self.applied.lock().entries.len();
+                self.propose().await;
+                for _ in 0..500 {
+                    tokio::time::sleep(Duration::from_micros(100)).await;
+                    if self.applied.lock().entries.len() > before {
+                        break;
+                    }
                 }
+                for node in self.running() {
+                    self.kill(node, true).await;
+                }
+                self.heal();
+                for node in (0..NODES).filter(|node| Some(*node) != leads) {
+                    self.start_node(node).await;
+                }
+                return;
             }
             6 => {
                 // One node hears nobody and is heard by nobody.
@@ -311,6 +359,7 @@ impl World {
                 // One way only.
                 self.network.blocked.send_modify(|blocked| blocked[node][other] = true);
             }
+            9 => self.lose_a_voter().await,
             _ => self.heal(),
         }
         for node in 0..NODES {
