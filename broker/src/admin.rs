@@ -8,6 +8,7 @@
 mod access;
 mod catalog;
 mod door;
+mod half;
 mod progress;
 mod reset;
 mod status;
@@ -24,8 +25,9 @@ use raftmq_proto::admin::admin_server::{Admin, AdminServer};
 use raftmq_proto::admin::{
     ConsumerProgressRequest, ConsumerProgressResponse, DeleteAclRequest, DeleteAclResponse, DeleteConsumerGroupRequest,
     DeleteConsumerGroupResponse, DeleteTopicRequest, DeleteTopicResponse, DeleteUserRequest, DeleteUserResponse,
-    DumpRequest, DumpResponse, GetConsumerGroupRequest, GetConsumerGroupResponse, GroupStatusRequest,
-    GroupStatusResponse, ListAclsRequest, ListAclsResponse, ListConsumerGroupsRequest, ListConsumerGroupsResponse,
+    DumpRequest, DumpResponse, EndTransactionRequest, EndTransactionResponse, GetConsumerGroupRequest,
+    GetConsumerGroupResponse, GroupStatusRequest, GroupStatusResponse, ListAclsRequest, ListAclsResponse,
+    ListConsumerGroupsRequest, ListConsumerGroupsResponse, ListHalfMessagesRequest, ListHalfMessagesResponse,
     ListTopicsRequest, ListTopicsResponse, ListUsersRequest, ListUsersResponse, PutAclRequest, PutAclResponse,
     PutConsumerGroupRequest, PutConsumerGroupResponse, PutTopicRequest, PutTopicResponse, PutUserRequest,
     PutUserResponse, ResetOffsetRequest, ResetOffsetResponse, TopicRouteRequest, TopicRouteResponse,
@@ -117,9 +119,11 @@ fn not_submitted(error: SubmitError) -> Status {
 fn refused(refusal: Refusal, detail: String) -> Status {
     let detail = if detail.is_empty() { refusal.as_str_name().to_owned() } else { detail };
     match refusal {
-        Refusal::TopicNotFound | Refusal::ConsumerGroupNotFound | Refusal::UserNotFound | Refusal::AclNotFound => {
-            Status::not_found(detail)
-        }
+        Refusal::TopicNotFound
+        | Refusal::ConsumerGroupNotFound
+        | Refusal::UserNotFound
+        | Refusal::AclNotFound
+        | Refusal::HalfMessageNotFound => Status::not_found(detail),
         Refusal::InvalidArgument | Refusal::NotSupported => Status::invalid_argument(detail),
         Refusal::AlreadyExists => Status::already_exists(detail),
         Refusal::DeadlinePassed | Refusal::StaleBoot => Status::unavailable(detail),
@@ -224,6 +228,21 @@ impl Admin for AdminService {
     ) -> Result<Response<ResetOffsetResponse>, Status> {
         let caller = Caller::of(&request);
         self.reset_offset(request.into_inner(), &caller).await.map(Response::new)
+    }
+
+    async fn list_half_messages(
+        &self,
+        request: Request<ListHalfMessagesRequest>,
+    ) -> Result<Response<ListHalfMessagesResponse>, Status> {
+        self.list_half_messages(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn end_transaction(
+        &self,
+        request: Request<EndTransactionRequest>,
+    ) -> Result<Response<EndTransactionResponse>, Status> {
+        let caller = Caller::of(&request);
+        self.end_transaction(request.into_inner(), &caller).await.map(Response::new)
     }
 
     async fn group_status(&self, _: Request<GroupStatusRequest>) -> Result<Response<GroupStatusResponse>, Status> {

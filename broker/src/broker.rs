@@ -5,6 +5,8 @@ use crate::admin::{AdminService, Traffic};
 use crate::agreement::Agreement;
 use crate::apply::{Applier, Origin, Outlets};
 use crate::client::Registry;
+use crate::client::relay;
+use crate::client::streams::Streams;
 use crate::clock::{ClusterClock, system_clock};
 use crate::config::{BrokerConfig, FlushDiskType};
 use crate::deliver::confirm::{self, Deliveries};
@@ -15,10 +17,11 @@ use crate::namesrv::Reporter;
 use crate::propose::Proposer;
 use crate::room::SendGate;
 use crate::task::{self, Paces};
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use raft_store::{FlushMode, NodeAddresses, PeerSecret, RaftConfig, RaftGroup, RuntimeMode, peer_server};
 use raftmq_proto::forward::forward_server::ForwardServer;
-use raftmq_proto::forward::{ReportRequest, ReportResponse};
+use raftmq_proto::forward::{RelayRequest, RelayResponse, ReportRequest, ReportResponse};
 use raftmq_server::listener::{Listener, ListenerOptions, Tls};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -50,6 +53,10 @@ pub struct Node {
     pub(crate) deliveries: Deliveries,
     /// Who is alive.
     pub registry: Registry,
+    /// The clients' streams that end here.
+    pub(crate) streams: Arc<Streams>,
+    /// Room for what other members have for this node's clients.
+    pub(crate) relays: relay::Room,
     /// Cluster time.
     pub clock: Arc<ClusterClock>,
     /// Whether there is room for messages.
@@ -152,6 +159,8 @@ impl Broker {
             waiters,
             deliveries: Deliveries::default(),
             registry,
+            streams: Arc::default(),
+            relays: relay::Room::default(),
             clock,
             gate,
             paces: Paces::default(),
@@ -164,7 +173,7 @@ impl Broker {
         let (door_tasks, rest_tasks) = (TaskTracker::new(), TaskTracker::new());
 
         // Raft's own runtime serves the peers, so that clients' load never starves a heartbeat.
-        let forward = ForwardServer::new(ForwardService::new(merger.clone(), reports(&node)))
+        let forward = ForwardServer::new(ForwardService::new(merger.clone(), reports(&node), relays(&node)))
             .max_decoding_message_size(FORWARD_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(FORWARD_MESSAGE_BYTES_MAX);
         let forward = InterceptedService::new(forward, peers.guard);
@@ -271,12 +280,26 @@ fn reports(
             return Err(tonic::Status::failed_precondition("this node does not lead"));
         }
         node.clock.reported(report.node, report.clock_ms);
-        node.registry.reported(report.clients);
+        node.registry.reported(report.node, report.clients);
         node.paces.reported(report.node, Duration::from_micros(report.sync_us));
         node.gate.reported(report.node, report.shortage);
         let deviates_from = task::agreement::judge(&node, report.node, report.marks);
         let sends_refused = node.gate.decide(&node.group).map(|why| why.to_string()).unwrap_or_default();
         Ok(ReportResponse { time_ms: node.clock.known(), sends_refused, deviates_from })
+    }
+}
+
+/// Takes what other members have for this node's clients.
+fn relays(
+    node: &Arc<Node>,
+) -> impl Fn(RelayRequest) -> BoxFuture<'static, Result<RelayResponse, tonic::Status>> + Send + Sync + 'static {
+    let node = Arc::downgrade(node);
+    move |request| {
+        let node = node.upgrade();
+        Box::pin(async move {
+            let node = node.ok_or_else(|| tonic::Status::unavailable("this node stops"))?;
+            relay::relayed(&node, request).await
+        })
     }
 }
 

@@ -9,6 +9,7 @@
 use crate::clock::ClusterClock;
 use crate::command::{EncodedBatch, encode_entry};
 use crate::room::SendGate;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use prost::Message as _;
 use raft_store::{Leadership, NodeId, PAYLOAD_BYTES_MAX, ProposeError, RaftGroup, Term};
@@ -16,7 +17,9 @@ use raftmq_proto::command::command::Kind;
 use raftmq_proto::command::{Batch, Refusal, Refuse};
 use raftmq_proto::forward::forward_client::ForwardClient;
 use raftmq_proto::forward::forward_server::Forward;
-use raftmq_proto::forward::{ForwardRequest, ForwardResponse, ForwardedBatch, ReportRequest, ReportResponse};
+use raftmq_proto::forward::{
+    ForwardRequest, ForwardResponse, ForwardedBatch, RelayRequest, RelayResponse, ReportRequest, ReportResponse,
+};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -377,19 +380,23 @@ pub(crate) fn voters(group: &RaftGroup) -> usize {
     group.members().iter().filter(|member| member.voter).count()
 }
 
-/// Takes members' batches and reports on the peer port.
+type Relayed = BoxFuture<'static, Result<RelayResponse, Status>>;
+
+/// Takes members' batches and reports, and what they have for this node's clients, on the peer port.
 pub struct ForwardService {
     merger: Arc<Merger>,
     reports: Arc<dyn Fn(ReportRequest) -> Result<ReportResponse, Status> + Send + Sync>,
+    relays: Arc<dyn Fn(RelayRequest) -> Relayed + Send + Sync>,
 }
 
 impl ForwardService {
-    /// A service that hands batches to `merger` and reports to `reports`.
+    /// A service that hands batches to `merger`, reports to `reports`, and what is for clients to `relays`.
     pub fn new(
         merger: Arc<Merger>,
         reports: impl Fn(ReportRequest) -> Result<ReportResponse, Status> + Send + Sync + 'static,
+        relays: impl Fn(RelayRequest) -> Relayed + Send + Sync + 'static,
     ) -> ForwardService {
-        ForwardService { merger, reports: Arc::new(reports) }
+        ForwardService { merger, reports: Arc::new(reports), relays: Arc::new(relays) }
     }
 }
 
@@ -417,6 +424,10 @@ impl Forward for ForwardService {
 
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
         (self.reports)(request.into_inner()).map(Response::new)
+    }
+
+    async fn relay(&self, request: Request<RelayRequest>) -> Result<Response<RelayResponse>, Status> {
+        (self.relays)(request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -22,6 +22,7 @@ pub mod netns;
 pub mod oracle;
 pub mod power;
 pub mod relay;
+pub mod session;
 pub mod small_disk;
 pub mod usage;
 pub mod workload;

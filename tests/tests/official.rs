@@ -180,7 +180,11 @@ struct Bench {
 const CERTIFICATE: &str = "certificate.pem";
 
 async fn start() -> Result<Bench> {
-    let mut cluster = Cluster::prepare(Options::default()).await?;
+    start_with(Options::default()).await
+}
+
+async fn start_with(options: Options) -> Result<Bench> {
+    let mut cluster = Cluster::prepare(options).await?;
     let shown = rcgen::generate_simple_self_signed(["127.0.0.1".to_string()])?;
     let (certificate, key) = (cluster.dir().join(CERTIFICATE), cluster.dir().join("key.pem"));
     std::fs::write(&certificate, shown.cert.pem())?;
@@ -426,6 +430,65 @@ async fn java_node_and_go_get_again_what_they_leave() -> Result<()> {
     bench.judge(runs, |name, result| judge_again(name, 10, RETRY_AFTER, result)).await?;
     let runs = bench.run(&CLIENTS, "filter", 1, Transport::Plain, 50, 4).await?;
     bench.judge(runs, |name, result| judge_roundtrip(name, 50, result)).await
+}
+
+/// What a topic of transactional messages is told to be before `Bench::run` finds it.
+async fn transactional(bench: &Bench, topic: &str) -> Result<()> {
+    let arguments = ["updateTopic", "-c", "RaftCluster", "-t", topic, "-a", "+message.type=TRANSACTION"];
+    let deadline = Instant::now() + LEADER_WITHIN;
+    loop {
+        let output = bench.cluster.mqadmin(&arguments).await?;
+        if output.status.success() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{output:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Pairs of transactions that a client leaves open: one that it commits when it is asked, and one that it rolls back.
+const OPEN_TRANSACTIONS: u64 = 15;
+
+/// Brokers that ask soon.
+fn asking() -> Options {
+    let setting = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let settings = vec![setting("transactionTimeOut", "500"), setting("transactionCheckInterval", "3000")];
+    Options { settings, ..Options::default() }
+}
+
+fn judge_orphans(name: &str, result: &Value) -> Result<()> {
+    judge_roundtrip(name, OPEN_TRANSACTIONS, result)?;
+    ensure!(number(result, "asked") == 2 * OPEN_TRANSACTIONS, "{name}: {result}");
+    Ok(())
+}
+
+/// Transactions that producers leave open: each client is asked about all of them, in a form that it understands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn java_node_and_go_are_asked_about_their_open_transactions() -> Result<()> {
+    let mut bench = start_with(asking()).await?;
+    for (access, transport) in [(0, Transport::Tls), (1, Transport::Plain)] {
+        let place = bench.accesses[access].0.clone();
+        for name in CLIENTS {
+            transactional(&bench, &format!("orphan-{name}-{place}-{transport:?}")).await?;
+        }
+        let runs = bench.run(&CLIENTS, "orphan", access, transport, OPEN_TRANSACTIONS, 4).await?;
+        bench.judge(runs, judge_orphans).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "real programs for minutes: make chaos runs it"]
+async fn python_is_asked_about_its_open_transactions() -> Result<()> {
+    let bench = start_with(asking()).await?;
+    let program = root().join("official/python/official.py");
+    let program = program.to_str().context("a path of ours is text")?;
+    transactional(&bench, "orphan-python").await?;
+    let (access, count) = (bench.accesses[1].1.to_string(), OPEN_TRANSACTIONS.to_string());
+    let arguments = [program, "orphan", &access, "orphan-python", "orphan-python-group", &count];
+    let mut run = Program::start(&python().await?, &arguments, bench.cluster.dir())?;
+    let result = run.result(Duration::from_secs(110)).await.with_context(|| bench.cluster.log_tails(0))?;
+    judge_orphans("python", &result)
 }
 
 /// The leader is the access point of each client and dies under load. Whatever was answered OK comes, and sends go on.

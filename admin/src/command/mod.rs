@@ -10,6 +10,7 @@ mod dump;
 mod elect_master;
 mod get_consumer_config;
 mod ha_status;
+mod half_message;
 mod public;
 mod reset_offset;
 mod send_message;
@@ -45,6 +46,8 @@ pub(crate) enum Command {
     ConsumerProgress(consumer_progress::Arguments),
     ResetOffsetByTime(reset_offset::ByTime),
     SkipAccumulatedMessage(reset_offset::Skip),
+    ListHalfMessages(half_message::List),
+    EndTransaction(half_message::End),
     ClusterList(cluster_list::Arguments),
     HaStatus(ha_status::Arguments),
     ElectMaster(elect_master::Arguments),
@@ -115,6 +118,10 @@ pub(crate) async fn run(cli: Cli) -> Result<bool, AdminError> {
         Command::SkipAccumulatedMessage(arguments) => {
             (reset_offset::skip(directory, arguments).await?, arguments.output.output)
         }
+        Command::ListHalfMessages(arguments) => {
+            (half_message::list(directory, arguments).await?, arguments.output.output)
+        }
+        Command::EndTransaction(arguments) => (half_message::end(directory, arguments).await?, arguments.output.output),
         Command::ClusterList(arguments) => (cluster_list::run(directory, arguments).await?, arguments.output.output),
         Command::HaStatus(arguments) => (ha_status::run(directory, arguments).await?, arguments.output.output),
         Command::ElectMaster(arguments) => (elect_master::run(directory, arguments).await?, arguments.output.output),

@@ -1,6 +1,8 @@
-//! Connected clients: who they are, what they told us, and whether they are alive.
+//! Connected clients: who they are, what they told us, whether they are alive, and how they are reached.
 
 pub mod registry;
+pub(crate) mod relay;
 pub mod settings;
+pub(crate) mod streams;
 
 pub use registry::Registry;

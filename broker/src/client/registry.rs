@@ -5,7 +5,7 @@
 //! member for [`SILENT_PERIODS`] of that SDK's heartbeat periods, ends a session (design decision 13).
 
 use parking_lot::Mutex;
-use raft_store::Term;
+use raft_store::{NodeId, Term};
 use raftmq_proto::forward::ClientReport;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -36,8 +36,8 @@ impl Seen {
 struct Clients {
     /// Heard from on this node.
     ours: HashMap<String, Seen>,
-    /// On the leader: heard from on any member, in the present term.
-    group: HashMap<String, Seen>,
+    /// On the leader: heard from on another member, in the present term, and on which.
+    group: HashMap<String, (Seen, NodeId)>,
     /// When this node began to lead.
     leading: Option<(Term, Instant)>,
     /// On the leader: when a client's session was first looked at. The member that the client called reports it a
@@ -93,16 +93,30 @@ impl Registry {
             .collect()
     }
 
-    /// A member's report reached this node, which leads.
-    pub fn reported(&self, reports: Vec<ClientReport>) {
+    /// Whether the client called, here or as far as this node was told, within its span of silence.
+    #[must_use]
+    pub fn is_alive(&self, client_id: &str) -> bool {
+        let clients = self.clients.lock();
+        let heard = [clients.ours.get(client_id), clients.group.get(client_id).map(|(seen, _)| seen)];
+        heard.into_iter().flatten().any(|seen| Instant::now() < seen.gone_at())
+    }
+
+    /// The other member that heard from the client last, as far as this node, which leads, was told.
+    #[must_use]
+    pub fn holder(&self, client_id: &str) -> Option<NodeId> {
+        self.clients.lock().group.get(client_id).map(|(_, node)| *node)
+    }
+
+    /// A report of member `node` reached this node, which leads.
+    pub fn reported(&self, node: NodeId, reports: Vec<ClientReport>) {
         let now = Instant::now();
         let mut clients = self.clients.lock();
         for report in reports {
             let Some(at) = now.checked_sub(Duration::from_millis(report.silent_ms)) else { continue };
             let seen = Seen { at, period: Duration::from_millis(report.period_ms).max(Duration::from_secs(1)) };
-            let known = clients.group.entry(report.client_id).or_insert(seen);
-            if seen.at > known.at {
-                *known = seen;
+            let known = clients.group.entry(report.client_id).or_insert((seen, node));
+            if seen.at > known.0.at {
+                *known = (seen, node);
             }
         }
     }
@@ -131,7 +145,7 @@ impl Registry {
         let now = Instant::now();
         let mut clients = self.clients.lock();
         let Some((_, election)) = clients.leading else { return Vec::new() };
-        clients.group.retain(|_, seen| seen.at.elapsed() < FORGET_AFTER);
+        clients.group.retain(|_, (seen, _)| seen.at.elapsed() < FORGET_AFTER);
         let before = std::mem::take(&mut clients.noticed);
         let noticed: HashMap<String, Instant> =
             sessions.map(|client_id| (client_id.to_owned(), before.get(client_id).copied().unwrap_or(now))).collect();
@@ -139,7 +153,7 @@ impl Registry {
             .iter()
             .filter(|(client_id, noticed)| {
                 let since = election.max(**noticed);
-                let heard = [clients.ours.get(*client_id), clients.group.get(*client_id)];
+                let heard = [clients.ours.get(*client_id), clients.group.get(*client_id).map(|(seen, _)| seen)];
                 // A client that nobody has heard from yet may be one that heartbeats slowly.
                 let unheard = Seen { at: since, period: HEARTBEAT_PERIOD_RUST };
                 let seen = heard.into_iter().flatten().max_by_key(|seen| seen.at).copied().unwrap_or(unheard);
@@ -206,10 +220,13 @@ mod tests {
         member.seen("go", "GO");
         assert!(leader.gone(["go"].into_iter()).is_empty());
         pass(20).await;
-        leader.reported(member.report());
+        assert_eq!((leader.is_alive("go"), leader.holder("go")), (false, None));
+        leader.reported(3, member.report());
+        assert_eq!((leader.is_alive("go"), leader.holder("go")), (true, Some(3)));
         assert!(leader.gone(["go"].into_iter()).is_empty());
         pass(5).await;
         assert_eq!(leader.gone(["go"].into_iter()), ["go"]);
+        assert!(!leader.is_alive("go") && !member.is_alive("go"));
     }
 
     #[tokio::test(start_paused = true)]

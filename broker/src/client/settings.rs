@@ -11,7 +11,7 @@ use crate::grpc::status::ApiError;
 use crate::store::consumer_group::RETRY_MAX_DEFAULT;
 use parking_lot::Mutex;
 use raftmq_proto::command::ConsumerGroup as ConsumerGroupRow;
-use raftmq_proto::name::{ConsumerGroup, TopicName};
+use raftmq_proto::name::{ConsumerGroup, TopicName, name_in};
 use raftmq_proto::rocketmq as v2;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -44,19 +44,24 @@ pub(crate) struct Consumer {
 pub(crate) struct ClientSettings {
     pub client_type: v2::ClientType,
     pub request_timeout: Duration,
+    /// Topics that a producer publishes to, and the namespaces in which it names them.
+    pub publishes: Vec<(TopicName, String)>,
     /// Set for consumers.
     pub consumer: Option<Consumer>,
+    /// How it calls itself, for whoever asks who is there.
+    pub agent: Option<v2::Ua>,
 }
 
 impl ClientSettings {
     /// Checks and takes what matters of a client's settings.
     pub(crate) fn parse(settings: &v2::Settings) -> Result<ClientSettings, ApiError> {
         use v2::settings::PubSub;
+        let mut publishes = Vec::new();
         let consumer = match &settings.pub_sub {
             None => return Err(ApiError::NoSettings),
             Some(PubSub::Publishing(publishing)) => {
                 for topic in &publishing.topics {
-                    convert::topic(Some(topic.clone()))?;
+                    publishes.push((convert::topic(Some(topic.clone()))?, topic.resource_namespace.clone()));
                 }
                 None
             }
@@ -80,7 +85,21 @@ impl ClientSettings {
         let request_timeout = settings.request_timeout.as_ref().map(convert::duration_ms);
         let request_timeout = request_timeout.and_then(|ms| u64::try_from(ms).ok()).filter(|ms| *ms > 0);
         let request_timeout = request_timeout.map_or(REQUEST_TIMEOUT, Duration::from_millis);
-        Ok(ClientSettings { client_type, request_timeout, consumer })
+        Ok(ClientSettings { client_type, request_timeout, publishes, consumer, agent: settings.user_agent.clone() })
+    }
+
+    /// The name under which a producer knows a topic. One that it did not name is taken for one of the namespace that
+    /// it uses otherwise.
+    pub(crate) fn resource_of(&self, topic: &str) -> v2::Resource {
+        let named = self.publishes.iter().find(|(known, _)| known.as_str() == topic).or(self.publishes.first());
+        let namespace = named.map_or_else(
+            || topic.split_once('%').map_or("", |(namespace, _)| namespace),
+            |(_, namespace)| namespace.as_str(),
+        );
+        let name = name_in(topic, namespace);
+        // Where the namespace is another, the full name stands alone.
+        let resource_namespace = if name == topic { String::new() } else { namespace.to_owned() };
+        v2::Resource { resource_namespace, name }
     }
 }
 
@@ -307,6 +326,27 @@ mod tests {
         check(&consumer("", &[]), "ILLEGAL_CONSUMER_GROUP");
         check(&consumer("billing", &[("orders", "||")]), "ILLEGAL_FILTER_EXPRESSION");
         check(&v2::Settings::default(), "BAD_REQUEST");
+    }
+
+    #[test]
+    fn a_topic_has_the_name_that_its_producer_gives_it() {
+        let check = |topics: &[(&str, &str)], topic: &str, expected: (&str, &str)| {
+            let named = topics.iter().map(|(namespace, name)| v2::Resource {
+                resource_namespace: (*namespace).to_owned(),
+                name: (*name).to_owned(),
+            });
+            let publishing = v2::Publishing { topics: named.collect(), ..v2::Publishing::default() };
+            let settings = v2::Settings { pub_sub: Some(PubSub::Publishing(publishing)), ..v2::Settings::default() };
+            let resource = ClientSettings::parse(&settings).expect("good").resource_of(topic);
+            assert_eq!((resource.resource_namespace.as_str(), resource.name.as_str()), expected, "{topics:?} {topic}");
+        };
+        check(&[("", "orders")], "orders", ("", "orders"));
+        check(&[("", "a%b")], "a%b", ("", "a%b"));
+        check(&[("shop", "orders")], "shop%orders", ("shop", "orders"));
+        check(&[("shop", "orders")], "shop%other", ("shop", "other"));
+        check(&[("shop", "orders")], "inn%other", ("", "inn%other"));
+        check(&[], "orders", ("", "orders"));
+        check(&[], "shop%orders", ("shop", "orders"));
     }
 
     #[test]

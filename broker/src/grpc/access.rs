@@ -93,6 +93,24 @@ impl Needs for Opening {
     }
 }
 
+/// A client is shown a message of a topic on its stream.
+pub(super) enum Listening<'t> {
+    /// Because it publishes to it.
+    Producer(&'t str),
+    /// Because it receives from it.
+    Consumer(&'t str),
+}
+
+impl Needs for Listening<'_> {
+    fn needs(&self) -> Result<Vec<Need>, ApiError> {
+        let (actions, name) = match self {
+            Listening::Producer(name) => (PUBLISH, name),
+            Listening::Consumer(name) => (SUBSCRIBE, name),
+        };
+        Ok(vec![Need { actions, kind: Kind::Topic, name: (*name).to_owned() }])
+    }
+}
+
 fn topic(actions: &'static [AclAction], resource: &Option<v2::Resource>) -> Result<Need, ApiError> {
     Ok(Need { actions, kind: Kind::Topic, name: convert::topic(resource.clone())?.into_string() })
 }

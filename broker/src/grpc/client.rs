@@ -47,6 +47,7 @@ pub(super) async fn terminated(
     let producer = front.settings.get(client_id).is_some_and(|known| known.client_type == v2::ClientType::Producer);
     front.settings.ended(client_id);
     front.node.registry.ended(client_id);
+    front.node.streams.ended(client_id);
     if !producer {
         let command = Kind::EndSession(EndSession { client_id: client_id.to_owned(), term: 0 });
         front.submit_any(command, caller.answer_by()).await?;

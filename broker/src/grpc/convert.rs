@@ -69,16 +69,28 @@ pub(crate) struct Delivery<'d> {
     pub receipt_handle: String,
 }
 
-/// A stored message as a client sees it.
+/// A stored message as a client sees it that has leased it.
 pub(crate) fn delivered(stored: StoredMessage, delivery: Delivery<'_>) -> v2::Message {
-    let namespace = &delivery.topic.resource_namespace;
-    let topic = name_in(&stored.topic, namespace);
+    let leased = delivery.leased;
+    let mut message = shown(stored, delivery.topic, leased.store_ms);
+    if let Some(system) = &mut message.system_properties {
+        system.receipt_handle = Some(delivery.receipt_handle);
+        system.queue_id = i32::try_from(leased.queue).unwrap_or(i32::MAX);
+        system.queue_offset = Some(i64::try_from(leased.offset).unwrap_or(i64::MAX));
+        system.delivery_attempt = Some(i32::try_from(leased.attempt).unwrap_or(i32::MAX));
+    }
+    message
+}
+
+/// A stored message as a client sees it that has no lease of it. `topic` is the one that it lies in, as the client
+/// names it; `stored_ms` is when it came there.
+pub(crate) fn shown(stored: StoredMessage, topic: &v2::Resource, stored_ms: u64) -> v2::Message {
+    let origin = name_in(&stored.topic, &topic.resource_namespace);
     // A dead letter is a message of the topic that it lies in; its own topic is where it comes from.
     let dead_letter_queue =
-        (topic != delivery.topic.name).then(|| v2::DeadLetterQueue { topic, message_id: stored.message_id.clone() });
-    let leased = delivery.leased;
+        (origin != topic.name).then(|| v2::DeadLetterQueue { topic: origin, message_id: stored.message_id.clone() });
     v2::Message {
-        topic: Some(delivery.topic.clone()),
+        topic: Some(topic.clone()),
         user_properties: stored.properties.into_iter().map(|property| (property.key, property.value)).collect(),
         system_properties: Some(v2::SystemProperties {
             tag: stored.tag,
@@ -93,14 +105,14 @@ pub(crate) fn delivered(stored: StoredMessage, delivery: Delivery<'_>) -> v2::Me
             message_type: stored.message_type,
             born_timestamp: Some(timestamp(stored.born_ms)),
             born_host: stored.born_host,
-            store_timestamp: Some(timestamp(i64::try_from(leased.store_ms).unwrap_or(i64::MAX))),
+            store_timestamp: Some(timestamp(i64::try_from(stored_ms).unwrap_or(i64::MAX))),
             store_host: stored.store_host,
             delivery_timestamp: stored.delivery_ms.map(timestamp),
-            receipt_handle: Some(delivery.receipt_handle),
-            queue_id: i32::try_from(leased.queue).unwrap_or(i32::MAX),
-            queue_offset: Some(i64::try_from(leased.offset).unwrap_or(i64::MAX)),
+            receipt_handle: None,
+            queue_id: 0,
+            queue_offset: None,
             invisible_duration: None,
-            delivery_attempt: Some(i32::try_from(leased.attempt).unwrap_or(i32::MAX)),
+            delivery_attempt: None,
             message_group: stored.message_group,
             trace_context: stored.trace_context,
             orphaned_transaction_recovery_duration: None,

@@ -1,15 +1,21 @@
-//! Telemetry: the stream on which a client tells its settings and hears ours.
+//! Telemetry: the stream on which a client tells its settings and hears ours, is told what others want of it, and
+//! answers.
 
 use super::Front;
-use super::access::Opening;
+use super::access::{Listening, Opening};
 use super::caller::Caller;
+use super::convert;
 use super::status::{self, ApiError};
 use crate::client::settings::{ClientSettings, overlay};
+use crate::client::streams::{Order, Placed, Told};
 use crate::store::consumer_group::consumer_group;
+use futures::StreamExt;
+use raftmq_proto::forward::ClientAnswer;
 use raftmq_proto::rocketmq as v2;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
@@ -21,9 +27,23 @@ const OUTBOUND_MAX: usize = 16;
 /// A client's subscriptions are tried to be stored for so long; its next receive or heartbeat does it otherwise.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Bytes of what a client prints of its threads; more is cut.
+const TRACE_BYTES_MAX: usize = 1 << 20;
+
 /// What goes to the client.
-pub(super) type Outbound = ReceiverStream<Result<v2::TelemetryCommand, Status>>;
-type Sender = mpsc::Sender<Result<v2::TelemetryCommand, Status>>;
+pub(super) type Outbound = Pin<Box<dyn tokio_stream::Stream<Item = Result<v2::TelemetryCommand, Status>> + Send>>;
+
+/// A command on its way, and who wants to know when the connection has taken it.
+struct Sent {
+    command: Result<v2::TelemetryCommand, Status>,
+    taken: Option<oneshot::Sender<()>>,
+}
+
+impl From<Result<v2::TelemetryCommand, Status>> for Sent {
+    fn from(command: Result<v2::TelemetryCommand, Status>) -> Sent {
+        Sent { command, taken: None }
+    }
+}
 
 /// Opens the stream. It returns at once, so that the client has its headers before it has said anything.
 pub(super) fn open(front: &Arc<Front>, request: Request<Streaming<v2::TelemetryCommand>>) -> Outbound {
@@ -36,9 +56,14 @@ pub(super) fn open(front: &Arc<Front>, request: Request<Streaming<v2::TelemetryC
             front.calls.spawn(stream.run(front.clone(), inbound));
         }
         // Business errors come as a command with nothing but a status, and the stream ends well.
-        Err(error) => drop(sender.try_send(Ok(command(front.log("Telemetry", error), None)))),
+        Err(error) => drop(sender.try_send(Ok(command(front.log("Telemetry", error), None)).into())),
     }
-    ReceiverStream::new(outbound)
+    Box::pin(ReceiverStream::new(outbound).map(|sent| {
+        if let Some(taken) = sent.taken {
+            let _ = taken.send(());
+        }
+        sent.command
+    }))
 }
 
 fn command(status: v2::Status, command: Option<Command>) -> v2::TelemetryCommand {
@@ -50,42 +75,122 @@ struct Stream {
     language: String,
     /// As the stream was opened; its proof is checked again with each settings.
     caller: Caller,
-    sender: Sender,
+    sender: mpsc::Sender<Sent>,
 }
 
 impl Stream {
     async fn run(self, front: Arc<Front>, mut inbound: Streaming<v2::TelemetryCommand>) {
         let connection = front.settings.connected();
+        let mut stream = front.node.streams.open(&self.client_id, connection);
         loop {
             let received = tokio::select! {
                 received = inbound.message() => received,
+                order = stream.order() => {
+                    self.place(&front, order);
+                    continue;
+                }
                 () = self.sender.closed() => break,
                 () = front.closing.cancelled() => break,
             };
             // The client half-closed, or its connection broke: our half ends with it.
             let Ok(Some(received)) = received else { break };
             front.node.registry.seen(&self.client_id, &self.language);
-            // Everything else answers commands that we do not send.
-            let Some(Command::Settings(settings)) = received.command else { continue };
+            let status = received.status.unwrap_or_default();
+            let settings = match received.command {
+                Some(Command::Settings(settings)) => settings,
+                Some(Command::ThreadStackTrace(trace)) => {
+                    self.answered(&front, &trace.nonce, status, trace.thread_stack_trace);
+                    continue;
+                }
+                Some(Command::VerifyMessageResult(result)) => {
+                    self.answered(&front, &result.nonce, status, None);
+                    continue;
+                }
+                // Node.js answers some commands with others.
+                _ => continue,
+            };
             let answer = match self.settings(&front, connection, settings) {
-                Ok(settings) => Ok(command(status::ok(), Some(Command::Settings(settings)))),
+                Ok((settings, topics)) => {
+                    stream.settled(topics.into_iter());
+                    Ok(command(status::ok(), Some(Command::Settings(settings))))
+                }
                 Err(error @ ApiError::Denied(_)) => Err(Ok(command(front.log("Telemetry", error), None))),
                 Err(error) => Err(Err(Status::invalid_argument(front.log("Telemetry", error).message))),
             };
             let ends = answer.is_err();
             let answer = answer.map_or_else(|last| last, Ok);
-            if self.sender.send(answer).await.is_err() || ends {
+            if self.sender.send(answer.into()).await.is_err() || ends {
                 break;
             }
         }
         front.settings.disconnected(&self.client_id, connection);
     }
 
-    /// Takes the client's settings and says what it gets back. Each is answered, repeats too.
-    fn settings(&self, front: &Arc<Front>, connection: u64, settings: v2::Settings) -> Result<v2::Settings, ApiError> {
+    /// Writes what somebody wants the client to be told, unless it may not hear it or does not read.
+    fn place(&self, front: &Front, Order { told, nonce, placed }: Order) {
+        let said = match self.said(front, told, nonce) {
+            Ok(said) => said,
+            Err(error) => {
+                tracing::debug!(client_id = self.client_id, %error, "a client may not be told what it was to be told");
+                return;
+            }
+        };
+        let (sender, taken) = oneshot::channel();
+        let said = v2::TelemetryCommand { status: None, command: Some(said) };
+        if self.sender.try_send(Sent { command: Ok(said), taken: Some(sender) }).is_ok() {
+            let _ = placed.send(Placed { taken, outgoing: self.caller.outgoing() });
+        }
+    }
+
+    /// What goes to the client, which may not have the permission any more that it had when it told its settings.
+    fn said(&self, front: &Front, told: Told, nonce: String) -> Result<Command, ApiError> {
+        let settings = front.settings.get(&self.client_id);
+        let named = |topic: &str| {
+            let name = || v2::Resource { name: topic.to_owned(), ..v2::Resource::default() };
+            settings.as_ref().map_or_else(name, |settings| settings.resource_of(topic))
+        };
+        Ok(match told {
+            Told::Orphaned { transaction_id, message, stored_ms } => {
+                front.permit(&self.caller, &Listening::Producer(&message.topic))?;
+                let topic = named(&message.topic);
+                Command::RecoverOrphanedTransactionCommand(v2::RecoverOrphanedTransactionCommand {
+                    message: Some(convert::shown(message, &topic, stored_ms)),
+                    transaction_id,
+                })
+            }
+            Told::Verify { message, stored_ms, queue, offset } => {
+                front.permit(&self.caller, &Listening::Consumer(&message.topic))?;
+                let topic = named(&message.topic);
+                let mut message = convert::shown(message, &topic, stored_ms);
+                if let Some(system) = &mut message.system_properties {
+                    system.queue_id = i32::try_from(queue).unwrap_or(i32::MAX);
+                    system.queue_offset = Some(i64::try_from(offset).unwrap_or(i64::MAX));
+                }
+                Command::VerifyMessageCommand(v2::VerifyMessageCommand { nonce, message: Some(message) })
+            }
+            Told::PrintThreads => Command::PrintThreadStackTraceCommand(v2::PrintThreadStackTraceCommand { nonce }),
+        })
+    }
+
+    fn answered(&self, front: &Front, nonce: &str, status: v2::Status, trace: Option<String>) {
+        let mut thread_stack_trace = trace.unwrap_or_default();
+        thread_stack_trace.truncate(thread_stack_trace.floor_char_boundary(TRACE_BYTES_MAX));
+        let answer = ClientAnswer { code: status.code, message: status.message, thread_stack_trace };
+        front.node.streams.answered(&self.client_id, nonce, answer);
+    }
+
+    /// Takes the client's settings and says what it gets back, and the topics that it publishes to. Each is answered,
+    /// repeats too.
+    fn settings(
+        &self,
+        front: &Arc<Front>,
+        connection: u64,
+        settings: v2::Settings,
+    ) -> Result<(v2::Settings, Vec<String>), ApiError> {
         front.permit(&self.caller, &settings)?;
         let parsed = Arc::new(ClientSettings::parse(&settings)?);
         front.settings.put(&self.client_id, connection, parsed.clone());
+        let topics = parsed.publishes.iter().map(|(topic, _)| topic.to_string()).collect();
         let mut row = None;
         if let Some(consumer) = &parsed.consumer {
             row = consumer_group(&front.node.group.state(), consumer.consumer_group.as_str())?;
@@ -99,6 +204,6 @@ impl Stream {
                 }
             });
         }
-        Ok(overlay(settings, &self.language, &front.node.config.grpc, row.as_ref()))
+        Ok((overlay(settings, &self.language, &front.node.config.grpc, row.as_ref()), topics))
     }
 }

@@ -38,12 +38,14 @@ impl Turn<'_, '_> {
         let queues = key::queues(topic).to_vec();
         let shared = topic.0.to_be_bytes().to_vec();
         let halves = key::waiting(b'h', topic, 0, 0)[..9].to_vec();
+        let wanted = key::waiting(b'w', topic, 0, 0)[..9].to_vec();
         let count = key::waiting_count(topic).to_vec();
         let mut ranges = vec![(key::MESSAGE, &queues), (key::QUEUE, &queues)];
         ranges.extend(SHARED.map(|table| (table, &shared)));
-        ranges.extend([(key::HALF, &halves), (key::HALF, &count)]);
+        // Those that are to be checked after the half messages themselves: then none is added any more.
+        ranges.extend([(key::HALF, &halves), (key::HALF, &wanted), (key::HALF, &count)]);
         self.drop_ranges(&ranges, note, rows_max, |turn, table, row| {
-            // What stands at times and among the wanted checks goes when Tick and the leader come upon it.
+            // What stands at times goes when Tick comes upon it.
             if table == key::HALF && row.first() == Some(&b'h') {
                 let in_log = [b"l", row.get(9..).unwrap_or_default()].concat();
                 turn.rows.delete(key::HALF, &in_log);

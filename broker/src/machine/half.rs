@@ -127,7 +127,9 @@ impl Turn<'_, '_> {
             if let Some((topic, place, mut half)) = self.named_half(&message)?
                 && half.state == HalfState::Pending
             {
-                let next_ms = self.now_ms.saturating_add(half.interval_ms);
+                // It is parked as soon as it is too old. Tick has looked at the present already.
+                let spent_ms = half.made_ms.saturating_add(half.age_max_ms).max(self.now_ms.saturating_add(1));
+                let next_ms = self.now_ms.saturating_add(half.interval_ms).min(spent_ms);
                 if told.sent {
                     half.checks = half.checks.saturating_add(1);
                     self.put_half(topic.id, place, &half);

@@ -173,11 +173,19 @@ pub fn wanted(state: &impl ReadState, rows_max: usize) -> Result<Vec<Named>, Sta
     rows.into_iter().collect()
 }
 
-/// Half messages, and where to go on when there may be more.
-pub type Page = (Vec<(InLog, HalfMessage)>, Option<InLog>);
+/// Half messages of one topic that are not ended.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// In the order of the log.
+    pub rows: Vec<(InLog, HalfMessage)>,
+    /// Rows that were looked at.
+    pub looked: usize,
+    /// Where to go on, when there may be more.
+    pub next: Option<InLog>,
+}
 
-/// Half messages of a topic that are not ended, from a place on, at most `rows_max` of them; looks at no more than
-/// `looks_max`.
+/// Half messages of a topic that are not ended, from a place on, at most `rows_max` of them; those that are parked
+/// when `parked` is set. Looks at no more than `looks_max` rows.
 ///
 /// # Errors
 /// When a row cannot be read.
@@ -187,23 +195,22 @@ pub fn open(
     from: InLog,
     rows_max: usize,
     looks_max: usize,
+    parked: bool,
 ) -> Result<Page, StateError> {
-    let mut rows = Vec::new();
-    let mut looked = 0;
-    let mut next = None;
+    let mut page = Page::default();
     let mut fault = None;
     let prefix = key::waiting(b'h', topic, 0, 0);
     let until = key::after(&prefix[..9]);
     state.scan(key::HALF, &key::waiting(b'h', topic, from.log_index, from.slot), &until, &mut |key, value| {
         match parse(key, 1).and_then(|(_, place)| Ok((place, HalfMessage::decode(value)?))) {
-            Ok((place, _)) if rows.len() == rows_max || looked == looks_max => {
-                next = Some(place);
+            Ok((place, _)) if page.rows.len() == rows_max || page.looked == looks_max => {
+                page.next = Some(place);
                 return ControlFlow::Break(());
             }
             Ok((place, half)) => {
-                looked += 1;
-                if half.state.is_open() {
-                    rows.push((place, half));
+                page.looked += 1;
+                if half.state.is_open() && (!parked || half.state == HalfState::Parked) {
+                    page.rows.push((place, half));
                 }
             }
             Err(error) => {
@@ -213,7 +220,20 @@ pub fn open(
         }
         ControlFlow::Continue(())
     })?;
-    fault.map_or(Ok((rows, next)), Err)
+    fault.map_or(Ok(page), Err)
+}
+
+/// The first topic from this one on that has half messages which are not ended.
+///
+/// # Errors
+/// When a row cannot be read.
+pub fn next_topic(state: &impl ReadState, from: TopicId) -> Result<Option<TopicId>, StateError> {
+    let mut found = None;
+    state.scan(key::HALF, &key::waiting_count(from), &key::after(b"n"), &mut |key, _| {
+        found = Some(super::codec::key_u64(TABLE, key, 1).map(TopicId));
+        ControlFlow::Break(())
+    })?;
+    found.transpose()
 }
 
 /// Half messages of a topic that are not ended.

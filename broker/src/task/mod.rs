@@ -5,6 +5,7 @@ mod clock;
 mod session;
 mod settings;
 mod slow_disk;
+mod transaction_check;
 
 pub use slow_disk::SlowDiskLimits;
 
@@ -31,6 +32,7 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
                 () = clock::run(&node) => {}
                 () = session::run(&node, seen.term) => {}
                 () = settings::run(&node) => {}
+                () = transaction_check::run(&node) => {}
                 leadership = turned(&node, seen) => seen = leadership,
             }
         } else {

@@ -48,6 +48,7 @@ var scenarios = map[string]func(*official) (result, error){
 	"hold":       (*official).hold,
 	"take":       (*official).take,
 	"carry":      (*official).carry,
+	"orphan":     (*official).orphan,
 }
 
 // What every scenario is made of.
@@ -178,6 +179,13 @@ func (s *seen) note(message *rmq.MessageView, tag string) {
 	if !intact && len(s.wrong) < 3 {
 		s.wrong = append(s.wrong, fmt.Sprintf("%s, attempt %d", body, message.GetDeliveryAttempt()))
 	}
+}
+
+// A producer was asked about a half message.
+func (s *seen) ask(half *rmq.MessageView) {
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	s.bodies[string(half.GetBody())]++
 }
 
 func (s *seen) has(body string) bool {
@@ -442,6 +450,46 @@ func (o *official) filter() (result, error) {
 		return nil, err
 	}
 	return seen.result(o.count), nil
+}
+
+// A producer that leaves its transactions open is asked about each of them. The half messages below count it commits
+// then, and as many others it rolls back.
+func (o *official) orphan() (result, error) {
+	seen, asked := newSeen(), newSeen()
+	consumer, err := o.pushConsumer(rmq.SUB_ALL, 8, func(message *rmq.MessageView) rmq.ConsumerResult {
+		seen.note(message, "official")
+		return rmq.SUCCESS
+	})
+	if err != nil {
+		return nil, err
+	}
+	checker := &rmq.TransactionChecker{Check: func(half *rmq.MessageView) rmq.TransactionResolution {
+		asked.ask(half)
+		if sequence, err := strconv.Atoi(string(half.GetBody())); err == nil && sequence < o.count {
+			return rmq.COMMIT
+		}
+		return rmq.ROLLBACK
+	}}
+	producer, err := rmq.NewProducer(o.config(), rmq.WithTopics(o.topic), rmq.WithTransactionChecker(checker))
+	if err != nil {
+		return nil, err
+	}
+	if err := producer.Start(); err != nil {
+		return nil, err
+	}
+	for sequence := range 2 * o.count {
+		half, transaction := o.message(sequence, "official"), producer.BeginTransaction()
+		if _, err := producer.SendWithTransaction(context.Background(), half, transaction); err != nil {
+			return nil, err
+		}
+	}
+	until(func() bool { return asked.distinct() >= 2*o.count && seen.distinct() >= o.count }, patience)
+	if err := errors.Join(producer.GracefulStop(), consumer.GracefulStop()); err != nil {
+		return nil, err
+	}
+	result := seen.result(o.count)
+	result["asked"] = asked.distinct()
+	return result, nil
 }
 
 // A push consumer that holds count messages until its process is killed.

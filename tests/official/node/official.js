@@ -12,6 +12,9 @@ const { once } = require('node:events');
 const { setTimeout: sleep } = require('node:timers/promises');
 const { ConsumeResult, FilterExpression, Producer, PushConsumer, SimpleConsumer } = require('rocketmq-client-nodejs');
 
+// The client does not export it.
+const TransactionResolution = { COMMIT: 1, ROLLBACK: 2 };
+
 const SEND_IN_FLIGHT = 64;
 const PATIENCE_MS = 60_000;
 
@@ -188,6 +191,36 @@ const scenarios = {
     // It ends its polls and finishes what they brought.
     await consumer.shutdown();
     return { ...seen.result(count), received_ms };
+  },
+
+  /**
+   * A producer that leaves its transactions open is asked about each of them. The half messages below `count` it commits
+   * then, and as many others it rolls back.
+   */
+  async orphan() {
+    const seen = new Seen();
+    const asked = new Set();
+    const consumer = await pushConsumer(view => {
+      seen.note(view);
+      return ConsumeResult.SUCCESS;
+    });
+    const checker = {
+      async check(half) {
+        if (!intact(half, 'official')) {
+          seen.wrong.push(`half ${body(half)}`);
+        }
+        asked.add(body(half));
+        return Number(body(half)) < count ? TransactionResolution.COMMIT : TransactionResolution.ROLLBACK;
+      },
+    };
+    const client = await started(new Producer({ ...configuration(), topics: [ topic ], checker }));
+    for (let sequence = 0; sequence < 2 * count; sequence++) {
+      await client.send(message(sequence), client.beginTransaction());
+    }
+    await until(() => asked.size >= 2 * count && seen.bodies.size >= count);
+    await consumer.shutdown();
+    await client.shutdown();
+    return { ...seen.result(count), asked: asked.size };
   },
 
   /** Messages that nobody acknowledges come back as attempt 2 after their invisible time and not before. */

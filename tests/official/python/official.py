@@ -2,7 +2,7 @@
 
     official.py SCENARIO ACCESS TOPIC GROUP COUNT
 
-SCENARIO is roundtrip, redelivery, send, hold or take. The last line on stdout is RESULT and a JSON object,
+SCENARIO is roundtrip, redelivery, send, orphan, hold or take. The last line on stdout is RESULT and a JSON object,
 which tests/tests/official.rs judges. It signs with OFFICIAL_ACCESS_KEY and OFFICIAL_SECRET_KEY. `hold` prints HELD and a number whenever it holds more messages, and never ends.
 """
 
@@ -16,7 +16,7 @@ from collections import Counter
 from concurrent.futures import wait
 
 from rocketmq import (ClientConfiguration, ConsumeResult, Credentials, FilterExpression, Message, MessageListener,
-                      Producer, PushConsumer, SimpleConsumer)
+                      Producer, PushConsumer, SimpleConsumer, TransactionChecker, TransactionResolution)
 
 SEND_IN_FLIGHT = 64
 # The client tries three times for 3 s each.
@@ -24,7 +24,7 @@ SEND_WITHIN = 15
 # Its poll of 5 s, what the client adds to the deadline of a poll, and acknowledgements of 3 s at most on a busy machine.
 RECEIVE_WITHIN = 20
 # A little before the test gives up, the program says on stderr where each of its threads is, and ends.
-LIMIT_S = {"roundtrip": 140, "redelivery": 80, "send": 50, "take": 95}
+LIMIT_S = {"roundtrip": 140, "redelivery": 80, "send": 50, "take": 95, "orphan": 100}
 
 
 def configuration(access):
@@ -150,6 +150,51 @@ def redelivery(access, topic, group, count):
             "min_gap_ms": min(gaps, default=0), "max_gap_ms": max(gaps, default=0), "invisible_ms": invisible * 1000}
 
 
+class Checker(TransactionChecker):
+    """Commits the half messages whose numbers are below `count`, and rolls the others back."""
+
+    def __init__(self, count):
+        self.count = count
+        self.lock = threading.Lock()
+        self.asked = set()
+        self.wrong = []
+
+    def check(self, message):
+        body = message.body.decode()
+        with self.lock:
+            self.asked.add(body)
+            if message.properties.get("sequence") != body or message.tag != "official":
+                self.wrong.append(str(message))
+        return TransactionResolution.COMMIT if int(body) < self.count else TransactionResolution.ROLLBACK
+
+
+def orphan(access, topic, group, count):
+    """A producer that leaves its transactions open is asked about each of them."""
+    checker = Checker(count)
+    producer = Producer(configuration(access), (topic,), checker)
+    producer.startup()
+    for sequence in range(2 * count):
+        message = Message()
+        message.topic = topic
+        message.body = str(sequence).encode()
+        message.tag = "official"
+        message.add_property("sequence", str(sequence))
+        producer.send(message, producer.begin_transaction())
+    seen = Counter()
+    consumer = simple_consumer(access, topic, group)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (len(seen) < count or len(checker.asked) < 2 * count):
+        for message in consumer.receive(32, 30):
+            seen[message.body.decode()] += 1
+            consumer.ack(message)
+    # A poll more: what should not come would show.
+    for message in consumer.receive(32, 30):
+        seen[message.body.decode()] += 1
+    distinct = sum(1 for sequence in range(count) if str(sequence) in seen)
+    return {"sent": count, "distinct": distinct, "foreign": len(seen) - distinct, "deliveries": sum(seen.values()),
+            "wrong": checker.wrong[:3], "asked": len(checker.asked)}
+
+
 class Holder(MessageListener):
     """Takes messages and finishes none."""
 
@@ -218,7 +263,8 @@ def main():
         send_all(access, topic, count)
         result = {"sent": count}
     else:
-        scenarios = {"roundtrip": roundtrip, "redelivery": redelivery, "hold": hold, "take": take}
+        scenarios = {"roundtrip": roundtrip, "redelivery": redelivery, "hold": hold, "take": take,
+                     "orphan": orphan}
         result = scenarios[scenario](access, topic, group, count)
     print("RESULT", json.dumps(result), flush=True)
     # The client leaves threads behind that a failure would wait for.

@@ -3,16 +3,21 @@
 use super::{Harness, dump, lasting};
 use crate::command::Payload;
 use crate::filter::tag::tag_hash;
-use crate::store::{ConsumerGroupId, TopicId, consumer_group, half, lag, progress, queue, subscription, timer, topic};
+use crate::store::half::HalfState;
+use crate::store::timer::InLog;
+use crate::store::{
+    ConsumerGroupId, TopicId, consumer_group, half, key, lag, progress, queue, subscription, timer, topic,
+};
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
-use raft_store::State;
+use raft_store::{ReadState, State};
 use raftmq_proto::command::{
-    Ack, Append, AppendMessage, Appended, Batch, ChangeInvisible, Checks, ConfirmLeases, ConsumerGroup, DeadLetter,
-    DeleteConsumerGroup, DeleteTopic, EndSession, EndTransaction, Filter, Handle, Lease, LeaseName, PutConsumerGroup,
-    PutSession, PutSetting, PutTopic, Recall, Refusal, Subscription, Tick, Topic, WaitingMessage, Waits, command,
-    reply,
+    Ack, Append, AppendMessage, Appended, Batch, ChangeInvisible, Checked, CheckedMessage, Checks, ConfirmLeases,
+    ConsumerGroup, DeadLetter, DeleteConsumerGroup, DeleteTopic, EndSession, EndTransaction, Filter, Handle, Lease,
+    LeaseName, PutConsumerGroup, PutSession, PutSetting, PutTopic, Recall, Refusal, Subscription, Tick, Topic,
+    WaitingMessage, Waits, command, reply,
 };
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 const TOPICS: [&str; 2] = ["t", "u"];
 /// The second one's clients use no filters.
@@ -64,6 +69,11 @@ enum Step {
         which: usize,
         commit: bool,
     },
+    /// The leader looks at what is to be checked, and could ask about every half message or about none.
+    Check {
+        max: usize,
+        sent: bool,
+    },
     Ack {
         which: usize,
     },
@@ -111,6 +121,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => any::<usize>().prop_map(|which| Step::Recall { which }),
         1 => (0..2usize).prop_map(|topic| Step::Half { topic }),
         2 => (any::<usize>(), any::<bool>()).prop_map(|(which, commit)| Step::Decide { which, commit }),
+        2 => (1..4usize, any::<bool>()).prop_map(|(max, sent)| Step::Check { max, sent }),
         5 => any::<usize>().prop_map(|which| Step::Ack { which }),
         1 => (any::<usize>(), 0..5u8).prop_map(|(which, how)| Step::Forge { which, how }),
         2 => (any::<usize>(), 0..4u64, any::<bool>())
@@ -173,6 +184,8 @@ struct Waiting {
     /// 0 for a half message.
     delivery_ms: u64,
     end: Option<WaitingEnd>,
+    /// Checks of a half message that the group was told of.
+    checks: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -300,6 +313,7 @@ impl Model {
             Step::Recall { which } => self.recall(which),
             Step::Half { topic } => self.send_to_wait(topic, 1, 0),
             Step::Decide { which, commit } => self.decide(which, commit),
+            Step::Check { max, sent } => self.check_wanted(max, sent),
             Step::Ack { which } => self.ack(which),
             Step::Forge { which, how } => self.forge(which, how),
             Step::Hide { which, invisible_ms, suspend } => self.hide(which, invisible_ms, suspend),
@@ -418,7 +432,7 @@ impl Model {
         for slot in 0..count as u32 {
             let log_index = self.harness.log.len() as u64;
             let message = WaitingMessage { topic: name.clone(), log_index, slot, message_id_hash: 77 };
-            self.waiting.push(Waiting { message, topic, delivery_ms, end: None });
+            self.waiting.push(Waiting { message, topic, delivery_ms, end: None, checks: 0 });
             if now {
                 self.store_waiting(self.waiting.len() - 1);
             }
@@ -470,6 +484,45 @@ impl Model {
             (Refusal::AlreadyRolledBack, Some(WaitingEnd::Taken)) => assert!(commit),
             (Refusal::HalfMessageNotFound, Some(_)) => {}
             other => panic!("ended: {other:?}"),
+        }
+    }
+
+    /// What the leader does about half messages that are to be checked.
+    fn check_wanted(&mut self, max: usize, sent: bool) {
+        let wanted = half::wanted(&self.harness.state, max).expect("read");
+        let mut messages = Vec::new();
+        for (id, place) in &wanted {
+            // The rows of a topic that is gone go by themselves.
+            if topic::name(&self.harness.state, *id).expect("read").is_none() {
+                continue;
+            }
+            let at = |waiting: &&mut Waiting| {
+                (waiting.message.log_index, waiting.message.slot) == (place.log_index, place.slot)
+            };
+            let waiting = self.waiting.iter_mut().find(at).expect("a half message that was sent");
+            if waiting.end.is_none() {
+                waiting.checks += u32::from(sent);
+            }
+            messages.push(CheckedMessage { message: Some(waiting.message.clone()), sent });
+        }
+        let told = messages.len();
+        self.run(command::Kind::Checked(Checked { messages }));
+        let left = half::wanted(&self.harness.state, usize::MAX).expect("read");
+        assert!(told < wanted.len() || !left.iter().any(|named| wanted.contains(named)), "{wanted:?} then {left:?}");
+    }
+
+    /// Half messages are counted as the leader said, and none that is open is forgotten: it is to be checked at some
+    /// time or now, or it is parked, which none is too early.
+    fn check_half(&self, topic: TopicId, waiting: &Waiting, asked: &[Vec<u8>]) {
+        let place = InLog { log_index: waiting.message.log_index, slot: waiting.message.slot };
+        let row = half::half(&self.harness.state, topic, place).expect("read").expect("an open half message");
+        assert_eq!(row.checks, waiting.checks);
+        let named = key::waiting(b'h', topic, place.log_index, place.slot);
+        let times = asked.iter().filter(|key| key.ends_with(&named[1..])).count();
+        match row.state {
+            HalfState::Pending => assert_eq!(times, 1, "{waiting:?}"),
+            HalfState::Parked => assert!(times == 0 && row.is_spent(self.harness.now_ms), "{waiting:?}"),
+            ended => panic!("{waiting:?} is {ended:?}"),
         }
     }
 
@@ -717,6 +770,14 @@ impl Model {
 
     /// Progress and counts are right.
     fn check(&self) {
+        let mut asked = Vec::new();
+        for letter in [b"c", b"w"] {
+            let mut note = |key: &[u8], _: &[u8]| {
+                asked.push(key.to_vec());
+                ControlFlow::Continue(())
+            };
+            self.harness.state.scan(key::HALF, letter, &key::after(letter), &mut note).expect("read");
+        }
         for (number, name) in TOPICS.iter().enumerate() {
             let id = TopicId(topic::topic(&self.harness.state, name).expect("read").expect("exists").id);
             let open = |half: bool| {
@@ -727,6 +788,11 @@ impl Model {
             };
             assert_eq!(timer::waiting(&self.harness.state, id).expect("read"), open(false));
             assert_eq!(half::waiting(&self.harness.state, id).expect("read"), open(true));
+            let halves = self
+                .waiting
+                .iter()
+                .filter(|waiting| waiting.topic == number && waiting.end.is_none() && waiting.delivery_ms == 0);
+            halves.for_each(|waiting| self.check_half(id, waiting, &asked));
         }
         for group in 0..2 {
             for (topic, name) in TOPICS.iter().enumerate() {

@@ -170,7 +170,7 @@ impl Timeline {
                 let state = &self.harness.state;
                 let id = TopicId(topic::topic(state, words[1]).expect("read").expect("exists").id);
                 let timers = timer::waiting(state, id).expect("read");
-                let (open, _) = half::open(state, id, InLog { log_index: 0, slot: 0 }, 100, 100).expect("read");
+                let open = half::open(state, id, InLog { log_index: 0, slot: 0 }, 100, 100, false).expect("read").rows;
                 assert_eq!(open.len() as u64, half::waiting(state, id).expect("read"));
                 let parked = open.iter().filter(|(_, half)| half.state == HalfState::Parked).count();
                 format!("{timers} timers, {} halves, {parked} parked", open.len())
@@ -1008,6 +1008,37 @@ fn who_says_nothing_is_asked_until_nobody_is_asked_any_more() {
          rollback b              => ok
          receive c g t           => a:1
          waiting t               => 0 timers, 0 halves, 0 parked",
+    );
+}
+
+#[test]
+fn who_cannot_be_asked_is_parked_at_its_age_and_not_an_interval_later() {
+    check(
+        "topic t types=4
+         half t a after=6s every=30s checks=9 age=40s
+         +6s; tick; wanted       => a
+         checked a unsent        => ok
+         +30s; tick; wanted      => a
+         checked a unsent; wanted => none
+         +3s; tick; wanted       => none
+         waiting t               => 0 timers, 1 halves, 0 parked
+         +1s; tick; wanted       => none
+         waiting t               => 0 timers, 1 halves, 1 parked
+         rollback a              => ok
+         commit a                => already_rolled_back
+         half t b after=6s every=30s checks=9 age=40s
+         +6s; tick; +1m; checked b unsent; tick; wanted => none
+         +1s; tick; waiting t    => 0 timers, 1 halves, 1 parked",
+    );
+}
+
+#[test]
+fn a_deleted_topic_leaves_nothing_to_check() {
+    check(
+        "topic t types=4; half t a b after=6s; +6s; tick; wanted => a b
+         drop-topic t; tick; tick; wanted => none
+         topic t types=4; half t c after=6s; +6s; tick; wanted => c
+         checked a; wanted       => c",
     );
 }
 

@@ -28,6 +28,7 @@ import org.apache.rocketmq.client.apis.message.Message;
 import org.apache.rocketmq.client.apis.message.MessageView;
 import org.apache.rocketmq.client.apis.producer.Producer;
 import org.apache.rocketmq.client.apis.producer.SendReceipt;
+import org.apache.rocketmq.client.apis.producer.TransactionResolution;
 
 /**
  * The official Java client (rocketmq-client-java) against a running cluster: {@code SCENARIO ACCESS TOPIC GROUP COUNT}.
@@ -44,17 +45,18 @@ public final class Official {
         Map<String, Object> run(Official official) throws Exception;
     }
 
-    private static final Map<String, Scenario> SCENARIOS = Map.of(
-        "send", Official::send,
-        "roundtrip", Official::roundtrip,
-        "push", Official::push,
-        "redelivery", Official::redelivery,
-        "retry", Official::retry,
-        "filter", Official::filter,
-        "invisible", Official::invisible,
-        "hold", Official::hold,
-        "take", Official::take,
-        "carry", Official::carry);
+    private static final Map<String, Scenario> SCENARIOS = Map.ofEntries(
+        Map.entry("send", Official::send),
+        Map.entry("roundtrip", Official::roundtrip),
+        Map.entry("push", Official::push),
+        Map.entry("redelivery", Official::redelivery),
+        Map.entry("retry", Official::retry),
+        Map.entry("filter", Official::filter),
+        Map.entry("invisible", Official::invisible),
+        Map.entry("hold", Official::hold),
+        Map.entry("take", Official::take),
+        Map.entry("carry", Official::carry),
+        Map.entry("orphan", Official::orphan));
 
     private final String access;
     private final String topic;
@@ -354,6 +356,37 @@ public final class Official {
         await(() -> seen.bodies.size() >= count, PATIENCE);
         consumer.close();
         return seen.result(count);
+    }
+
+    /**
+     * A producer that leaves its transactions open is asked about each of them. The half messages below {@code count}
+     * it commits then, and as many others it rolls back.
+     */
+    private Map<String, Object> orphan() throws Exception {
+        Seen seen = new Seen();
+        Set<String> asked = ConcurrentHashMap.newKeySet();
+        PushConsumer consumer = pushConsumer(message -> {
+            seen.note(message, "official");
+            return ConsumeResult.SUCCESS;
+        });
+        Producer producer = CLIENT.newProducerBuilder().setClientConfiguration(configuration()).setTopics(topic)
+            .setTransactionChecker(half -> {
+                if (!intact(half, "official")) {
+                    seen.wrong.add(half.toString());
+                }
+                asked.add(body(half));
+                return Integer.parseInt(body(half)) < count ? TransactionResolution.COMMIT
+                    : TransactionResolution.ROLLBACK;
+            }).build();
+        for (int sequence = 0; sequence < 2 * count; sequence++) {
+            producer.send(message(sequence, "official"), producer.beginTransaction());
+        }
+        await(() -> asked.size() >= 2 * count && seen.bodies.size() >= count, PATIENCE);
+        consumer.close();
+        producer.close();
+        Map<String, Object> result = seen.result(count);
+        result.put("asked", asked.size());
+        return result;
     }
 
     /** A message held for longer and then for shorter than it was received for comes back when it was last told. */
