@@ -16,7 +16,7 @@ use crate::propose::Proposer;
 use crate::room::SendGate;
 use crate::task::{self, Paces};
 use parking_lot::Mutex;
-use raft_store::{FlushMode, NodeAddresses, PeerSecret, RaftConfig, RaftGroup, RuntimeMode, peer_server};
+use raft_store::{FlushMode, NodeAddresses, NodeId, PeerSecret, RaftConfig, RaftGroup, RuntimeMode, peer_server};
 use raftmq_proto::forward::forward_server::ForwardServer;
 use raftmq_proto::forward::{ReportRequest, ReportResponse};
 use raftmq_server::listener::{Listener, ListenerOptions, Tls};
@@ -109,8 +109,8 @@ pub struct Broker {
 
 impl Broker {
     /// Starts a node on listeners that are bound already. It returns when peers and administrators are answered.
-    /// Clients are refused their connections until the node belongs to its group: they go on to another member,
-    /// where a node that is none would let each of their calls run into its deadline.
+    /// Clients are refused their connections while the node has no vote in its group: they go on to another member,
+    /// where a node that is none, or is being filled, would let each of their calls run into its deadline.
     ///
     /// # Errors
     /// What is wrong with the store, the identity or the certificate, and what to do about it.
@@ -181,12 +181,7 @@ impl Broker {
         rest_tasks.spawn(confirm::run(node.clone(), rest.clone()));
         rest_tasks.spawn(access::bootstrap::run(node.clone(), rest.clone()));
 
-        let (public, clients) = (listeners.grpc, node.clone());
-        door_tasks.spawn(async move {
-            if clients.closing.clone().run_until_cancelled_owned(clients.group.joined()).await.is_some() {
-                serve(public, door(), grpc::routes(clients.clone()), clients.closing.clone()).await;
-            }
-        });
+        door_tasks.spawn(serve_clients(node.clone(), listeners.grpc));
         door_tasks.spawn(serve(listeners.admin, door(), AdminService::routes(node.clone()), node.closing.clone()));
         Ok(Broker { node, rest, door_tasks, rest_tasks })
     }
@@ -270,13 +265,51 @@ fn reports(
         if leadership.leader != Some(node.group.node()) {
             return Err(tonic::Status::failed_precondition("this node does not lead"));
         }
-        node.clock.reported(report.node, report.clock_ms);
+        let members = node.group.members();
+        let has_vote = |id: NodeId| members.iter().any(|member| member.id == id && member.voter);
         node.registry.reported(report.clients);
-        node.paces.reported(report.node, Duration::from_micros(report.sync_us));
-        node.gate.reported(report.node, report.shortage);
+        // What a learner has on its clock and on its disk stands in nobody's way.
+        if has_vote(report.node) {
+            node.clock.keep(has_vote);
+            node.clock.reported(report.node, report.clock_ms);
+            node.paces.reported(report.node, Duration::from_micros(report.sync_us));
+            node.gate.reported(report.node, report.shortage);
+        }
         let deviates_from = task::agreement::judge(&node, report.node, report.marks);
         let sends_refused = node.gate.decide(&node.group).map(|why| why.to_string()).unwrap_or_default();
         Ok(ReportResponse { time_ms: node.clock.known(), sends_refused, deviates_from })
+    }
+}
+
+/// Serves clients whenever this node has a vote, until it stops.
+async fn serve_clients(node: Arc<Node>, mut listener: Listener) {
+    let (address, options) = (listener.address(), listener.options().clone());
+    loop {
+        if node.closing.clone().run_until_cancelled_owned(node.group.voting()).await.is_none() {
+            return;
+        }
+        let open = node.closing.child_token();
+        let serving = serve(listener, door(), grpc::routes(node.clone(), open.clone()), open.clone());
+        let mut serving = std::pin::pin!(serving);
+        tokio::select! {
+            () = &mut serving => return,
+            () = node.group.parted() => {}
+        }
+        tracing::warn!(
+            "this node has no vote any more: it takes no more calls of clients, who go on to the other members"
+        );
+        open.cancel();
+        if tokio::time::timeout(DRAIN, serving).await.is_err() {
+            tracing::info!("calls still under way after {} s are left to their deadlines", DRAIN.as_secs());
+        }
+        // Kept, and refusing connections, in case it is given a vote again.
+        listener = match Listener::reserve(address, options.clone()) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "once this node has a vote again it must be started again to serve clients");
+                return;
+            }
+        };
     }
 }
 

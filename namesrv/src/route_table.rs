@@ -252,6 +252,11 @@ impl RouteTable {
             }
             group.version = report.version;
             if !members.is_empty() {
+                // Who was a member and is none any more has been removed: it is not missed.
+                let stays = |node: u64| members.iter().any(|member| member.node == node);
+                let removed: Vec<u64> =
+                    group.members.iter().map(|member| member.node).filter(|node| !stays(*node)).collect();
+                group.nodes.retain(|node, _| !removed.contains(node));
                 group.members = members;
             }
             group.digest = TopicDigest(report.digest);
