@@ -36,6 +36,9 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// What a node that stops has given to its clients is confirmed within this.
 const CONFIRM: Duration = Duration::from_secs(1);
 
+/// A port that is not free yet is tried again after this.
+const RESERVE_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
 /// What every handler and task of a node shares.
 pub struct Node {
     /// As read at start.
@@ -303,13 +306,22 @@ async fn serve_clients(node: Arc<Node>, mut listener: Listener) {
             tracing::info!("calls still under way after {} s are left to their deadlines", DRAIN.as_secs());
         }
         // Kept, and refusing connections, in case it is given a vote again.
-        listener = match Listener::reserve(address, options.clone()) {
-            Ok(listener) => listener,
-            Err(error) => {
-                tracing::error!(%error, "once this node has a vote again it must be started again to serve clients");
-                return;
-            }
-        };
+        let Some(kept) = node.closing.run_until_cancelled(reserve(address, &options)).await else { return };
+        listener = kept;
+    }
+}
+
+/// Takes a port that was served a moment ago: it is free once its last connections are.
+async fn reserve(address: SocketAddr, options: &ListenerOptions) -> Listener {
+    let mut told = false;
+    loop {
+        match Listener::reserve(address, options.clone()) {
+            Ok(listener) => return listener,
+            Err(error) if !told => tracing::debug!(%error, "the port is tried again"),
+            Err(_) => {}
+        }
+        told = true;
+        tokio::time::sleep(RESERVE_AGAIN_AFTER).await;
     }
 }
 

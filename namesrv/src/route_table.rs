@@ -690,6 +690,25 @@ mod tests {
     }
 
     #[test]
+    fn a_member_that_was_removed_is_not_missed() {
+        let (mut table, mut brokers) = fed();
+        brokers[0].version = 12;
+        brokers[0].members = vec![1, 2];
+        brokers[0].heartbeat(&mut table, 10);
+        assert_eq!(state(&table), "C/G leader 1@3 version 12 members [1, 2] topics a@1 b@1");
+        let nodes = |table: &RouteTable| -> Vec<u64> {
+            table.groups("C").flat_map(|(_, group)| group.nodes.keys().copied()).collect()
+        };
+        assert_eq!(nodes(&table), [1, 2]);
+        // One that waits to be admitted is shown before it is a member.
+        let mut waits = Broker { role: Role::Learner, members: Vec::new(), ..Broker::new(4) };
+        waits.version = 0;
+        waits.heartbeat(&mut table, 20);
+        assert_eq!(nodes(&table), [1, 2, 4]);
+        assert_eq!(state(&table), "C/G leader 1@3 version 12 members [1, 2] topics a@1 b@1");
+    }
+
+    #[test]
     fn a_deposed_leader_cannot_overwrite_its_successor() {
         let (mut table, mut brokers) = fed();
         brokers[1].role = Role::Leader;

@@ -39,15 +39,18 @@ pub(crate) async fn run(shared: &Shared) {
             Ok(false) => {}
             Ok(true) => {
                 shared.set_waiting(None);
-                // What a new member replays of earlier memberships says nothing.
+                // What a new member replays of earlier memberships says nothing, nor one between two others.
                 let mut metrics = shared.raft().server_metrics();
-                while !shared.has_vote() {
+                loop {
+                    let joint = metrics.borrow_and_update().membership_config.get_joint_config().len() > 1;
+                    if shared.has_vote() && !joint {
+                        compare_with_membership(shared);
+                        return;
+                    }
                     if metrics.changed().await.is_err() {
                         return;
                     }
                 }
-                compare_with_membership(shared);
-                return;
             }
             Err(_) => return,
         }

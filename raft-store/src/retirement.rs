@@ -24,6 +24,8 @@ const SILENCE: Duration = Duration::from_millis(300);
 
 /// Looks as long as Raft runs.
 pub(crate) async fn run(shared: &Shared) {
+    // The last membership that this node had when it was told.
+    let mut told_at = None;
     loop {
         tokio::time::sleep(LOOK).await;
         shared.network().keep(|id| shared.member(id).is_some());
@@ -31,11 +33,17 @@ pub(crate) async fn run(shared: &Shared) {
         let state = openraft::async_runtime::WatchReceiver::borrow_watched(&metrics).state;
         let heard = shared.silence().is_some_and(|silence| silence < 2 * shared.election_max() + SILENCE);
         if state == ServerState::Leader || heard {
-            if shared.retired().send_replace(false) {
+            // What it has of memberships may be of the time before: the entry that admits it comes with the others.
+            let (known, member) = shared.own_membership();
+            if (known > told_at || !member) && shared.retired().send_replace(false) {
                 tracing::info!("a leader calls this node, which is a member again");
                 shared.raft().runtime_config().elect(true);
                 shared.set_waiting(None);
             }
+            continue;
+        }
+        if *shared.retired().borrow() {
+            // Once removed is removed for ever, unless a leader calls.
             continue;
         }
         match shared.raft().is_initialized().await {
@@ -44,11 +52,11 @@ pub(crate) async fn run(shared: &Shared) {
             Ok(true) => {}
             Err(_) => return,
         }
-        if let Some(why) = removed(shared).await
-            && shared.set_waiting(Some(why.clone()))
-        {
+        if let Some(why) = removed(shared).await {
             tracing::error!("this node is no member of its group: {why}");
+            told_at = shared.own_membership().0;
             shared.raft().runtime_config().elect(false);
+            shared.set_waiting(Some(why));
             shared.retired().send_replace(true);
         }
     }

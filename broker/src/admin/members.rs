@@ -51,7 +51,7 @@ impl AdminService {
                 target: "audit",
                 user = caller.name,
                 address = caller.address,
-                ?change,
+                %change,
                 outcome = logged,
                 "change of the members asked for"
             );

@@ -23,6 +23,7 @@ use crate::status::Member;
 use crate::types::{DiskId, LogIndex, NodeAddresses, NodeId, NodeInfo};
 use openraft::ChangeMembers;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -72,6 +73,24 @@ pub enum MemberChange {
         /// Its Raft id, where the label alone does not tell.
         node: Option<NodeId>,
     },
+}
+
+impl fmt::Display for Newcomer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Newcomer { label, node, disk, address } = self;
+        write!(f, "{label}, node {node:x} on disk {disk} at {address}")
+    }
+}
+
+impl fmt::Display for MemberChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MemberChange::Add(newcomer) => write!(f, "add {newcomer}"),
+            MemberChange::Replace(newcomer) => write!(f, "replace by {newcomer}"),
+            MemberChange::Remove { label, node: None } => write!(f, "remove {label}"),
+            MemberChange::Remove { label, node: Some(node) } => write!(f, "remove {label}, node {node:x}"),
+        }
+    }
 }
 
 /// What a change is about at the moment.
