@@ -10,8 +10,9 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/raftmq/target
 CARGO := scripts/cargo.sh
 BIN := $(CARGO_TARGET_DIR)/release
 DATA ?= raftmq-data
+NODE ?= n1
 
-.PHONY: help build cluster status kill-leader demo test lint fix bench chaos controls control-build python-client sdk-clients clean-data
+.PHONY: help build cluster status kill-leader wipe demo test lint fix bench chaos controls control-build python-client sdk-clients clean-data
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name what; do printf '  make %-14s %s\n' "$$name" "$$what"; done
@@ -27,6 +28,9 @@ status: ## Show the running cluster: leader, term, lag
 
 kill-leader: ## kill -9 the leader of the running cluster, and show the new one
 	@$(BIN)/raftmq-cluster kill-leader --data "$(DATA)"
+
+wipe: ## kill -9 a node of the running cluster and delete its disk (NODE=n1), and show the command that replaces it
+	@$(BIN)/raftmq-cluster wipe "$(NODE)" --data "$(DATA)"
 
 demo: build ## Produce and consume on a cluster of its own, kill -9 the leader in the middle, print the timeline
 	@$(BIN)/raftmq-cluster demo

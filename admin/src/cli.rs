@@ -111,6 +111,10 @@ mod tests {
             "mqadmin consumerProgress",
             "mqadmin haStatus -c C",
             "mqadmin electMaster -c C -b n1",
+            "mqadmin addPeer -c C -b G -l n3 --node 7f --disk ff --address h:40911",
+            "mqadmin replacepeer -l n1 --node 7f --disk ff --address h:40911 -y -o json",
+            "mqadmin removePeer -c C -b G -l n1 -y",
+            "mqadmin cleanBrokerMetadata -c C -b G -l n1 --node 7f",
             "mqadmin sendMessage -t T -p body -k key -c tag",
             "mqadmin consumeMessage -t T -g G -c 5 --output json",
             "mqadmin dump -o json",
@@ -141,6 +145,7 @@ mod tests {
             ("mqadmin updateUser -u alice", "--password"),
             ("mqadmin createUser -u alice -p x -t Root", "Super"),
             ("mqadmin createAcl -s User:alice -r Topic:a -d Allow", "-a"),
+            ("mqadmin replacePeer -l n1 --node n1 --disk ff --address h:1", "hexadecimal"),
         ] {
             let refused = parse(line).expect_err(line);
             assert!(refused.contains(part), "{line}: {refused}");

@@ -25,6 +25,19 @@ pub enum AdminError {
         /// Each address and why it did not answer.
         reasons: String,
     },
+    /// Nobody who leads took a change of the members.
+    #[error(
+        "broker group {broker_group} had no leader for {seconds} s that could change its members: {reasons}; a majority \
+         of its voters must be up (haStatus shows who is), then run the command again: it goes on from where it stopped"
+    )]
+    NoLeader {
+        /// The broker group.
+        broker_group: String,
+        /// How long one was looked for.
+        seconds: u64,
+        /// Each address and what it said.
+        reasons: String,
+    },
     /// A node refused.
     #[error("{address}: {message}")]
     Refused {

@@ -13,6 +13,7 @@ mod connect;
 mod credentials;
 mod directory;
 mod error;
+mod members;
 mod output;
 mod table;
 mod time;

@@ -9,6 +9,7 @@ mod access;
 mod catalog;
 mod door;
 mod half;
+mod members;
 mod progress;
 mod reset;
 mod status;
@@ -23,15 +24,15 @@ use door::Caller;
 use raft_store::State;
 use raftmq_proto::admin::admin_server::{Admin, AdminServer};
 use raftmq_proto::admin::{
-    ConsumerProgressRequest, ConsumerProgressResponse, DeleteAclRequest, DeleteAclResponse, DeleteConsumerGroupRequest,
-    DeleteConsumerGroupResponse, DeleteTopicRequest, DeleteTopicResponse, DeleteUserRequest, DeleteUserResponse,
-    DumpRequest, DumpResponse, EndTransactionRequest, EndTransactionResponse, GetConsumerGroupRequest,
-    GetConsumerGroupResponse, GroupStatusRequest, GroupStatusResponse, ListAclsRequest, ListAclsResponse,
-    ListConsumerGroupsRequest, ListConsumerGroupsResponse, ListHalfMessagesRequest, ListHalfMessagesResponse,
-    ListTopicsRequest, ListTopicsResponse, ListUsersRequest, ListUsersResponse, PutAclRequest, PutAclResponse,
-    PutConsumerGroupRequest, PutConsumerGroupResponse, PutTopicRequest, PutTopicResponse, PutUserRequest,
-    PutUserResponse, ResetOffsetRequest, ResetOffsetResponse, TopicRouteRequest, TopicRouteResponse,
-    TopicStatusRequest, TopicStatusResponse, TransferLeaderRequest, TransferLeaderResponse,
+    ChangeMembersRequest, ChangeMembersResponse, ConsumerProgressRequest, ConsumerProgressResponse, DeleteAclRequest,
+    DeleteAclResponse, DeleteConsumerGroupRequest, DeleteConsumerGroupResponse, DeleteTopicRequest,
+    DeleteTopicResponse, DeleteUserRequest, DeleteUserResponse, DumpRequest, DumpResponse, EndTransactionRequest,
+    EndTransactionResponse, GetConsumerGroupRequest, GetConsumerGroupResponse, GroupStatusRequest, GroupStatusResponse,
+    ListAclsRequest, ListAclsResponse, ListConsumerGroupsRequest, ListConsumerGroupsResponse, ListHalfMessagesRequest,
+    ListHalfMessagesResponse, ListTopicsRequest, ListTopicsResponse, ListUsersRequest, ListUsersResponse,
+    PutAclRequest, PutAclResponse, PutConsumerGroupRequest, PutConsumerGroupResponse, PutTopicRequest,
+    PutTopicResponse, PutUserRequest, PutUserResponse, ResetOffsetRequest, ResetOffsetResponse, TopicRouteRequest,
+    TopicRouteResponse, TopicStatusRequest, TopicStatusResponse, TransferLeaderRequest, TransferLeaderResponse,
 };
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::command::{Refusal, Reply, Tick};
@@ -255,6 +256,16 @@ impl Admin for AdminService {
     ) -> Result<Response<TransferLeaderResponse>, Status> {
         let caller = Caller::of(&request);
         self.transfer_leader(request.into_inner(), &caller).await.map(Response::new)
+    }
+
+    type ChangeMembersStream = Parts<ChangeMembersResponse>;
+
+    async fn change_members(
+        &self,
+        request: Request<ChangeMembersRequest>,
+    ) -> Result<Response<Self::ChangeMembersStream>, Status> {
+        let caller = Caller::of(&request);
+        self.change_members(request.into_inner(), caller).map(Response::new)
     }
 
     async fn put_user(&self, request: Request<PutUserRequest>) -> Result<Response<PutUserResponse>, Status> {

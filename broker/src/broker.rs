@@ -19,7 +19,7 @@ use crate::room::SendGate;
 use crate::task::{self, Paces};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use raft_store::{FlushMode, NodeAddresses, PeerSecret, RaftConfig, RaftGroup, RuntimeMode, peer_server};
+use raft_store::{FlushMode, NodeAddresses, NodeId, PeerSecret, RaftConfig, RaftGroup, RuntimeMode, peer_server};
 use raftmq_proto::forward::forward_server::ForwardServer;
 use raftmq_proto::forward::{RelayRequest, RelayResponse, ReportRequest, ReportResponse};
 use raftmq_server::listener::{Listener, ListenerOptions, Tls};
@@ -38,6 +38,9 @@ const DRAIN: Duration = Duration::from_secs(3);
 
 /// What a node that stops has given to its clients is confirmed within this.
 const CONFIRM: Duration = Duration::from_secs(1);
+
+/// A port that is not free yet is tried again after this.
+const RESERVE_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// What every handler and task of a node shares.
 pub struct Node {
@@ -116,8 +119,8 @@ pub struct Broker {
 
 impl Broker {
     /// Starts a node on listeners that are bound already. It returns when peers and administrators are answered.
-    /// Clients are refused their connections until the node belongs to its group: they go on to another member,
-    /// where a node that is none would let each of their calls run into its deadline.
+    /// Clients are refused their connections while the node has no vote in its group: they go on to another member,
+    /// where a node that is none, or is being filled, would let each of their calls run into its deadline.
     ///
     /// # Errors
     /// What is wrong with the store, the identity or the certificate, and what to do about it.
@@ -190,12 +193,7 @@ impl Broker {
         rest_tasks.spawn(confirm::run(node.clone(), rest.clone()));
         rest_tasks.spawn(access::bootstrap::run(node.clone(), rest.clone()));
 
-        let (public, clients) = (listeners.grpc, node.clone());
-        door_tasks.spawn(async move {
-            if clients.closing.clone().run_until_cancelled_owned(clients.group.joined()).await.is_some() {
-                serve(public, door(), grpc::routes(clients.clone()), clients.closing.clone()).await;
-            }
-        });
+        door_tasks.spawn(serve_clients(node.clone(), listeners.grpc));
         door_tasks.spawn(serve(listeners.admin, door(), AdminService::routes(node.clone()), node.closing.clone()));
         Ok(Broker { node, rest, door_tasks, rest_tasks })
     }
@@ -279,10 +277,16 @@ fn reports(
         if leadership.leader != Some(node.group.node()) {
             return Err(tonic::Status::failed_precondition("this node does not lead"));
         }
-        node.clock.reported(report.node, report.clock_ms);
+        let members = node.group.members();
+        let has_vote = |id: NodeId| members.iter().any(|member| member.id == id && member.voter);
         node.registry.reported(report.node, report.clients);
-        node.paces.reported(report.node, Duration::from_micros(report.sync_us));
-        node.gate.reported(report.node, report.shortage);
+        // What a learner has on its clock and on its disk stands in nobody's way.
+        if has_vote(report.node) {
+            node.clock.keep(has_vote);
+            node.clock.reported(report.node, report.clock_ms);
+            node.paces.reported(report.node, Duration::from_micros(report.sync_us));
+            node.gate.reported(report.node, report.shortage);
+        }
         let deviates_from = task::agreement::judge(&node, report.node, report.marks);
         let sends_refused = node.gate.decide(&node.group).map(|why| why.to_string()).unwrap_or_default();
         Ok(ReportResponse { time_ms: node.clock.known(), sends_refused, deviates_from })
@@ -300,6 +304,47 @@ fn relays(
             let node = node.ok_or_else(|| tonic::Status::unavailable("this node stops"))?;
             relay::relayed(&node, request).await
         })
+    }
+}
+
+/// Serves clients whenever this node has a vote, until it stops.
+async fn serve_clients(node: Arc<Node>, mut listener: Listener) {
+    let (address, options) = (listener.address(), listener.options().clone());
+    loop {
+        if node.closing.clone().run_until_cancelled_owned(node.group.voting()).await.is_none() {
+            return;
+        }
+        let open = node.closing.child_token();
+        let serving = serve(listener, door(), grpc::routes(node.clone(), open.clone()), open.clone());
+        let mut serving = std::pin::pin!(serving);
+        tokio::select! {
+            () = &mut serving => return,
+            () = node.group.parted() => {}
+        }
+        tracing::warn!(
+            "this node has no vote any more: it takes no more calls of clients, who go on to the other members"
+        );
+        open.cancel();
+        if tokio::time::timeout(DRAIN, serving).await.is_err() {
+            tracing::info!("calls still under way after {} s are left to their deadlines", DRAIN.as_secs());
+        }
+        // Kept, and refusing connections, in case it is given a vote again.
+        let Some(kept) = node.closing.run_until_cancelled(reserve(address, &options)).await else { return };
+        listener = kept;
+    }
+}
+
+/// Takes a port that was served a moment ago: it is free once its last connections are.
+async fn reserve(address: SocketAddr, options: &ListenerOptions) -> Listener {
+    let mut told = false;
+    loop {
+        match Listener::reserve(address, options.clone()) {
+            Ok(listener) => return listener,
+            Err(error) if !told => tracing::debug!(%error, "the port is tried again"),
+            Err(_) => {}
+        }
+        told = true;
+        tokio::time::sleep(RESERVE_AGAIN_AFTER).await;
     }
 }
 

@@ -144,6 +144,11 @@ impl ClusterClock {
         self.heard.notify_one();
     }
 
+    /// Forgets the clocks of others than the voters.
+    pub fn keep(&self, is_voter: impl Fn(NodeId) -> bool) {
+        self.times.lock().walls.retain(|node, _| is_voter(*node));
+    }
+
     /// Returns after a member has told its wall clock.
     pub async fn heard(&self) {
         self.heard.notified().await;

@@ -122,6 +122,11 @@ impl Reporter {
         });
     }
 
+    /// Tells the name servers nothing more until the next [`Reporter::update`].
+    fn fall_silent(&self) {
+        self.shared.snapshot.send_if_modified(|current| current.take().is_some());
+    }
+
     /// Takes the topics of this node's group; [`Reporter::update`] reports them.
     fn topics(&self, topics: &[Topic]) {
         self.shared.topics.lock().replace(topics);
@@ -172,7 +177,10 @@ async fn watch_node(node: &Arc<Node>) {
     let mut seen = node.group.leadership();
     let mut scan = true;
     loop {
-        if scan {
+        if node.group.removed() {
+            // What it knows of its group is of the past.
+            node.reporter.fall_silent();
+        } else if scan {
             scan = false;
             let reader = node.clone();
             let started = tokio::time::Instant::now();

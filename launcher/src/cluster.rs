@@ -1,13 +1,17 @@
-//! `up`, `status` and `kill-leader`: the commands around a running local cluster.
+//! `up`, `status`, `kill-leader` and `wipe`: the commands around a running local cluster.
 
 use std::{
+    fs,
     path::Path,
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use raftmq_server::shutdown::Shutdown;
-use tokio::{sync::mpsc, time::interval};
+use tokio::{
+    sync::mpsc,
+    time::{interval, sleep},
+};
 
 use crate::{
     layout::Layout,
@@ -20,6 +24,9 @@ const WATCH_EVERY: Duration = Duration::from_millis(500);
 
 /// Until the next leader.
 const ELECTION_MAX: Duration = Duration::from_secs(30);
+
+/// Until a wiped node is started again and has asked the others.
+const ADMISSION_MAX: Duration = Duration::from_secs(60);
 
 /// Starts the cluster and stays with it until a signal comes.
 pub async fn up(data: &Path) -> anyhow::Result<()> {
@@ -87,6 +94,33 @@ pub async fn kill_leader(data: &Path) -> anyhow::Result<()> {
         killed_at.elapsed().as_millis()
     );
     print!("{}", status::look(&layout).await.table(&layout));
+    Ok(())
+}
+
+/// Kills a node and deletes what it has on disk, as a broken disk would, and says how to replace it.
+pub async fn wipe(data: &Path, label: &str) -> anyhow::Result<()> {
+    let layout = Layout::read(data)?;
+    let broker = layout.brokers.iter().find(|broker| broker.label == label);
+    let broker = broker.with_context(|| format!("the cluster has no broker node {label}"))?;
+    let programs = Programs::beside_this_one()?;
+    let pid = supervisor::kill(&layout, label)?;
+    let folder = layout.data.join(&broker.label);
+    // The supervisor pauses before it starts the node again, for longer than this takes.
+    fs::remove_dir_all(&folder).with_context(|| format!("cannot delete {}", folder.display()))?;
+    println!("kill -9 {label} (process {pid}), and its folder {} is gone", folder.display());
+    let deadline = Instant::now() + ADMISSION_MAX;
+    let line = loop {
+        if let Some(line) = status::look(&layout).await.admission(label) {
+            break line;
+        }
+        if Instant::now() > deadline {
+            bail!("{label} does not ask to be admitted; see its log in {}", layout.data.join("logs").display());
+        }
+        sleep(WATCH_EVERY).await;
+    };
+    println!("it is back, empty, and stays out of its group until it is admitted; the others go on. Admit it by:\n");
+    let first = layout.name_server_addresses().split(';').next().unwrap_or_default().to_owned();
+    println!("{}{} -n {first}", programs.path("mqadmin").display(), line.trim_start_matches("mqadmin"));
     Ok(())
 }
 

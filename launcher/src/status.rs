@@ -87,6 +87,13 @@ impl GroupView {
         leading.max_by_key(|leader| leader.term)
     }
 
+    /// The command that admits an empty node, as the node says it.
+    pub fn admission(&self, label: &str) -> Option<String> {
+        let node = self.members.iter().flatten().find(|status| status.label == label)?;
+        let at = node.trouble.find("mqadmin ")?;
+        node.trouble.get(at..).map(str::to_owned)
+    }
+
     /// The table that `raftmq-cluster status` prints.
     pub fn table(&self, layout: &Layout) -> String {
         let leader = self.leader().and_then(|leader| self.members[leader.member].as_ref());
@@ -178,6 +185,15 @@ mod tests {
         assert_eq!(view.leader(), Some(LeaderView { member: 2, term: 4 }));
         let view = GroupView { members: vec![member("follower", 3, 5), None, None] };
         assert_eq!(view.leader(), None);
+    }
+
+    #[test]
+    fn an_empty_node_says_how_to_admit_it() {
+        let trouble = "n0 belongs to a group already; run: mqadmin replacePeer -l n1".to_owned();
+        let empty = GroupStatusResponse { label: "n1".to_owned(), trouble, ..Default::default() };
+        let view = GroupView { members: vec![member("leader", 3, 5), Some(empty), None] };
+        assert_eq!(view.admission("n1").as_deref(), Some("mqadmin replacePeer -l n1"));
+        assert_eq!(view.admission("n2"), None);
     }
 
     #[test]

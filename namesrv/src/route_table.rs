@@ -252,6 +252,11 @@ impl RouteTable {
             }
             group.version = report.version;
             if !members.is_empty() {
+                // Who was a member and is none any more has been removed: it is not missed.
+                let stays = |node: u64| members.iter().any(|member| member.node == node);
+                let removed: Vec<u64> =
+                    group.members.iter().map(|member| member.node).filter(|node| !stays(*node)).collect();
+                group.nodes.retain(|node, _| !removed.contains(node));
                 group.members = members;
             }
             group.digest = TopicDigest(report.digest);
@@ -682,6 +687,25 @@ mod tests {
         assert!(!wanted(&mut table, &mut brokers[1], 1));
         assert!(wanted(&mut table, &mut brokers[0], 2), "the same node may have lost the request");
         assert!(wanted(&mut table, &mut brokers[2], 2 + ASK_AGAIN_MS), "the first one did not deliver");
+    }
+
+    #[test]
+    fn a_member_that_was_removed_is_not_missed() {
+        let (mut table, mut brokers) = fed();
+        brokers[0].version = 12;
+        brokers[0].members = vec![1, 2];
+        brokers[0].heartbeat(&mut table, 10);
+        assert_eq!(state(&table), "C/G leader 1@3 version 12 members [1, 2] topics a@1 b@1");
+        let nodes = |table: &RouteTable| -> Vec<u64> {
+            table.groups("C").flat_map(|(_, group)| group.nodes.keys().copied()).collect()
+        };
+        assert_eq!(nodes(&table), [1, 2]);
+        // One that waits to be admitted is shown before it is a member.
+        let mut waits = Broker { role: Role::Learner, members: Vec::new(), ..Broker::new(4) };
+        waits.version = 0;
+        waits.heartbeat(&mut table, 20);
+        assert_eq!(nodes(&table), [1, 2, 4]);
+        assert_eq!(state(&table), "C/G leader 1@3 version 12 members [1, 2] topics a@1 b@1");
     }
 
     #[test]

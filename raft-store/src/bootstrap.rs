@@ -9,6 +9,7 @@ use crate::group::Shared;
 use crate::raft_types::{node_from_wire, node_to_wire};
 use crate::types::{NodeId, NodeInfo};
 use futures::future::join_all;
+use openraft::async_runtime::WatchReceiver;
 use raftmq_proto::raft as wire;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -38,8 +39,18 @@ pub(crate) async fn run(shared: &Shared) {
             Ok(false) => {}
             Ok(true) => {
                 shared.set_waiting(None);
-                compare_with_membership(shared);
-                return;
+                // What a new member replays of earlier memberships says nothing, nor one between two others.
+                let mut metrics = shared.raft().server_metrics();
+                loop {
+                    let joint = metrics.borrow_and_update().membership_config.get_joint_config().len() > 1;
+                    if shared.has_vote() && !joint {
+                        compare_with_membership(shared);
+                        return;
+                    }
+                    if metrics.changed().await.is_err() {
+                        return;
+                    }
+                }
             }
             Err(_) => return,
         }
@@ -134,7 +145,8 @@ async fn ask_all(shared: &Shared) -> Verdict {
     }
 }
 
-async fn ask(shared: &Shared, address: &str) -> Result<wire::HelloReply, Status> {
+/// Asks whoever answers at `address` who it is, for a second.
+pub(crate) async fn ask(shared: &Shared, address: &str) -> Result<wire::HelloReply, Status> {
     let us = shared.identity();
     let request = wire::HelloRequest {
         cluster: us.cluster.clone(),
@@ -153,16 +165,24 @@ async fn ask(shared: &Shared, address: &str) -> Result<wire::HelloReply, Status>
 /// Says why an empty node stays out, and what would admit it.
 fn stay_out(shared: &Shared, peer: &str, answer: &wire::HelloReply) -> String {
     let us = shared.identity();
-    let held = match answer.holder.clone().and_then(node_from_wire) {
-        Some((id, info)) => format!(
-            "the group knows {} as node {id:x} on disk {}, and this folder is another and empty",
-            us.label, info.disk
+    let (held, command) = match answer.holder.clone().and_then(node_from_wire) {
+        Some((id, info)) => (
+            format!(
+                "the group knows {} as node {id:x} on disk {}, and this folder is another and empty",
+                us.label, info.disk
+            ),
+            "replacePeer",
         ),
-        None => format!("the group has no member {}", us.label),
+        None => (format!("the group has no member {}", us.label), "addPeer"),
     };
+    format!("{peer} belongs to a group already; {held}. To admit this node run: {}", admission(shared, command))
+}
+
+/// The command line that admits this node.
+pub(crate) fn admission(shared: &Shared, command: &str) -> String {
+    let us = shared.identity();
     format!(
-        "{peer} belongs to a group already; {held}. To admit this node run: mqadmin replacePeer -c {} -b {} -l {} \
-         --node {:x} --disk {} --address {}",
+        "mqadmin {command} -c {} -b {} -l {} --node {:x} --disk {} --address {}",
         us.cluster,
         us.group,
         us.label,

@@ -14,6 +14,7 @@ use crate::machine::Machine;
 use crate::network::{Dialer, Network, PAYLOAD_BYTES_MAX, PeerChannel};
 use crate::raft_types::{Command, Outcome, RaftVote, Types, from_raft_log_id, from_raft_vote};
 use crate::replica::{Replica, read_applied};
+use crate::retirement;
 use crate::runtime::OwnRuntime;
 use crate::service::PeerServices;
 use crate::snapshot::Snapshots;
@@ -72,6 +73,10 @@ pub(crate) struct Shared {
     heard: Mutex<Option<(NodeId, Instant)>>,
     losses: mpsc::Sender<NodeId>,
     proposals: Arc<Semaphore>,
+    /// Held while the members change.
+    changing: Arc<tokio::sync::Mutex<()>>,
+    /// The others have told that this node is no member any more.
+    retired: watch::Sender<bool>,
     closing: AtomicBool,
     ended: AtomicBool,
 }
@@ -119,9 +124,30 @@ impl Shared {
         changed
     }
 
-    fn metrics(&self) -> RaftMetrics<Types> {
+    pub(crate) fn metrics(&self) -> RaftMetrics<Types> {
         // Cloned at once: holding the borrow could block the consensus task.
         self.raft.metrics().borrow_watched().clone()
+    }
+
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub(crate) fn changing(&self) -> Arc<tokio::sync::Mutex<()>> {
+        self.changing.clone()
+    }
+
+    pub(crate) fn retired(&self) -> &watch::Sender<bool> {
+        &self.retired
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.leadership.borrow().leads
+    }
+
+    pub(crate) fn has_vote(&self) -> bool {
+        let members = self.raft.server_metrics().borrow_watched().membership_config.clone();
+        members.voter_ids().any(|id| id == self.identity().node)
     }
 
     pub(crate) fn leader(&self) -> Option<NodeId> {
@@ -141,6 +167,18 @@ impl Shared {
     pub(crate) fn holder(&self, label: &str) -> Option<(NodeId, NodeInfo)> {
         let members = self.raft.server_metrics().borrow_watched().membership_config.clone();
         members.nodes().find(|(_, info)| info.label == label).map(|(id, info)| (*id, info.clone()))
+    }
+
+    /// Where the members answer each other.
+    pub(crate) fn members_addresses(&self) -> Vec<String> {
+        let members = self.raft.server_metrics().borrow_watched().membership_config.clone();
+        members.nodes().map(|(_, info)| info.addresses.peer.clone()).collect()
+    }
+
+    /// Index of the last membership that this node has, and whether it is a member in it.
+    pub(crate) fn own_membership(&self) -> (Option<u64>, bool) {
+        let members = self.raft.server_metrics().borrow_watched().membership_config.clone();
+        (members.log_id().as_ref().map(|id| id.index), members.get_node(&self.identity().node).is_some())
     }
 
     /// Label and address of each voter, by label.
@@ -168,6 +206,11 @@ impl Shared {
         }
     }
 
+    /// Since any leader gave a sign of life.
+    pub(crate) fn silence(&self) -> Option<Duration> {
+        self.heard.lock().map(|(_, at)| at.elapsed())
+    }
+
     pub(crate) fn last_heard(&self, leader: NodeId) -> Option<Instant> {
         self.heard.lock().filter(|(from, _)| *from == leader).map(|(_, at)| at)
     }
@@ -179,7 +222,7 @@ impl Shared {
     }
 
     /// Stopped, or about to, or storage failed: takes no proposals.
-    fn closed(&self) -> bool {
+    pub(crate) fn closed(&self) -> bool {
         self.closing.load(Ordering::Relaxed) || self.halt.reason().is_some()
     }
 
@@ -347,7 +390,7 @@ impl RaftGroup {
         Ok((RaftGroup { owner: Arc::new(Owner { shared, handle, tasks, stop, runtime }) }, services))
     }
 
-    fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.owner.shared
     }
 
@@ -409,14 +452,40 @@ impl RaftGroup {
         }
     }
 
-    /// Waits until this node belongs to a group: it formed one, found itself in one, or was admitted.
-    pub async fn joined(&self) {
+    /// Waits until this node has a vote in its group: it formed one, found itself in one, or was admitted and has
+    /// caught up.
+    pub async fn voting(&self) {
+        self.until_vote(true).await;
+    }
+
+    /// Waits until this node has no vote: it was removed, or is about to be.
+    pub async fn parted(&self) {
+        self.until_vote(false).await;
+    }
+
+    /// Whether the others have told this node that it is no member any more.
+    #[must_use]
+    pub fn removed(&self) -> bool {
+        *self.shared().retired.borrow()
+    }
+
+    async fn until_vote(&self, wanted: bool) {
         let shared = self.shared();
         let mut metrics = shared.raft.server_metrics();
-        while metrics.borrow_and_update().membership_config.get_node(&shared.identity().node).is_none() {
-            if metrics.changed().await.is_err() {
-                // Raft has stopped: it will never belong to one.
-                std::future::pending::<()>().await;
+        let mut retired = shared.retired.subscribe();
+        loop {
+            metrics.borrow_and_update();
+            let out = *retired.borrow_and_update();
+            if (shared.has_vote() && !out) == wanted {
+                return;
+            }
+            tokio::select! {
+                changed = metrics.changed() => if changed.is_err() {
+                    // Raft has stopped: nothing will change.
+                    std::future::pending::<()>().await;
+                },
+                // The sender lives as long as this handle.
+                _ = retired.changed() => {}
             }
         }
     }
@@ -425,6 +494,12 @@ impl RaftGroup {
     #[must_use]
     pub fn node(&self) -> NodeId {
         self.shared().identity().node
+    }
+
+    /// This node's disk.
+    #[must_use]
+    pub fn disk(&self) -> DiskId {
+        self.shared().identity().disk
     }
 
     /// Increases with every start of this node.
@@ -504,6 +579,7 @@ impl RaftGroup {
             boot: shared.boot,
             role: match (&metrics.running_state, metrics.state) {
                 (Err(_), _) | (_, ServerState::Shutdown) => Role::Stopped,
+                _ if *shared.retired.borrow() => Role::Removed,
                 (_, ServerState::Learner) => Role::Learner,
                 (_, ServerState::Follower) => Role::Follower,
                 (_, ServerState::Candidate) => Role::Candidate,
@@ -693,7 +769,7 @@ impl RaftGroup {
     }
 }
 
-fn members(metrics: &RaftMetrics<Types>) -> Vec<Member> {
+pub(crate) fn members(metrics: &RaftMetrics<Types>) -> Vec<Member> {
     let membership = metrics.membership_config.membership();
     let mut members: Vec<Member> = membership
         .nodes()
@@ -854,6 +930,8 @@ impl Opened {
             heard: Mutex::new(None),
             losses,
             proposals: Arc::new(Semaphore::new(config.propose_bytes_max)),
+            changing: Arc::default(),
+            retired: watch::Sender::new(false),
             closing: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             home,
@@ -884,6 +962,8 @@ impl Shared {
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { shared.watch_room().await }));
         let shared = self.clone();
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { lease_watch::run(&shared, lost).await }));
+        let shared = self.clone();
+        tasks.spawn(stop.clone().run_until_cancelled_owned(async move { retirement::run(&shared).await }));
         let shared = self.clone();
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
             let error = shared.flusher.run().await;

@@ -30,6 +30,7 @@ use raftmq_proto::raft::raft_client::RaftClient;
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -123,6 +124,8 @@ pub(crate) struct Network {
     connections: Mutex<Connections>,
     /// What is known of each peer's answers, so that a change is logged once.
     answers: Mutex<HashMap<NodeId, Answers>>,
+    /// Bytes of entries that each peer has acknowledged since this node started.
+    delivered: Mutex<HashMap<NodeId, Arc<AtomicU64>>>,
     /// When it was last told that somebody without the secret calls.
     strangers_told: Mutex<Option<Instant>>,
 }
@@ -139,6 +142,7 @@ impl Network {
             connect_timeout: config.election_min() * 3 / 4,
             connections: Mutex::default(),
             answers: Mutex::default(),
+            delivered: Mutex::default(),
             strangers_told: Mutex::default(),
         }
     }
@@ -146,6 +150,18 @@ impl Network {
     /// A connection that is shared by every user of this peer but Raft itself.
     pub(crate) fn channel(&self, target: NodeId, info: &NodeInfo) -> Option<PeerChannel> {
         self.connection(target, info, Lane::Other)
+    }
+
+    /// Bytes of entries that a peer has acknowledged since this node started.
+    pub(crate) fn delivered(&self, target: NodeId) -> Arc<AtomicU64> {
+        self.delivered.lock().entry(target).or_default().clone()
+    }
+
+    /// Lets go of everything that concerns a node which is no member any more.
+    pub(crate) fn keep(&self, is_member: impl Fn(NodeId) -> bool) {
+        self.connections.lock().retain(|(id, _), _| is_member(*id));
+        self.answers.lock().retain(|id, _| is_member(*id));
+        self.delivered.lock().retain(|id, _| is_member(*id));
     }
 
     fn connection(&self, target: NodeId, info: &NodeInfo, lane: Lane) -> Option<PeerChannel> {
@@ -310,6 +326,7 @@ impl PeerClient {
     {
         let (outbound, requests) = mpsc::unbounded_channel();
         let mut pipeline = Pipeline {
+            delivered: self.network.delivered(self.target),
             network: self.network.clone(),
             target: self.target,
             input: None,
@@ -539,6 +556,7 @@ struct Pipeline<S> {
     /// Bytes of each request that waits for its answer.
     waiting: VecDeque<usize>,
     waiting_bytes: usize,
+    delivered: Arc<AtomicU64>,
     ended: bool,
 }
 
@@ -592,7 +610,9 @@ where
         };
         let item = match reply {
             Some(Ok(reply)) => {
-                this.waiting_bytes -= this.waiting.pop_front().unwrap_or(0);
+                let bytes = this.waiting.pop_front().unwrap_or(0);
+                this.waiting_bytes -= bytes;
+                this.delivered.fetch_add(bytes as u64, Ordering::Relaxed);
                 append_reply(reply)
             }
             Some(Err(status)) => Err(failed(&this.network, this.target, &status)),

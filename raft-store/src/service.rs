@@ -11,7 +11,8 @@ use crate::network::{
     CALLER_KEY, CONNECTION_WINDOW_BYTES, KEEP_ALIVE, KEEP_ALIVE_TIMEOUT, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
 };
 use crate::raft_types::{
-    Types, entry_from_wire, node_to_wire, raft_log_id_from_wire, raft_log_id_to_wire, vote_from_wire, vote_to_wire,
+    StoredMembership, Types, entry_from_wire, node_from_wire, node_to_wire, raft_log_id_from_wire, raft_log_id_to_wire,
+    vote_from_wire, vote_to_wire,
 };
 use crate::types::{DiskId, NodeId};
 use futures::{Stream, StreamExt, stream};
@@ -81,13 +82,18 @@ impl PeerGuard {
     /// # Errors
     /// `FAILED_PRECONDITION` with a sentence that says what does not fit.
     pub fn check(&self, metadata: &MetadataMap) -> Result<NodeId, Status> {
-        check(&self.shared, metadata)
+        let caller = check(&self.shared, metadata)?;
+        // Raft itself asks no such thing: a member that lags must take the entries of a leader that it has not heard of.
+        if self.shared.member(caller).is_none() {
+            return Err(Status::failed_precondition(format!("the group has no member {caller:x}")));
+        }
+        Ok(caller)
     }
 }
 
 impl Interceptor for PeerGuard {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let caller = check(&self.shared, request.metadata())?;
+        let caller = self.check(request.metadata())?;
         request.extensions_mut().insert(CallingNode(caller));
         Ok(request)
     }
@@ -234,6 +240,12 @@ impl Raft for RaftService {
         let us = self.shared.identity();
         let label = asked.from.as_ref().map_or("", |from| from.label.as_str());
         let holder = self.shared.holder(label).map(|(id, info)| node_to_wire(id, &info));
+        let caller = asked.from.and_then(node_from_wire).map(|(id, info)| (id, info.disk));
+        let metrics = self.shared.metrics();
+        let has = |membership: &StoredMembership| {
+            caller.is_some_and(|(id, disk)| membership.get_node(&id).is_some_and(|info| info.disk == disk))
+        };
+        let committed = &metrics.committed_membership_config;
         Ok(Response::new(wire::HelloReply {
             cluster: us.cluster.clone(),
             group: us.group.clone(),
@@ -242,6 +254,9 @@ impl Raft for RaftService {
             initialised,
             holder,
             leader: self.shared.leader().unwrap_or(0),
+            membership: committed.log_id().as_ref().map(raft_log_id_to_wire),
+            knows_caller: has(committed) || has(&metrics.membership_config),
+            applied: metrics.last_applied.as_ref().map(raft_log_id_to_wire),
         }))
     }
 }

@@ -30,6 +30,8 @@ pub enum Role {
     Candidate,
     /// Leads.
     Leader,
+    /// The group has removed this node.
+    Removed,
     /// Stopped, on request or because storage failed.
     Stopped,
 }

@@ -1,12 +1,13 @@
-//! Three nodes in one process, over real sockets: they form a group, replicate, lose a leader, come back.
+//! Three nodes in one process, over real sockets: they form a group, replicate, lose a leader, come back, change places.
 
 #![allow(clippy::panic, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
 use raft_store::disk::{Disk, DiskFile, DiskLock, MemoryDisk, OpenMode, RealDisk};
 use raft_store::{
-    Committed, FlushMode, GroupStatus, LogIndex, Machine, Peer, ProposeError, RaftConfig, RaftGroup, ReadState, Role,
-    StartError, State, StateBatch, StateError, Table, peer_server,
+    ChangePhase, Committed, FlushMode, GroupStatus, LogIndex, Machine, MemberChange, MemberError, MembersChanged,
+    Newcomer, Peer, ProposeError, RaftConfig, RaftGroup, ReadState, Role, StartError, State, StateBatch, StateError,
+    Table, peer_server,
 };
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpListener};
@@ -676,4 +677,137 @@ async fn a_follower_catches_up_from_the_log_on_disk() {
     cluster.nodes[away].start().await;
     cluster.has(&big).await;
     eprintln!("caught up {} MiB in {:?}", (400 * 32) >> 10, since.elapsed());
+}
+
+/// What admits a node that is started.
+fn newcomer(node: &Node) -> Newcomer {
+    let status = node.status();
+    let disk = node.group().disk();
+    Newcomer { label: status.label, node: status.node, disk, address: node.address.to_string() }
+}
+
+impl Cluster {
+    /// Has members changed by whoever leads, until it is done.
+    async fn change(&self, change: &MemberChange) -> MembersChanged {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let leader = self.leader().await;
+            match self.nodes[leader].group().change_members(change.clone(), |_| {}).await {
+                Ok(done) => return done,
+                Err(MemberError::Refused(why)) => panic!("{change:?}: {why}"),
+                Err(error) => assert!(Instant::now() < deadline, "{change:?}: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Labels of all members, which must be voters.
+    async fn voters(&self) -> Vec<String> {
+        let leader = self.leader().await;
+        let members = self.nodes[leader].group().members();
+        assert!(members.iter().all(|member| member.voter), "{members:?}");
+        members.into_iter().map(|member| member.label).collect()
+    }
+}
+
+/// A wiped node gets the whole log, most of it from the leader's files, and its old place; the old disk has none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_node_is_filled_and_takes_its_place() {
+    let mut cluster = Cluster::new(3, |config| {
+        config.tail_cache_bytes = 256 << 10;
+        config.segment_bytes = 2 << 20;
+    });
+    cluster.start().await;
+    let mut all: Vec<String> = (0..300).map(|number| format!("{number}-{}", "x".repeat(32 << 10))).collect();
+    cluster.propose(&all).await;
+    cluster.has(&all).await;
+    let leader = cluster.leader().await;
+    let wiped = (leader + 1) % 3;
+    cluster.nodes[wiped].crash().await;
+    let folder = cluster.nodes[wiped].config.data_dir.clone();
+    let aside = cluster.folder.path().join("aside");
+    std::fs::rename(&folder, &aside).expect("put aside");
+    cluster.nodes[wiped].start().await;
+    let newcomer = newcomer(&cluster.nodes[wiped]);
+
+    let group = cluster.nodes[leader].group().clone();
+    let mut told = Vec::new();
+    let replace = MemberChange::Replace(newcomer.clone());
+    let (one, two) = tokio::join!(
+        group.change_members(replace.clone(), |progress| told.push(progress)),
+        group.change_members(replace.clone(), |_| {})
+    );
+    assert!(one.is_ok_and(|done| done.changed));
+    assert_eq!(two, Err(MemberError::Busy));
+    assert!(told.first().is_some_and(|first| first.phase == ChangePhase::Checking));
+    let filled = told.iter().rfind(|progress| progress.phase == ChangePhase::Filling).expect("it was filled");
+    assert!(filled.delivered_bytes > 300 * (32 << 10), "{filled:?}");
+    assert_eq!(cluster.voters().await, ["n0", "n1", "n2"]);
+    assert!(!cluster.change(&replace).await.changed, "done already");
+    let wrong = MemberChange::Add(Newcomer { node: 77, ..newcomer });
+    let refused = group.change_members(wrong, |_| {}).await;
+    assert!(matches!(&refused, Err(MemberError::Refused(why)) if why.contains("is a member already")), "{refused:?}");
+
+    // With the other follower gone the new one is needed, and enough.
+    cluster.nodes[(leader + 2) % 3].crash().await;
+    let more = texts("after", 50);
+    cluster.propose(&more).await;
+    all.extend(more);
+    cluster.has(&all).await;
+
+    // The old disk comes back in the place of the new one: nobody calls it, it calls in vain, and learns why.
+    cluster.nodes[(leader + 2) % 3].start().await;
+    cluster.has(&all).await;
+    let term = cluster.nodes[leader].group().leadership().term;
+    cluster.nodes[wiped].crash().await;
+    std::fs::remove_dir_all(&folder).expect("removed");
+    std::fs::rename(&aside, &folder).expect("put back");
+    cluster.nodes[wiped].start().await;
+    until("the old disk to learn that it is none", || cluster.nodes[wiped].status().role == Role::Removed).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(cluster.nodes[wiped].status().waiting.is_some_and(|why| why.contains("has its place")));
+    assert_eq!(cluster.nodes[leader].group().leadership().term, term, "the old disk disturbed the group");
+}
+
+/// A leader dies at any moment of a change: whoever leads next finishes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_was_cut_short_is_finished_by_the_next_leader() {
+    let mut cluster = Cluster::new(4, |config| {
+        if config.label != "n3" {
+            config.peers.truncate(3);
+        }
+    });
+    cluster.start().await;
+    let mut all = texts("before", 50);
+    cluster.propose(&all).await;
+    let newcomer = newcomer(&cluster.nodes[3]);
+    for (round, delay_ms) in [4, 12, 40, 250, 1_020].into_iter().enumerate() {
+        for change in [MemberChange::Add(newcomer.clone()), MemberChange::Remove { label: "n3".to_owned(), node: None }]
+        {
+            let leader = cluster.leader().await;
+            let group = cluster.nodes[leader].group().clone();
+            let begun = change.clone();
+            let changing = tokio::spawn(async move { group.change_members(begun, |_| {}).await });
+            tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+            cluster.nodes[leader].crash().await;
+            changing.abort();
+            let more = texts(&format!("round-{round}"), 10);
+            cluster.propose(&more).await;
+            all.extend(more);
+            cluster.change(&change).await;
+            let expected: &[&str] =
+                if matches!(change, MemberChange::Add(_)) { &["n0", "n1", "n2", "n3"] } else { &["n0", "n1", "n2"] };
+            assert_eq!(cluster.voters().await, expected);
+            // The change's task had a handle, which must be gone before the folder is opened again.
+            let _ = changing.await;
+            cluster.nodes[leader].start().await;
+            if expected.len() == 4 {
+                cluster.has(&all).await;
+            } else {
+                until("the removed node to know", || cluster.nodes[3].status().role == Role::Removed).await;
+            }
+        }
+    }
+    cluster.nodes[3].crash().await;
+    cluster.has(&all).await;
 }

@@ -152,6 +152,11 @@ impl Listener {
         self.address
     }
 
+    /// What it accepts.
+    pub fn options(&self) -> &ListenerOptions {
+        &self.options
+    }
+
     /// Starts to accept on the current runtime. Dropping the stream closes the port and ends handshakes; connections
     /// that were handed over live on.
     pub fn incoming(self) -> io::Result<Incoming> {

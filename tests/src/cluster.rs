@@ -545,6 +545,15 @@ impl Cluster {
         self.nodes[number].process.as_ref().context("the node runs")?.signal(Signal::CONT)
     }
 
+    /// SIGKILL, for whoever has the cluster on loan; [`Cluster::kill`] must follow.
+    ///
+    /// # Errors
+    ///
+    /// The node does not run.
+    pub fn begin_to_kill(&self, number: usize) -> Result<()> {
+        self.nodes[number].process.as_ref().context("the node runs")?.signal(Signal::KILL)
+    }
+
     /// From now on each sync of a node's log takes so much longer. Needs [`Options::slow_disks`].
     ///
     /// # Errors

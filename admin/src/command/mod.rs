@@ -1,6 +1,7 @@
 //! The commands, a file each.
 
 mod acl;
+mod add_peer;
 mod cluster_list;
 mod consume_message;
 mod consumer_progress;
@@ -12,6 +13,8 @@ mod get_consumer_config;
 mod ha_status;
 mod half_message;
 mod public;
+mod remove_peer;
+mod replace_peer;
 mod reset_offset;
 mod send_message;
 mod topic_cluster_list;
@@ -51,6 +54,9 @@ pub(crate) enum Command {
     ClusterList(cluster_list::Arguments),
     HaStatus(ha_status::Arguments),
     ElectMaster(elect_master::Arguments),
+    AddPeer(add_peer::Arguments),
+    ReplacePeer(replace_peer::Arguments),
+    RemovePeer(remove_peer::Arguments),
     SendMessage(send_message::Arguments),
     ConsumeMessage(consume_message::Arguments),
     Dump(dump::Arguments),
@@ -125,6 +131,9 @@ pub(crate) async fn run(cli: Cli) -> Result<bool, AdminError> {
         Command::ClusterList(arguments) => (cluster_list::run(directory, arguments).await?, arguments.output.output),
         Command::HaStatus(arguments) => (ha_status::run(directory, arguments).await?, arguments.output.output),
         Command::ElectMaster(arguments) => (elect_master::run(directory, arguments).await?, arguments.output.output),
+        Command::AddPeer(arguments) => (add_peer::run(directory, arguments).await?, arguments.output.output),
+        Command::ReplacePeer(arguments) => (replace_peer::run(directory, arguments).await?, arguments.output.output),
+        Command::RemovePeer(arguments) => (remove_peer::run(directory, arguments).await?, arguments.output.output),
         Command::SendMessage(arguments) => (send_message::run(directory, arguments).await?, arguments.output.output),
         Command::ConsumeMessage(arguments) => {
             (consume_message::run(directory, arguments).await?, arguments.output.output)

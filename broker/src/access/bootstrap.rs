@@ -23,7 +23,7 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
 /// Makes the user of `initAuthenticationUser` when there is no user that may administer. Every node that is told of one
 /// tries, and the replicated rules take the first.
 async fn make(node: &Node) {
-    node.group.joined().await;
+    node.group.voting().await;
     let config = node.access.config();
     let Some(user) = &config.first_user else {
         if config.authentication && user_count(&node.group.state()).is_ok_and(|count| count.admins == 0) {

@@ -47,14 +47,17 @@ impl Point {
 /// One row of a list: topic, place, row.
 type Listed = (String, InLog, Half);
 
-/// Half messages from a place on, and where there may be more.
+/// Rows, and where there may be more.
+type Part = (Vec<Listed>, Option<Point>);
+
+/// Half messages from a place on; `None` when there is no such topic.
 fn list(
     state: &impl ReadState,
     name: &str,
     parked: bool,
     max: usize,
     mut from: Point,
-) -> Result<Option<(Vec<Listed>, Option<Point>)>, StateError> {
+) -> Result<Option<Part>, StateError> {
     let only = match name {
         "" => None,
         name => match topic::topic(state, name)? {

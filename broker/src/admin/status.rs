@@ -221,6 +221,7 @@ fn role(status: &GroupStatus) -> &'static str {
         Role::Follower => "follower",
         Role::Candidate => "candidate",
         Role::Learner => "learner",
+        Role::Removed => "removed",
         Role::Stopped => "stopped",
     }
 }

@@ -48,11 +48,11 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
-/// The services of the public port.
+/// The services of the public port, until `closing`: polls and telemetry streams end then.
 #[must_use]
-pub fn routes(node: Arc<Node>) -> Routes {
+pub fn routes(node: Arc<Node>, closing: CancellationToken) -> Routes {
     let inbound_bytes_max = node.config.grpc.max_inbound_bytes;
-    let front = Api(Arc::new(Front::new(node)));
+    let front = Api(Arc::new(Front::new(node, closing)));
     let messaging = MessagingServiceServer::new(front)
         .max_decoding_message_size(inbound_bytes_max)
         .max_encoding_message_size(usize::MAX);
@@ -77,7 +77,7 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    fn new(node: Arc<Node>) -> Front {
+    fn new(node: Arc<Node>, closing: CancellationToken) -> Front {
         let addresses = &node.config.addresses;
         Front {
             handles: Handles::of(&node.config.broker_group),
@@ -86,7 +86,7 @@ impl Front {
             delivering: Arc::new(Semaphore::new(node.config.grpc.deliver_bytes_max >> 10)),
             denials: Limited::every(Duration::from_secs(10)),
             calls: node.calls.clone(),
-            closing: node.closing.clone(),
+            closing,
             node,
         }
     }

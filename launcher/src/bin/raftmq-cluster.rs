@@ -21,6 +21,13 @@ enum Command {
     Status(Data),
     /// kill -9 the leader, and shows the next one.
     KillLeader(Data),
+    /// kill -9 a node and deletes all that it has on disk, and shows the command that admits it again.
+    Wipe {
+        /// Which one: n0, n1 or n2.
+        node: String,
+        #[command(flatten)]
+        data: Data,
+    },
     /// Produces and consumes on a cluster of its own, kills the leader in the middle, prints the timeline.
     Demo,
 }
@@ -45,6 +52,9 @@ async fn main() -> ExitCode {
         Command::Up(data) => in_folder(&data, cluster::up).await,
         Command::Status(data) => in_folder(&data, cluster::status).await,
         Command::KillLeader(data) => in_folder(&data, cluster::kill_leader).await,
+        Command::Wipe { node, data } => {
+            in_folder(&data, async |folder: &std::path::Path| cluster::wipe(folder, &node).await).await
+        }
         Command::Demo => demo::run().await,
     };
     match outcome {
