@@ -13,7 +13,7 @@ use crate::grpc;
 use crate::namesrv::Reporter;
 use crate::propose::Proposer;
 use crate::room::SendGate;
-use crate::task::{self, Paces};
+use crate::task::{self, Paces, Uses};
 use parking_lot::Mutex;
 use raft_store::{FlushMode, NodeAddresses, PeerSecret, RaftConfig, RaftGroup, RuntimeMode, peer_server};
 use raftmq_proto::forward::forward_server::ForwardServer;
@@ -55,6 +55,8 @@ pub struct Node {
     pub(crate) gate: Arc<SendGate>,
     /// How fast the disks of the group are.
     pub(crate) paces: Paces,
+    /// What the logs of the group take of their disks.
+    pub(crate) uses: Uses,
     /// Who may do what.
     pub(crate) access: Arc<Access>,
     /// What the name servers are told, and what they told about other broker groups.
@@ -153,6 +155,7 @@ impl Broker {
             clock,
             gate,
             paces: Paces::default(),
+            uses: Uses::default(),
             access,
             reporter,
             calls,
@@ -175,6 +178,7 @@ impl Broker {
         rest_tasks.spawn(node.proposer.clone().run(node.group.clone(), node.outlets.merger.clone(), rest.clone()));
         rest_tasks.spawn(node.outlets.clone().follow(rest.clone()));
         rest_tasks.spawn(task::run(node.clone(), rest.clone()));
+        rest_tasks.spawn(task::unlink(node.clone(), rest.clone()));
         rest_tasks.spawn(crate::namesrv::run(node.clone(), rest.clone()));
         rest_tasks.spawn(confirm::run(node.clone(), rest.clone()));
         rest_tasks.spawn(access::bootstrap::run(node.clone(), rest.clone()));
@@ -272,6 +276,7 @@ fn reports(
         node.registry.reported(report.clients);
         node.paces.reported(report.node, Duration::from_micros(report.sync_us));
         node.gate.reported(report.node, report.shortage);
+        node.uses.reported(report.node, report.log);
         let sends_refused = node.gate.decide(&node.group).map(|why| why.to_string()).unwrap_or_default();
         Ok(ReportResponse { time_ms: node.clock.known(), sends_refused })
     }

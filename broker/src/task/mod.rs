@@ -1,12 +1,16 @@
 //! Work that only the leader does. It proposes and never writes; losing leadership ends it.
 
 mod clock;
+mod disk_use;
+mod reappend;
+mod retention;
 mod session;
 mod settings;
 mod slow_disk;
 
 pub use slow_disk::SlowDiskLimits;
 
+pub(crate) use disk_use::{Uses, unlink};
 pub(crate) use slow_disk::Paces;
 
 use crate::broker::Node;
@@ -30,6 +34,7 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
                 () = clock::run(&node) => {}
                 () = session::run(&node, seen.term) => {}
                 () = settings::run(&node) => {}
+                () = retention::run(&node) => {}
                 leadership = turned(&node, seen) => seen = leadership,
             }
         } else {

@@ -83,6 +83,7 @@ pub(super) async fn report(node: &Node) {
                 clients: node.registry.report(),
                 shortage: node.group.shortage().map(room::to_wire),
                 sync_us: node.paces.own(node.group.sync_figures()).map_or(0, micros),
+                log: Some(node.uses.own(node)),
             };
             let reported = tokio::time::timeout(REPORT_EVERY, ForwardClient::new(channel).report(request)).await;
             match reported {
