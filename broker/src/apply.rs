@@ -104,6 +104,12 @@ impl Outlets {
                 | Effect::SessionEnded { .. }
                 | Effect::SettingChanged { .. }
                 | Effect::AccessChanged { .. } => {}
+                Effect::Expired { consumer_group, topic, messages } => tracing::warn!(
+                    %consumer_group,
+                    %topic,
+                    messages,
+                    "retention took messages that this consumer group had not consumed"
+                ),
                 Effect::CheckWanted => self.check_wanted.notify_one(),
             }
             self.waiters.arrived(&effect);

@@ -16,7 +16,7 @@ use crate::grpc;
 use crate::namesrv::Reporter;
 use crate::propose::Proposer;
 use crate::room::SendGate;
-use crate::task::{self, Paces};
+use crate::task::{self, Paces, Uses};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use raft_store::{FlushMode, NodeAddresses, NodeId, PeerSecret, RaftConfig, RaftGroup, RuntimeMode, peer_server};
@@ -66,6 +66,8 @@ pub struct Node {
     pub(crate) gate: Arc<SendGate>,
     /// How fast the disks of the group are.
     pub(crate) paces: Paces,
+    /// What the logs of the group take of their disks.
+    pub(crate) uses: Uses,
     /// Who may do what.
     pub(crate) access: Arc<Access>,
     /// What the name servers are told, and what they told about other broker groups.
@@ -167,6 +169,7 @@ impl Broker {
             clock,
             gate,
             paces: Paces::default(),
+            uses: Uses::default(),
             access,
             reporter,
             calls,
@@ -189,6 +192,7 @@ impl Broker {
         rest_tasks.spawn(node.proposer.clone().run(node.group.clone(), node.outlets.merger.clone(), rest.clone()));
         rest_tasks.spawn(node.outlets.clone().follow(rest.clone()));
         rest_tasks.spawn(task::run(node.clone(), rest.clone()));
+        rest_tasks.spawn(task::unlink(node.clone(), rest.clone()));
         rest_tasks.spawn(crate::namesrv::run(node.clone(), rest.clone()));
         rest_tasks.spawn(confirm::run(node.clone(), rest.clone()));
         rest_tasks.spawn(access::bootstrap::run(node.clone(), rest.clone()));
@@ -287,6 +291,7 @@ fn reports(
             node.paces.reported(report.node, Duration::from_micros(report.sync_us));
             node.gate.reported(report.node, report.shortage);
         }
+        node.uses.reported(report.node, report.log);
         let deviates_from = task::agreement::judge(&node, report.node, report.marks);
         let sends_refused = node.gate.decide(&node.group).map(|why| why.to_string()).unwrap_or_default();
         Ok(ReportResponse { time_ms: node.clock.known(), sends_refused, deviates_from })

@@ -70,6 +70,22 @@ pub struct Idempotence {
     pub messages_max: u64,
 }
 
+/// What may be kept. What the leader's file says counts for the broker group; disk use is that of the fullest member.
+#[derive(Debug, Clone)]
+pub struct Retention {
+    /// How long messages are kept, in ms (`fileReservedTime`, in hours).
+    pub kept_ms: u64,
+    /// Hours of the day (UTC) in which messages that are too old go; none for any (`deleteWhen`).
+    pub hours: Vec<u8>,
+    /// Bytes of the log on a node, 0 for any (`fileReservedSize`): with more, the oldest messages go before their time.
+    pub log_bytes_max: u64,
+    /// With a disk fuller than this, in percent, messages that are too old go at any hour (`diskMaxUsedSpaceRatio`).
+    pub disk_percent_max: u64,
+    /// With a disk fuller than this, in percent, the oldest messages go before their time; 0 for never
+    /// (`diskSpaceCleanForciblyRatio`, while `cleanFileForciblyEnable`).
+    pub force_percent: u64,
+}
+
 /// Limits and defaults of the public API, the reference's unless said otherwise.
 #[derive(Debug, Clone)]
 pub struct GrpcConfig {
@@ -171,6 +187,8 @@ pub struct BrokerConfig {
     pub grpc: GrpcConfig,
     /// Sending again.
     pub idempotence: Idempotence,
+    /// How long messages are kept.
+    pub retention: Retention,
     /// Batching towards the leader.
     pub propose: ProposeLimits,
     /// Batching into the log.
@@ -338,13 +356,13 @@ impl BrokerConfig {
         }
         let segment_bytes = s.number("mappedFileSizeCommitLog", 512 << 20, 1 << 20..=u64::from(u32::MAX));
         let disk_free_bytes_min = s.number("diskFreeBytesMin", 256 << 20, 16 << 20..=1u64 << 40);
+        let retention = retention(s, segment_bytes);
         let slow_disk = SlowDiskLimits {
             slow: Duration::from_millis(s.number("slowDiskMillis", 200, 0..=600_000)),
             interval: Duration::from_millis(s.number("slowDiskHandoverIntervalMillis", 30_000, 1_000..=86_400_000)),
         };
         s.unused(&["brokerRole", "brokerId"], "replication is by majority and any member may lead");
         s.unused(&["sendMessageThreadPoolNums", "waitTimeMillsInSendQueue"], "requests are not bound to threads here");
-        s.unused(&["deleteWhen", "fileReservedTime"], "retention is not there yet: nothing is deleted");
         let effective = settings.finish()?;
         let addresses = Addresses { host, bind, admin_port, grpc_port, peer_port };
         let config = BrokerConfig {
@@ -364,6 +382,7 @@ impl BrokerConfig {
             slow_disk,
             grpc,
             idempotence,
+            retention,
             propose,
             merge: MergeLimits::default(),
             tls_files,
@@ -372,6 +391,35 @@ impl BrokerConfig {
         };
         Ok((config, effective))
     }
+}
+
+fn retention(s: &mut Settings, segment_bytes: u64) -> Retention {
+    let hours = s.number("fileReservedTime", 48.0, 0.001..=876_000.0f64);
+    let log_bytes_max = s.number("fileReservedSize", 0, 0..=1u64 << 50);
+    if log_bytes_max > 0 && log_bytes_max < 2 * segment_bytes {
+        s.rule(format!(
+            "fileReservedSize = {log_bytes_max} must be 0 (no limit) or at least two segments \
+             (mappedFileSizeCommitLog = {segment_bytes}): the log goes by whole segments"
+        ));
+    }
+    let force = s.boolean("cleanFileForciblyEnable", false);
+    let force_percent = s.number("diskSpaceCleanForciblyRatio", 85, 1..=100u64);
+    Retention {
+        kept_ms: (hours * 3_600_000.0) as u64,
+        hours: s
+            .optional_parsed("deleteWhen", "hours of the day (UTC) such as 04 or 04;16", read_hours)
+            .unwrap_or_default(),
+        log_bytes_max,
+        disk_percent_max: s.number("diskMaxUsedSpaceRatio", 75, 1..=100),
+        force_percent: if force { force_percent } else { 0 },
+    }
+}
+
+/// `04;16`.
+fn read_hours(text: &str) -> Option<Vec<u8>> {
+    let hours = text.split(';').map(str::trim).filter(|hour| !hour.is_empty());
+    let hours: Vec<u8> = hours.map(|hour| hour.parse().ok().filter(|hour| *hour < 24)).collect::<Option<_>>()?;
+    (!hours.is_empty()).then_some(hours)
 }
 
 /// RocketMQ's own levels.
@@ -468,6 +516,24 @@ mod tests {
         let inner = "innerClientAuthenticationCredentials={\"accessKey\":\"broker\",\"secretKey\":\"inner\"}";
         assert!(read(&format!("{group}{inner}")).expect("whole").access.inner.is_some());
         assert!(read("authenticationEnabled=true").is_ok(), "a node alone has nobody to prove itself to");
+    }
+
+    #[test]
+    fn retention_has_rocketmqs_keys_and_bounds() {
+        let kept = read("").expect("valid").retention;
+        assert_eq!((kept.kept_ms, kept.log_bytes_max, kept.force_percent), (48 * 3_600_000, 0, 0));
+        let kept =
+            read("fileReservedTime=72\ndeleteWhen=04;16\ncleanFileForciblyEnable=true\n").expect("valid").retention;
+        assert_eq!((kept.kept_ms, kept.hours, kept.force_percent), (72 * 3_600_000, vec![4, 16], 85));
+        for (text, part) in [
+            ("fileReservedTime=0", "fileReservedTime = 0"),
+            ("deleteWhen=24", "deleteWhen = 24"),
+            ("fileReservedSize=1000", "at least two segments"),
+            ("diskMaxUsedSpaceRatio=101", "diskMaxUsedSpaceRatio = 101"),
+        ] {
+            let errors = read(text).expect_err(text);
+            assert!(errors.contains(part), "{part} in {errors}");
+        }
     }
 
     #[test]

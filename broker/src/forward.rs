@@ -358,21 +358,27 @@ fn fitting(batch: EncodedBatch, full: Option<&str>) -> EncodedBatch {
     }
 }
 
-/// Puts a refusal in the place of some commands, those that store messages always among them; blobs are left out.
+/// Puts a refusal in the place of some commands, and leaves out their blobs.
 fn refuse(encoded: EncodedBatch, refusal: Refusal, why: &str, which: impl Fn(&Kind) -> bool) -> EncodedBatch {
     let Ok(mut batch) = Batch::decode(encoded.batch.clone()) else {
         // The machine passes over it.
         return encoded;
     };
+    let mut blobs = encoded.blobs.into_iter();
+    let mut kept = Vec::new();
     for command in &mut batch.commands {
+        let slots = command.kind.as_ref().map_or(0, crate::machine::slots_of);
+        let own = blobs.by_ref().take(slots);
         if command.kind.as_ref().is_some_and(&which) {
+            own.for_each(drop);
             let refuse = Refuse { refusal: refusal.into(), detail: why.to_owned() };
             command.kind = Some(Kind::Refuse(refuse));
+        } else {
+            kept.extend(own);
         }
     }
-    // Nothing but messages has blobs.
-    batch.slots = 0;
-    EncodedBatch { batch: batch.encode_to_vec().into(), blobs: Vec::new() }
+    batch.slots = u32::try_from(kept.len()).unwrap_or(u32::MAX);
+    EncodedBatch { batch: batch.encode_to_vec().into(), blobs: kept }
 }
 
 /// Members with a vote.

@@ -66,6 +66,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Bytes that may still be allocated in the file system of `dir`.
     fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
+    /// Bytes of the file system of `dir`, used or not.
+    fn total_bytes(&self, dir: &Path) -> io::Result<u64>;
     /// Takes the exclusive lock of a file, which is created when missing. It ends when the value is dropped.
     ///
     /// `WouldBlock` when another process, or this one, holds it.

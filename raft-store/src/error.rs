@@ -1,7 +1,7 @@
 //! Why a group does not start, take a proposal, answer a read or hand over leadership.
 
 use crate::state::StateError;
-use crate::types::NodeId;
+use crate::types::{LogIndex, NodeId};
 use std::io;
 use std::path::PathBuf;
 
@@ -97,6 +97,25 @@ pub enum ReadError {
     /// A majority did not answer in time.
     #[error("a majority of the group did not answer: {0}")]
     NoMajority(String),
+    /// The group was stopped, or storage failed.
+    #[error("the group is closed")]
+    Closed,
+}
+
+/// Why files of the log were not unlinked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TrimError {
+    /// Entries below the end of the trim were not applied here.
+    #[error("entries below {upto} are to go, and only those up to {applied} were applied")]
+    NotApplied {
+        /// End of the trim.
+        upto: LogIndex,
+        /// Last entry that was applied.
+        applied: LogIndex,
+    },
+    /// It took too long; the reason is a short sentence.
+    #[error("the log was not trimmed in time: {0}")]
+    TimedOut(&'static str),
     /// The group was stopped, or storage failed.
     #[error("the group is closed")]
     Closed,

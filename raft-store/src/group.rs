@@ -1,5 +1,9 @@
 //! The handle of one group: start it, propose to it, ask who leads, stop it.
 
+mod trim;
+
+pub use trim::{LogUse, SegmentUse};
+
 use crate::bootstrap;
 use crate::config::{FlushMode, Peer, RaftConfig, RuntimeMode};
 use crate::disk::Disk;
@@ -62,6 +66,7 @@ pub(crate) struct Shared {
     log: Log,
     state: State,
     flusher: Arc<Flusher>,
+    snapshots: Arc<Snapshots>,
     network: Arc<Network>,
     halt: Halt,
     leadership: watch::Sender<Leadership>,
@@ -821,6 +826,7 @@ struct Parts {
     state: State,
     halt: Halt,
     flusher: Arc<Flusher>,
+    snapshots: Arc<Snapshots>,
     replica: Replica,
     store: LogStore,
 }
@@ -887,13 +893,14 @@ impl Opened {
             flusher.clone(),
             home.clone(),
         ));
-        let replica = Replica::new(state.clone(), machine, log.clone(), flusher.clone(), snapshots, halt.clone())?;
+        let replica =
+            Replica::new(state.clone(), machine, log.clone(), flusher.clone(), snapshots.clone(), halt.clone())?;
         let store = LogStore::new(log.clone(), halt.clone());
-        Ok(Parts { config, home, disk, log, recovery, state, halt, flusher, replica, store })
+        Ok(Parts { config, home, disk, log, recovery, state, halt, flusher, snapshots, replica, store })
     }
 
     async fn assemble(self, tasks: &TaskTracker, stop: &CancellationToken) -> Result<Arc<Shared>, StartError> {
-        let Parts { config, home, disk, log, recovery, state, halt, flusher, replica, store } = {
+        let Parts { config, home, disk, log, recovery, state, halt, flusher, snapshots, replica, store } = {
             let apply_waits = self.config.flush == FlushMode::Sync;
             self.parts(apply_waits)?
         };
@@ -921,6 +928,7 @@ impl Opened {
             log,
             state,
             flusher,
+            snapshots,
             network,
             halt,
             leadership: watch::Sender::new(Leadership::default()),

@@ -35,8 +35,8 @@ mod status;
 mod types;
 
 pub use config::{Dial, Dialing, FlushMode, Peer, RaftConfig, RuntimeMode};
-pub use error::{ProposeError, ReadError, StartError, TransferError};
-pub use group::RaftGroup;
+pub use error::{ProposeError, ReadError, StartError, TransferError, TrimError};
+pub use group::{LogUse, RaftGroup, SegmentUse};
 pub use machine::{Committed, Machine};
 pub use membership::{ChangePhase, ChangeProgress, MemberChange, MemberError, MembersChanged, Newcomer};
 pub use network::{PAYLOAD_BYTES_MAX, PeerChannel, PeerIdentity};

@@ -84,6 +84,11 @@ impl Snapshots {
         self.current.lock().clone()
     }
 
+    /// Gives up the latest snapshot, and with it the files that only it still holds.
+    pub(crate) fn forget(&self) {
+        *self.current.lock() = None;
+    }
+
     async fn build(&self) -> Result<SnapshotOf<Types, Checkpoint>, StateError> {
         let pins = self.home.pins();
         std::fs::create_dir_all(&pins).map_err(|error| failed("create", &pins, &error))?;

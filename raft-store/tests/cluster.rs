@@ -505,6 +505,9 @@ impl Disk for StallingDisk {
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
         self.inner.free_bytes(dir)
     }
+    fn total_bytes(&self, dir: &Path) -> io::Result<u64> {
+        self.inner.total_bytes(dir)
+    }
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
         self.inner.lock(path)
     }
@@ -657,6 +660,59 @@ async fn a_machine_that_panics_stops_the_node() {
         Err(error) => error.to_string(),
     };
     assert!(reason.contains("panicked"), "{reason}");
+}
+
+/// What is applied everywhere is trimmed everywhere: its files go, and nodes that crash afterwards go on from the rest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trimmed_nodes_restart_replicate_and_elect() {
+    for flush in [FlushMode::Sync, FlushMode::Async] {
+        let mut cluster = Cluster::new(3, |config| {
+            config.flush = flush;
+            config.segment_bytes = 1 << 20;
+            config.tail_cache_bytes = 256 << 10;
+        });
+        cluster.start().await;
+        let mut all = Vec::new();
+        for round in 0..3 {
+            let big: Vec<String> =
+                (0..200).map(|number| format!("{round}-{number}-{}", "x".repeat(16 << 10))).collect();
+            cluster.propose(&big).await;
+            all.extend(big);
+            cluster.has(&all).await;
+            let upto = LogIndex(cluster.nodes[0].status().applied.expect("applied").index - 20);
+            for node in &cluster.nodes {
+                let group = node.group();
+                let before = group.log_use();
+                assert!(group.trim(LogIndex(0)).await.expect("nothing to do") == 0);
+                assert!(group.trim(LogIndex(u64::MAX)).await.is_err(), "what was not applied stays");
+                assert!(group.trim(upto).await.expect("trimmed") > 1, "round {round}");
+                let after = group.log_use();
+                assert!(after.bytes < before.bytes && after.first > before.first, "{before:?} {after:?}");
+                assert!(after.sealed.first().is_none_or(|file| file.end > upto), "{after:?}");
+                assert!(group.payload(upto).await.expect("readable").is_some());
+                assert_eq!(group.payload(LogIndex(2)).await.expect("readable"), None);
+            }
+            if round == 1 {
+                for node in &mut cluster.nodes {
+                    node.crash().await;
+                }
+                cluster.start().await;
+            } else {
+                let leader = cluster.leader().await;
+                cluster.nodes[leader].crash().await;
+                let more = texts(&format!("without-{round}"), 20);
+                cluster.propose(&more).await;
+                all.extend(more);
+                cluster.nodes[leader].start().await;
+            }
+            cluster.has(&all).await;
+        }
+        for node in &mut cluster.nodes {
+            node.stop().await;
+        }
+        cluster.start().await;
+        cluster.has(&all).await;
+    }
 }
 
 /// A follower that was away for more than what is kept in memory gets the entries from the leader's files.

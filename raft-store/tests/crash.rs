@@ -236,6 +236,11 @@ fn script() -> Vec<Vec<Operation>> {
 
 /// Asks for a script; stops where the log fails.
 fn carry_out(run: &mut Run, log: &Log, script: &[Vec<Operation>]) {
+    carry_out_and(run, log, script, |_| Ok(()));
+}
+
+/// The same, with something done after each step.
+fn carry_out_and(run: &mut Run, log: &Log, script: &[Vec<Operation>], after: impl Fn(&Log) -> io::Result<()>) {
     for step in script {
         for operation in step {
             if !run.ask(log, operation) {
@@ -246,11 +251,16 @@ fn carry_out(run: &mut Run, log: &Log, script: &[Vec<Operation>]) {
             }
         }
         log.run_pending();
-        if log.failure().is_some() {
+        if log.failure().is_some() || after(log).is_err() {
             return;
         }
         log.run_idle();
     }
+}
+
+/// Unlinks what may go.
+fn trim(log: &Log) -> io::Result<()> {
+    log.trim(u64::MAX).map(|_| ())
 }
 
 /// A disk as a kill leaves it between the last write and its sync, the run on it, and the files.
@@ -454,10 +464,10 @@ fn outcomes(disk: &MemoryDisk, seeds: std::ops::Range<u64>) -> Vec<MemoryDisk> {
     outcomes
 }
 
-fn fail_at_every_call(script: &[Vec<Operation>], seeds: u64) {
+fn fail_at_every_call(script: &[Vec<Operation>], seeds: u64, after: impl Fn(&Log) -> io::Result<()>) {
     let whole = MemoryDisk::new();
     let (log, _) = open(&whole, options()).expect("an empty disk");
-    carry_out(&mut Run::new(), &log, script);
+    carry_out_and(&mut Run::new(), &log, script, &after);
     log.close().expect("clean");
     let calls = whole.calls();
     assert!(calls > 20);
@@ -467,7 +477,7 @@ fn fail_at_every_call(script: &[Vec<Operation>], seeds: u64) {
             disk.fail_at(call, fault);
             let mut run = Run::new();
             if let Ok((log, _)) = open(&disk, options()) {
-                carry_out(&mut run, &log, script);
+                carry_out_and(&mut run, &log, script, &after);
                 if log.failure().is_some() {
                     // Poisoned for ever: nothing more is taken, nothing more is acknowledged.
                     let acked = run.acked();
@@ -491,7 +501,21 @@ fn fail_at_every_call(script: &[Vec<Operation>], seeds: u64) {
 
 #[test]
 fn a_failing_call_at_every_place() {
-    fail_at_every_call(&script(), 3);
+    fail_at_every_call(&script(), 3, |_| Ok(()));
+}
+
+/// Power goes, or a call fails, before, in and after every removal of a file: the log opens, with all that was promised.
+#[test]
+fn a_failing_call_at_every_place_of_a_trim() {
+    let mut script = script();
+    script.push(vec![entries(6, 74..110, 900), Operation::Sync]);
+    script.push(vec![Operation::Purge(id(6, 100)), vote(7)]);
+    script.push(vec![entries(7, 110..112, 50), Operation::Sync]);
+    let disk = MemoryDisk::new();
+    let (log, _) = open(&disk, options()).expect("an empty disk");
+    carry_out_and(&mut Run::new(), &log, &script, trim);
+    assert!(log.state().segments <= 3 && log.visible() == (101..112), "{:?}", log.state());
+    fail_at_every_call(&script, 3, trim);
 }
 
 #[test]
@@ -505,7 +529,7 @@ fn a_crash_while_a_branch_is_replaced_by_equal_frames() {
         vec![Operation::Truncate(Some(id(5, 2))), entries(6, 3..5, 200)],
         vec![entries(6, 5..9, 200)],
     ];
-    fail_at_every_call(&script, 24);
+    fail_at_every_call(&script, 24, |_| Ok(()));
 }
 
 #[test]

@@ -92,7 +92,9 @@ pub(super) async fn get(
     let state = front.state();
     let group = store::consumer_group::consumer_group(&state, consumer_group.as_str())?.ok_or(ApiError::NoOffset)?;
     let offset = store::progress::stored_offset(&state, named.id, ConsumerGroupId(group.id), named.number)?;
-    let offset = signed(offset.ok_or(ApiError::NoOffset)?);
+    // Retention may have taken what the reader was at: it goes on at the oldest message that is kept.
+    let queue = store::queue::queue(&state, named.id, named.number)?;
+    let offset = signed(offset.ok_or(ApiError::NoOffset)?.max(queue.min));
     Ok(v2::GetOffsetResponse { status: Some(status::ok()), offset })
 }
 

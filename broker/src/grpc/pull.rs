@@ -96,7 +96,13 @@ async fn pull(
     loop {
         waiter.look();
         front.still(permit.as_ref())?;
-        let found = look(front, &ask, &mut at).await?;
+        let found = match look(front, &ask, &mut at).await {
+            Err(error @ ApiError::OffsetOutOfRange { nearest, .. }) => {
+                *next = Some(nearest);
+                return Err(error);
+            }
+            found => found?,
+        };
         *next = Some(at);
         if !found.messages.is_empty() {
             return Ok(found.messages);
@@ -150,9 +156,20 @@ struct Found {
     more: bool,
 }
 
+/// That retention has not taken what stood at `at`.
+fn still_there(front: &Front, named: &Named, at: u64) -> Result<(), ApiError> {
+    let queue = queue::queue(&front.state(), named.id, named.number)?;
+    if at >= queue.min {
+        return Ok(());
+    }
+    let (offset, min, next) = (signed(at), queue.min, queue.next);
+    Err(ApiError::OffsetOutOfRange { offset, min, next, nearest: min })
+}
+
 /// One look at the queue from `at`, which is moved behind what was looked at.
 async fn look(front: &Front, ask: &Ask, at: &mut u64) -> Result<Found, ApiError> {
     let Named { id, number, topic } = &ask.named;
+    still_there(front, &ask.named, *at)?;
     let places = message::places(&front.state(), *id, *number, *at, LOOK_MESSAGES_MAX)?;
     let more = places.len() == LOOK_MESSAGES_MAX;
     let mut reader = Reader::new(&front.node.group);
@@ -172,9 +189,15 @@ async fn look(front: &Front, ask: &Ask, at: &mut u64) -> Result<Found, ApiError>
                 slot: place.slot,
                 store_ms: place.store_ms,
             };
-            let stored = reader.read(&leased).await.map_err(|error| {
-                ApiError::Internal(format!("{topic} queue {number} offset {}: {error}", place.offset))
-            })?;
+            let stored = match reader.read(&leased).await {
+                Ok(stored) => stored,
+                Err(error) => {
+                    // Retention may have taken it meanwhile.
+                    still_there(front, &ask.named, place.offset)?;
+                    let what = format!("{topic} queue {number} offset {}: {error}", place.offset);
+                    return Err(ApiError::Internal(what));
+                }
+            };
             if ask.filter.matches(stored.tag.as_deref()) {
                 if !messages.is_empty() && body_bytes + stored.body.len() > BODY_BYTES_MAX {
                     break;

@@ -213,6 +213,9 @@ impl Turn<'_, '_> {
     /// Writes a run behind the last message of a queue.
     pub(super) fn store_run(&mut self, topic: TopicId, number: u16, queue: Queue, run: &Run) -> Result<(), StateError> {
         debug_assert_eq!(run.first, queue.next, "runs of a queue touch");
+        if run.late {
+            self.pin_run(topic, number, run);
+        }
         self.rows.put(key::MESSAGE, &key::message(topic, number, run.first), run.encode());
         let queue = Queue { next: run.end(), last_store_ms: run.store_ms, ..queue };
         self.rows.put(key::QUEUE, &key::queue(topic, number), queue.encode().to_vec());

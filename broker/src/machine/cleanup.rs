@@ -3,7 +3,7 @@
 
 use super::turn::Turn;
 use crate::store::work::Work;
-use crate::store::{ConsumerGroupId, LeaseId, TopicId, consumer_group, key, lease};
+use crate::store::{ConsumerGroupId, LeaseId, TopicId, consumer_group, half, key, lease};
 use raft_store::{ReadState, StateError, Table};
 use std::ops::ControlFlow;
 
@@ -46,9 +46,12 @@ impl Turn<'_, '_> {
         ranges.extend([(key::HALF, &halves), (key::HALF, &wanted), (key::HALF, &count)]);
         self.drop_ranges(&ranges, note, rows_max, |turn, table, row| {
             // What stands at times goes when Tick comes upon it.
-            if table == key::HALF && row.first() == Some(&b'h') {
-                let in_log = [b"l", row.get(9..).unwrap_or_default()].concat();
-                turn.rows.delete(key::HALF, &in_log);
+            if table == key::HALF
+                && row.first() == Some(&b'h')
+                && let Some(value) = turn.rows.get(key::HALF, row)?
+            {
+                let body = half::body_of(row, &value)?;
+                turn.rows.delete(key::HALF, &key::in_log(body.log_index, body.slot));
             }
             // The consumer group no longer has rows for this topic.
             if table == key::SUBSCRIPTION {

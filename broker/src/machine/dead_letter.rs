@@ -57,7 +57,7 @@ impl Turn<'_, '_> {
         self.close_run(&dead)?;
         let queue = queue::queue(&self.rows, dead.id, QUEUE)?;
         let place = Place { offset: queue.next, store_ms: self.now_ms, group: 0, ..place };
-        let run = Run::one(place, Some(topic.name.to_string()));
+        let run = Run::one(place, Some(topic.name.to_string())).late();
         self.store_run(dead.id, QUEUE, queue, &run)?;
         self.effects.add(Effect::Arrived { topic: dead.name.clone(), messages: 1, body_bytes: 0 });
         self.effects.add(Effect::DeadLettered {

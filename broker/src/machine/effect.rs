@@ -42,6 +42,15 @@ pub enum Effect {
         /// Messages.
         messages: u64,
     },
+    /// Retention took messages of a topic that a consumer group had not consumed.
+    Expired {
+        /// Name of the consumer group.
+        consumer_group: Arc<str>,
+        /// Name of the topic.
+        topic: Arc<str>,
+        /// Messages.
+        messages: u64,
+    },
     /// A topic was created, changed or deleted.
     TopicChanged {
         /// Its name.
@@ -93,9 +102,9 @@ fn named(effect: &Effect) -> Option<Named> {
         Effect::Arrived { topic, .. } | Effect::SentAgain { topic, .. } | Effect::TopicChanged { topic } => {
             (topic, None)
         }
-        Effect::Retryable { consumer_group, topic } | Effect::DeadLettered { consumer_group, topic, .. } => {
-            (consumer_group, Some(topic.clone()))
-        }
+        Effect::Retryable { consumer_group, topic }
+        | Effect::DeadLettered { consumer_group, topic, .. }
+        | Effect::Expired { consumer_group, topic, .. } => (consumer_group, Some(topic.clone())),
         Effect::ConsumerGroupChanged { consumer_group } => (consumer_group, None),
         Effect::SessionEnded { client_id } => (client_id, None),
         Effect::SettingChanged { key } => (key, None),
@@ -128,6 +137,7 @@ impl Effects {
             (Some(Effect::DeadLettered { messages, .. }), Effect::DeadLettered { messages: more, .. }) => {
                 *messages += more;
             }
+            (Some(Effect::Expired { messages, .. }), Effect::Expired { messages: more, .. }) => *messages += more,
             (Some(_), _) => {}
             (None, effect) => self.list.push(effect),
         }

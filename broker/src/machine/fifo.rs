@@ -23,6 +23,9 @@ use std::ops::ControlFlow;
 /// `apache.rocketmq.v2.MessageType.FIFO`.
 pub(super) const FIFO: i32 = 2;
 
+/// Messages of a message group that one command passes over because their bodies are gone.
+const PASSED_MAX: u64 = 256;
+
 /// Bytes of a key that names a message put aside.
 const PUT_ASIDE_BYTES: usize = 38;
 
@@ -85,13 +88,19 @@ impl Turn<'_, '_> {
         }
         let at = self.message_group_key(topic.id, group.id, number, hash)?;
         let Some(mut row) = fifo::message_group(&self.rows, &at)? else { return Ok(()) };
-        let before = row.low;
+        let trimmed_upto = self.trimmed_upto()?;
+        let (before, mut passed) = (row.low, 0);
         let mut next = None;
         while next.is_none() && row.low < row.next {
             let key = key::put_aside(&at, row.low);
             let behind = fifo::behind(&self.rows, &key)?;
             self.rows.delete(key::FIFO, &key);
             row.low += 1;
+            if behind.place.log_index < trimmed_upto && passed < PASSED_MAX {
+                // It stood behind for longer than retention keeps bodies.
+                passed += 1;
+                continue;
+            }
             if let Some(look) = look.as_deref_mut().filter(|look| look.rows_left > 0) {
                 look.rows_left -= 1;
                 if look.verdict(&self.rows, topic, group, behind.place.tag)? == Verdict::Skip {
@@ -104,6 +113,7 @@ impl Turn<'_, '_> {
             let messages = fifo::put_aside(&self.rows, topic.id, group.id)?;
             self.count_put_aside(topic.id, group.id, messages.saturating_sub(row.low - before));
         }
+        self.count_expired(topic, group.id, passed)?;
         match next {
             Some(retry) => {
                 self.rows.put(key::FIFO, &at, row.encode());

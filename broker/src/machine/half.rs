@@ -36,17 +36,24 @@ impl Turn<'_, '_> {
             interval_ms: checks.interval_ms.max(1),
             age_max_ms: checks.age_max_ms,
             producer: checks.producer.clone(),
+            moved: None,
         };
         let place = InLog { log_index: self.index.0, slot };
         self.put_half(topic, place, &half);
-        self.rows.put(key::HALF, &key::in_log(place.log_index, slot), topic.0.to_be_bytes().to_vec());
+        self.keep_half(topic, place, place);
         self.check_at(topic, place, self.now_ms.saturating_add(message.check_after_ms.max(1)));
         let waiting = half::waiting(&self.rows, topic)?;
         self.count_halves(topic, waiting + 1);
         Ok(())
     }
 
-    fn put_half(&mut self, topic: TopicId, InLog { log_index, slot }: InLog, half: &HalfMessage) {
+    /// Notes that the log must keep the body of a half message.
+    pub(super) fn keep_half(&mut self, topic: TopicId, place: InLog, body: InLog) {
+        let value = key::waiting(b'l', topic, place.log_index, place.slot)[1..].to_vec();
+        self.rows.put(key::HALF, &key::in_log(body.log_index, body.slot), value);
+    }
+
+    pub(super) fn put_half(&mut self, topic: TopicId, InLog { log_index, slot }: InLog, half: &HalfMessage) {
         self.rows.put(key::HALF, &key::waiting(b'h', topic, log_index, slot), half.encode());
     }
 
@@ -97,14 +104,15 @@ impl Turn<'_, '_> {
             self.close_run(&topic)?;
             let number = self.next_queue(&topic)?;
             let queue = queue::queue(&self.rows, topic.id, number)?;
-            let InLog { log_index, slot } = place;
+            let InLog { log_index, slot } = half.body(place);
             let place = Place { offset: queue.next, log_index, slot, tag: half.tag, group: 0, store_ms: self.now_ms };
-            self.store_run(topic.id, number, queue, &Run::one(place, None))?;
+            self.store_run(topic.id, number, queue, &Run::one(place, None).late())?;
             let body_bytes = u64::from(half.body_bytes);
             self.effects.add(Effect::Arrived { topic: topic.name.clone(), messages: 1, body_bytes });
         }
+        let body = half.body(place);
         self.put_half(topic.id, place, &HalfMessage { state, ..half });
-        self.rows.delete(key::HALF, &key::in_log(place.log_index, place.slot));
+        self.rows.delete(key::HALF, &key::in_log(body.log_index, body.slot));
         let forget_ms = self.now_ms.saturating_add(REMEMBERED_MS);
         let forget = key::waiting_at(b'f', forget_ms, topic.id, place.log_index, place.slot);
         self.rows.put(key::HALF, &forget, Vec::new());

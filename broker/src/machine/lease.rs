@@ -316,6 +316,10 @@ impl Turn<'_, '_> {
     pub(super) fn put_new_lease(&mut self, group: &KnownGroup, lease: &lease::Lease) -> Result<LeaseId, StateError> {
         let id = self.next_lease()?;
         self.put_lease(group.id, id, lease);
+        let trimming_upto = self.trimming_upto()?;
+        if trimming_upto > 0 {
+            self.pin_lease(group.id, id, lease, trimming_upto);
+        }
         self.rows.put(key::DEADLINE, &key::deadline(lease.deadline_ms, group.id, id), Vec::new());
         self.effects.due(lease.deadline_ms);
         for part in lease.parts.iter().filter(|part| part.fresh) {

@@ -19,6 +19,7 @@ mod fifo;
 mod give_back;
 mod half;
 mod invisible;
+mod keeper;
 mod lease;
 mod offset;
 mod repeat;
@@ -30,6 +31,7 @@ mod setting;
 mod tick;
 mod timer;
 mod topic;
+mod trim;
 mod turn;
 mod window;
 
@@ -140,9 +142,9 @@ impl Turn<'_, '_> {
             return Ok(refused(Refusal::InvalidArgument, "the command is empty or unknown"));
         };
         // Slots are counted whether or not their command is carried out.
-        let slots = match &kind {
-            command::Kind::Append(append) => self.take_slots(append.messages.len()),
-            _ => None,
+        let slots = match slots_of(&kind) {
+            0 => None,
+            slots => self.take_slots(slots),
         };
         if command.deadline_ms != 0 && self.now_ms > command.deadline_ms {
             return Ok(refused(Refusal::DeadlinePassed, "the request's deadline passed before it was carried out"));
@@ -172,8 +174,22 @@ impl Turn<'_, '_> {
             command::Kind::Recall(recall) => self.recall(recall),
             command::Kind::EndTransaction(end) => self.end_transaction(end),
             command::Kind::Checked(checked) => self.checked(checked),
+            command::Kind::Trim(trim) => self.trim(trim),
+            command::Kind::Expire(expire) => self.expire(&expire),
+            command::Kind::Reappend(again) => self.reappend(again, slots),
             command::Kind::Refuse(refuse) => Ok(refused(refuse.refusal(), refuse.detail)),
         }
+    }
+}
+
+/// Slots with bodies that a command takes.
+pub(crate) fn slots_of(kind: &command::Kind) -> usize {
+    match kind {
+        command::Kind::Append(append) => append.messages.len(),
+        command::Kind::Reappend(again) => {
+            again.moved.iter().fold(0, |slots, moved| slots.saturating_add(moved.count as usize))
+        }
+        _ => 0,
     }
 }
 

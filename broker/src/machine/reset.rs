@@ -85,13 +85,13 @@ impl Turn<'_, '_> {
         let mut left = TICK_ROWS_MAX;
         retry::scan(&self.rows, topic, group, share.retry_low, |order, retry| {
             if queues.contains(&retry.queue) {
-                found.push(order);
+                found.push((order, retry));
             }
             left -= 1;
             if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
-        for order in found {
-            self.rows.delete(key::RETRY, &key::retry(topic, group, order));
+        for (order, retry) in found {
+            self.delete_retry(topic, group, order, &retry);
             share.retry_waiting = share.retry_waiting.saturating_sub(1);
         }
         if share.retry_waiting == 0 {

@@ -37,6 +37,7 @@ impl Turn<'_, '_> {
         retry: &Retry,
     ) {
         self.rows.put(key::RETRY, &key::retry(topic, group, subscription.retry_next), retry.encode());
+        self.pin_retry(topic, group, subscription.retry_next, retry);
         subscription.retry_next += 1;
         subscription.retry_waiting += 1;
     }
@@ -84,8 +85,17 @@ impl Turn<'_, '_> {
                 Entry::Vacant(new) => *new.insert(progress::void(&self.rows, topic.id, group.id, retry.queue)?),
             };
             if order < void.retries {
-                self.rows.delete(key::RETRY, &key::retry(topic.id, group.id, order));
+                self.delete_retry(topic.id, group.id, order, &retry);
                 subscription.retry_waiting = subscription.retry_waiting.saturating_sub(1);
+                continue;
+            }
+            if retry.place.log_index < self.trimmed_upto()? {
+                // Its message group held it back for longer than retention keeps bodies.
+                self.delete_retry(topic.id, group.id, order, &retry);
+                subscription.retry_waiting = subscription.retry_waiting.saturating_sub(1);
+                self.count_expired(topic, group.id, 1)?;
+                let of = (retry.queue, retry.place.group);
+                self.leave_message_group(topic, group, subscription, of, Some(&mut *look))?;
                 continue;
             }
             match look.verdict(&self.rows, topic, group, retry.place.tag)? {
@@ -103,7 +113,7 @@ impl Turn<'_, '_> {
                     subscription.retry_in_flight += 1;
                 }
             }
-            self.rows.delete(key::RETRY, &key::retry(topic.id, group.id, order));
+            self.delete_retry(topic.id, group.id, order, &retry);
             subscription.retry_waiting = subscription.retry_waiting.saturating_sub(1);
         }
         if end {

@@ -36,6 +36,7 @@ impl Turn<'_, '_> {
             tag: message.tag_hash,
             body_bytes: message.body_bytes,
             message_id_hash: message.message_id_hash,
+            moved: None,
         };
         let (at_ms, index) = (message.delivery_ms, self.index.0);
         self.rows.put(key::TIMER, &key::waiting_at(b'd', at_ms, topic, index, slot), timer.encode());
@@ -77,7 +78,8 @@ impl Turn<'_, '_> {
             if due.timer.recalled {
                 continue;
             }
-            self.rows.delete(key::TIMER, &key::in_log(due.place.log_index, due.place.slot));
+            let body = due.body();
+            self.rows.delete(key::TIMER, &key::in_log(body.log_index, body.slot));
             *fired.entry(due.topic).or_default() += 1;
             // A topic that is gone takes its messages with it.
             if let Some(topic) = self.topic_by_id(due.topic)? {
@@ -94,7 +96,7 @@ impl Turn<'_, '_> {
 
     /// Adds a message to the run under way, or begins another one.
     fn fill(&mut self, filling: Option<Filling>, topic: Arc<KnownTopic>, due: &Due) -> Result<Filling, StateError> {
-        let InLog { log_index, slot } = due.place;
+        let InLog { log_index, slot } = due.body();
         if let Some(mut filling) = filling {
             if filling.topic.id == topic.id
                 && filling.run.log_index == log_index
@@ -110,7 +112,7 @@ impl Turn<'_, '_> {
         let number = self.next_queue(&topic)?;
         let queue = queue::queue(&self.rows, topic.id, number)?;
         let place = Place { offset: queue.next, log_index, slot, tag: due.timer.tag, group: 0, store_ms: self.now_ms };
-        let run = Run::one(place, None);
+        let run = Run::one(place, None).late();
         Ok(Filling { topic, number, queue, run, body_bytes: u64::from(due.timer.body_bytes) })
     }
 
@@ -137,7 +139,8 @@ impl Turn<'_, '_> {
         if !timer.recalled {
             let key = key::waiting_at(b'd', recall.delivery_ms, topic.id, place.log_index, place.slot);
             self.rows.put(key::TIMER, &key, Timer { recalled: true, ..timer }.encode());
-            self.rows.delete(key::TIMER, &key::in_log(place.log_index, place.slot));
+            let body = timer.moved.unwrap_or(place);
+            self.rows.delete(key::TIMER, &key::in_log(body.log_index, body.slot));
             let waiting = timer::waiting(&self.rows, topic.id)?;
             self.count_timers(topic.id, waiting.saturating_sub(1));
         }

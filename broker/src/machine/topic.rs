@@ -5,7 +5,7 @@ use super::fifo;
 use super::turn::{KnownTopic, Turn};
 use super::{Effect, done, refused};
 use crate::store::work::Work;
-use crate::store::{TopicId, key, topic};
+use crate::store::{TopicId, key, machine, retention, topic};
 use prost::Message;
 use raft_store::StateError;
 use raftmq_proto::command::{PutTopic, Refusal, Reply, Topic, reply};
@@ -36,6 +36,9 @@ impl Turn<'_, '_> {
             let detail = format!("permission {} is not made of 2 (write) and 4 (read)", wanted.permission);
             return Ok(refused(Refusal::InvalidArgument, detail));
         }
+        if let Some(refusal) = self.check_age(&wanted)? {
+            return Ok(refusal);
+        }
         let known = self.topic(&wanted.name)?;
         let refusal = fifo::fix_queues(&mut wanted, known.as_ref().map(|known| &known.row));
         if let Some(refusal) = refusal.filter(|_| known.is_none() || !put.create_only) {
@@ -60,6 +63,25 @@ impl Turn<'_, '_> {
             self.store_topic(&row);
         }
         Ok(done(reply::Kind::Topic(row)))
+    }
+
+    /// Why a topic cannot have the age that it is to have.
+    fn check_age(&self, wanted: &Topic) -> Result<Option<Reply>, StateError> {
+        let Some(age) = wanted.attributes.get(retention::RESERVE_TIME) else { return Ok(None) };
+        let Some(age_ms) = retention::parse_age(age) else {
+            let detail = format!("{} = {age}: must be an age such as 12h, 30m or 2d", retention::RESERVE_TIME);
+            return Ok(Some(refused(Refusal::InvalidArgument, detail)));
+        };
+        let log_ms = machine::number_setting(&self.rows, retention::RETENTION_MS, retention::RETENTION_MS_DEFAULT)?;
+        Ok((age_ms > log_ms).then(|| {
+            let hours = log_ms as f64 / 3_600_000.0;
+            let detail = format!(
+                "{} = {age} is longer than the log of the broker group keeps messages ({hours} hours, \
+                 fileReservedTime): all topics share one log, so raise fileReservedTime first",
+                retention::RESERVE_TIME
+            );
+            refused(Refusal::InvalidArgument, detail)
+        }))
     }
 
     /// Creates a topic that does not exist.

@@ -42,6 +42,11 @@ pub(super) struct Turn<'b, 's> {
     pub(super) term: Term,
     /// Cluster time of the entry; never before that of an earlier one.
     pub(super) now_ms: u64,
+    /// Cluster time of the entry before it.
+    pub(super) before_ms: u64,
+    /// End of the trim under way, 0 without one; and what was trimmed. Once they were needed.
+    pub(super) trimming_upto: Option<u64>,
+    pub(super) trimmed_upto: Option<u64>,
     /// Commands of the entry begun so far.
     pub(super) ordinal: u64,
     pub(super) effects: Effects,
@@ -82,6 +87,9 @@ impl<'b, 's> Turn<'b, 's> {
             term: at.term,
             // Within the range that lease ids have room for: a wild clock must not overflow them.
             now_ms: time_ms.min(1 << 43).max(applied.time_ms),
+            before_ms: applied.time_ms,
+            trimming_upto: None,
+            trimmed_upto: None,
             ordinal: 0,
             effects: Effects::default(),
             runs: BTreeMap::new(),
@@ -102,6 +110,7 @@ impl<'b, 's> Turn<'b, 's> {
     pub(super) fn end(mut self) -> Result<Vec<Effect>, StateError> {
         self.close_runs()?;
         self.close_window()?;
+        self.make_mark()?;
         let (checksum, batch) = self.rows.finish();
         let applied = machine::Applied { index: self.index.0, time_ms: self.now_ms, checksum };
         batch.put(key::MACHINE, key::machine(b'a'), applied.encode());

@@ -9,8 +9,9 @@
 
 use super::Effect;
 use super::turn::{KnownTopic, Turn};
+use crate::store::key;
+use crate::store::machine::number_setting as setting;
 use crate::store::sent::{self, Sent, SentEntry, SentPlace};
-use crate::store::{key, machine};
 use raft_store::{ReadState, StateError};
 use raftmq_proto::command::{AppendMessage, Appended};
 use std::collections::{HashMap, VecDeque};
@@ -81,12 +82,6 @@ fn low(log_index: u64) -> u32 {
 /// The latest entry up to `now` with this low half.
 fn whole(low_half: u32, now: u64) -> u64 {
     now.saturating_sub(u64::from(low(now).wrapping_sub(low_half)))
-}
-
-fn setting(rows: &impl ReadState, name: &str, default: u64) -> Result<u64, StateError> {
-    let value = machine::setting(rows, name)?;
-    // Whoever wrote something else meant something else: the default is never wrong.
-    Ok(value.and_then(|value| String::from_utf8(value).ok()?.parse().ok()).unwrap_or(default))
 }
 
 impl Turn<'_, '_> {

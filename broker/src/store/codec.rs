@@ -88,6 +88,11 @@ impl<'r> Reader<'r> {
         String::from_utf8(bytes.to_vec()).map_err(|_| self.corrupt("text is not UTF-8"))
     }
 
+    /// Bytes that were not read yet.
+    pub(crate) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     /// Capacity for `count` values that take a byte at least: never more than the row can hold.
     pub(crate) fn capacity(&self, count: u32) -> usize {
         (count as usize).min(self.rest.len())

@@ -1,10 +1,11 @@
 //! Half messages: stored, and in no queue before their producer commits them.
 //!
 //! ```text
-//! u8 state | u32 tag hash | body bytes | u64 hash of the message id | made | checks so far | most checks
-//! | interval of the checks | greatest age | client id of the producer
+//! u8 state, bit 7: the body was moved | u32 tag hash | body bytes | u64 hash of the message id | made | checks so far | most checks
+//! | interval of the checks | greatest age | client id of the producer | log index and slot of a moved body
 //! ```
 //!
+//! A half message goes by the place that it was first stored at, wherever its body is.
 //! One that was ended keeps its row for a while, so that a second word on it is answered as such.
 
 use super::codec::{Reader, put_bytes, put_varint};
@@ -14,6 +15,8 @@ use raft_store::ReadState;
 use std::ops::ControlFlow;
 
 const TABLE: &str = key::TABLES[key::HALF.0 as usize];
+
+const MOVED: u8 = 0x80;
 
 /// What became of a half message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,9 +77,17 @@ pub struct HalfMessage {
     pub age_max_ms: u64,
     /// Client id of the producer that sent it.
     pub producer: String,
+    /// Where its body is, when that is not where it was first stored.
+    pub moved: Option<InLog>,
 }
 
 impl HalfMessage {
+    /// Where its body is; `place` is what it goes by.
+    #[must_use]
+    pub fn body(&self, place: InLog) -> InLog {
+        self.moved.unwrap_or(place)
+    }
+
     /// Whether nobody is to be asked any more.
     #[must_use]
     pub fn is_spent(&self, now_ms: u64) -> bool {
@@ -85,7 +96,7 @@ impl HalfMessage {
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(48 + self.producer.len());
-        out.push(self.state.bits());
+        out.push(self.state.bits() | if self.moved.is_some() { MOVED } else { 0 });
         out.extend_from_slice(&self.tag.to_be_bytes());
         put_varint(&mut out, u64::from(self.body_bytes));
         out.extend_from_slice(&self.message_id_hash.to_be_bytes());
@@ -95,12 +106,14 @@ impl HalfMessage {
             put_varint(&mut out, number);
         }
         put_bytes(&mut out, self.producer.as_bytes());
+        timer::put_moved(&mut out, self.moved);
         out
     }
 
     fn decode(value: &[u8]) -> Result<HalfMessage, StateError> {
         let mut reader = Reader::new(TABLE, value);
-        let state = HalfState::of_bits(reader.u8()?).ok_or_else(|| reader.corrupt("unknown state"))?;
+        let flags = reader.u8()?;
+        let state = HalfState::of_bits(flags & !MOVED).ok_or_else(|| reader.corrupt("unknown state"))?;
         let half = HalfMessage {
             state,
             tag: reader.u32()?,
@@ -112,6 +125,7 @@ impl HalfMessage {
             interval_ms: reader.varint()?,
             age_max_ms: reader.varint()?,
             producer: reader.text()?,
+            moved: timer::moved(&mut reader, flags & MOVED != 0)?,
         };
         reader.end()?;
         Ok(half)
@@ -129,6 +143,26 @@ pub fn half(
 ) -> Result<Option<HalfMessage>, StateError> {
     let key = key::waiting(b'h', topic, log_index, slot);
     state.get(key::HALF, &key)?.map(|value| HalfMessage::decode(&value)).transpose()
+}
+
+/// Where the body of a row's half message is.
+pub(crate) fn body_of(key: &[u8], value: &[u8]) -> Result<InLog, StateError> {
+    let (_, place) = parse(key, 1)?;
+    Ok(HalfMessage::decode(value)?.body(place))
+}
+
+/// The half message whose body is at this place: its topic, and the place that it goes by.
+pub(crate) fn named_by(state: &impl ReadState, body: InLog) -> Result<Option<Named>, StateError> {
+    let Some(value) = state.get(key::HALF, &key::in_log(body.log_index, body.slot))? else { return Ok(None) };
+    let mut reader = Reader::new(TABLE, &value);
+    let topic = TopicId(reader.u64()?);
+    // Rows of an earlier build name the topic alone.
+    let place = match reader.left() {
+        0 => body,
+        _ => InLog { log_index: reader.u64()?, slot: reader.u32()? },
+    };
+    reader.end()?;
+    Ok(Some((topic, place)))
 }
 
 /// Which half message a row of times, or of checks that are wanted, names.
@@ -246,19 +280,19 @@ pub fn waiting(state: &impl ReadState, topic: TopicId) -> Result<u64, StateError
 
 #[cfg(test)]
 mod tests {
-    use super::{HalfMessage, HalfState};
+    use super::{HalfMessage, HalfState, InLog};
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
     proptest! {
         #[test]
         fn rows_come_back(
             state in 0u8..4, tag in any::<u32>(), body_bytes in any::<u32>(), message_id_hash in any::<u64>(),
-            made_ms in any::<u64>(), checks in any::<u32>(), interval_ms in any::<u64>(), producer in "[a-z]{0,9}",
+            made_ms in any::<u64>(), checks in any::<u32>(), interval_ms in any::<u64>(), producer in "[a-z]{0,9}", place in any::<Option<(u64, u32)>>(),
         ) {
             let state = HalfState::of_bits(state).expect("one of four");
             let half = HalfMessage {
                 state, tag, body_bytes, message_id_hash, made_ms, checks, checks_max: checks / 2, interval_ms,
-                age_max_ms: made_ms / 2, producer,
+                age_max_ms: made_ms / 2, producer, moved: place.map(|(log_index, slot)| InLog { log_index, slot }),
             };
             let value = half.encode();
             prop_assert_eq!(&HalfMessage::decode(&value).expect("comes back"), &half);

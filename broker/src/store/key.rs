@@ -12,6 +12,7 @@
 //! | | `d` | low end of the deadlines | [`super::deadline`] |
 //! | | `t` | low end of the timers | [`super::timer`] |
 //! | | `c`, `f` | low ends of the checks, and of what is forgotten | [`super::half`] |
+//! | | `r`, `j`, `m` | what was trimmed, the trim under way, the last mark | [`super::retention`] |
 //! | | `s` name | a setting | [`super::machine`] |
 //! | | `w` kind, subject | work that Tick continues | `work` |
 //! | `node` | node | boot, settled and last sequence | [`super::node`] |
@@ -29,6 +30,7 @@
 //! | | topic, group, queue number, `o` | offset that a reader stored | |
 //! | | topic, group, queue number, `v` | what the last reset made void | |
 //! | | topic, group, 65535, `s` | time at which a new consumer group starts | |
+//! | | topic, group, 65535, `x` | messages that retention took before they were consumed | [`super::retention`] |
 //! | `flight` | topic, group, queue number, offset, lease | – : an unfinished part of a lease | [`super::progress`] |
 //! | `retry` | topic, group, order | a message that is to be delivered again | [`super::retry`] |
 //! | `lease` | group, lease | lease | [`super::lease`] |
@@ -49,6 +51,8 @@
 //! | | `f` time in ms, topic, log index, slot | – : it was ended, and is forgotten then | |
 //! | | `l` log index, slot | – : it must stay in the log | |
 //! | | `n` topic | how many are not ended | |
+//! | `retention` | `m` log index | cluster time before that entry | [`super::retention`] |
+//! | | `p` log index, slot, keeper | – : what needs a body, except timers and half messages | |
 //! | `sent` | log index | what the entry stored, for those who send it again | [`super::sent`] |
 //! | `fifo` | topic, group | messages put aside | [`super::fifo`] |
 //! | | topic, group, queue number, reset, hash | a message group of which a message is out | |
@@ -80,6 +84,7 @@ pub const TABLES: &[&str] = &[
     "timer",
     "half",
     "sent",
+    "retention",
 ];
 
 /// What concerns the machine as a whole.
@@ -120,6 +125,8 @@ pub const TIMER: Table = Table(16);
 pub const HALF: Table = Table(17);
 /// What was stored lately, by entry.
 pub const SENT: Table = Table(18);
+/// Times along the log, and what needs bodies in it.
+pub const RETENTION: Table = Table(19);
 
 /// Bits of the queue number in a queue's id.
 const NUMBER_BITS: u32 = 16;
@@ -223,6 +230,14 @@ pub fn turn(topic: TopicId) -> [u8; 8] {
     queue(topic, u16::MAX)
 }
 
+/// Topic and number of a `queue` row; `None` for the row that says whose turn it is.
+#[must_use]
+pub fn of_queue(key: &[u8]) -> Option<(TopicId, u16)> {
+    let queue = u64::from_be_bytes(key.try_into().ok()?);
+    let number = (queue & u64::from(u16::MAX)) as u16;
+    (number != u16::MAX).then_some((TopicId(queue >> NUMBER_BITS), number))
+}
+
 /// Prefix of all `queue` and `message` rows of a topic.
 #[must_use]
 pub fn queues(topic: TopicId) -> [u8; 6] {
@@ -265,6 +280,12 @@ pub fn void(topic: TopicId, group: ConsumerGroupId, number: u16) -> [u8; 19] {
 #[must_use]
 pub fn start(topic: TopicId, group: ConsumerGroupId) -> [u8; 19] {
     join(&[&progress(topic, group, u16::MAX), b"s"])
+}
+
+/// `progress`: how many messages retention took from a consumer group before they were consumed.
+#[must_use]
+pub fn expired(topic: TopicId, group: ConsumerGroupId) -> [u8; 19] {
+    join(&[&progress(topic, group, u16::MAX), b"x"])
 }
 
 /// `fifo`: message groups of a queue, since the reset of this number.
@@ -399,6 +420,18 @@ pub fn waiting_count(topic: TopicId) -> [u8; 9] {
 #[must_use]
 pub fn sent(log_index: u64) -> [u8; 8] {
     log_index.to_be_bytes()
+}
+
+/// `retention`: the time before an entry.
+#[must_use]
+pub fn mark(log_index: u64) -> [u8; 9] {
+    join(&[b"m", &log_index.to_be_bytes()])
+}
+
+/// `retention`: what needs the body at a slot of an entry.
+#[must_use]
+pub fn pin(log_index: u64, slot: u32, keeper: &[u8]) -> Vec<u8> {
+    concat(&[b"p", &log_index.to_be_bytes(), &slot.to_be_bytes(), keeper])
 }
 
 /// `access`: all users.

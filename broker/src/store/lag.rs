@@ -1,6 +1,6 @@
 //! What a consumer group has still to do in a topic, summed up for metrics and operators.
 
-use super::{ConsumerGroupId, StateError, TopicId, fifo, progress, queue, subscription};
+use super::{ConsumerGroupId, StateError, TopicId, fifo, progress, queue, retention, subscription};
 use raft_store::ReadState;
 use raftmq_proto::command::Topic;
 
@@ -15,6 +15,8 @@ pub struct Lag {
     pub put_aside: u64,
     /// Leased now, from the queues and from the retry index.
     pub in_flight: u64,
+    /// Taken by retention before they were consumed; not part of the sum.
+    pub expired: u64,
     /// Dead letters so far; finished, and not part of the sum.
     pub dead_letters: u64,
 }
@@ -39,6 +41,7 @@ pub fn lag(state: &impl ReadState, topic: &Topic, group: ConsumerGroupId) -> Res
         lag.in_flight = row.retry_in_flight;
         lag.dead_letters = row.dead_letters;
         lag.put_aside = fifo::put_aside(state, id, group)?;
+        lag.expired = retention::expired(state, id, group)?;
     }
     // A queue that is only written to holds messages too.
     for number in 0..topic.read_queues.max(topic.write_queues) {

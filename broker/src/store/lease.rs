@@ -148,6 +148,22 @@ impl Lease {
         self.items.iter().filter(|item| **item == Item::Open).count()
     }
 
+    /// Parts of which the client still has a message.
+    pub(crate) fn open_parts(&self) -> impl Iterator<Item = &Part> {
+        self.numbered().filter(|(base, part)| self.is_open(*base, part)).map(|(_, part)| part)
+    }
+
+    /// Number of the part whose first body is there, when the client still has a message of it.
+    pub(crate) fn open_part_at(&self, (log_index, slot): (u64, u32)) -> Option<usize> {
+        self.numbered().position(|(base, part)| {
+            part.first.log_index == log_index && part.first.slot == slot && self.is_open(base, part)
+        })
+    }
+
+    fn is_open(&self, base: usize, part: &Part) -> bool {
+        self.items[base..base + part.count as usize].contains(&Item::Open)
+    }
+
     /// The lowest open message of the fresh part of queue `number` that begins at offset `first`.
     pub(crate) fn first_open(&self, number: u16, first: u64) -> Option<u64> {
         let (base, part) = self.numbered().find(|(_, p)| p.fresh && p.queue == number && p.first.offset == first)?;
@@ -239,6 +255,14 @@ impl Lease {
 /// When the row cannot be read.
 pub fn lease(state: &impl ReadState, group: ConsumerGroupId, id: LeaseId) -> Result<Option<Lease>, StateError> {
     state.get(key::LEASE, &key::lease(group, id))?.map(|value| Lease::decode(&value)).transpose()
+}
+
+/// The lease of a row.
+pub(crate) fn parse(key: &[u8], value: &[u8]) -> Result<(ConsumerGroupId, LeaseId, Lease), StateError> {
+    let mut reader = Reader::new(TABLE, key);
+    let (group, id) = (ConsumerGroupId(reader.u64()?), LeaseId(reader.u64()?));
+    reader.end()?;
+    Ok((group, id, Lease::decode(value)?))
 }
 
 /// Names a receive that may be asked again; 0 when it carries no attempt id.

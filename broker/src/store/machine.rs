@@ -75,6 +75,16 @@ pub fn setting(state: &impl ReadState, name: &str) -> Result<Option<Vec<u8>>, St
     state.get(key::MACHINE, &key::setting(name))
 }
 
+/// The value of a setting that is a number.
+///
+/// # Errors
+/// When the row cannot be read.
+pub fn number_setting(state: &impl ReadState, name: &str, default: u64) -> Result<u64, StateError> {
+    let value = setting(state, name)?;
+    // Whoever wrote something else meant something else: the default is never wrong.
+    Ok(value.and_then(|value| String::from_utf8(value).ok()?.parse().ok()).unwrap_or(default))
+}
+
 /// The secret that nonces of receipt handles are derived from; made by the first lease.
 pub(crate) fn secret(state: &impl ReadState) -> Result<Option<[u8; 16]>, StateError> {
     let Some(value) = state.get(key::MACHINE, &key::machine(b'k'))? else { return Ok(None) };

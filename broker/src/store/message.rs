@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! u8 flags: bits 0-1 tags (0 none, 1 one for all, 2 a list), bit 2 slots are a list, bit 3 has an origin,
-//!           bit 4 has message groups
+//!           bit 4 has message groups, bit 5 became visible later than its entry
 //! count | log index | store time | first slot, or a slot per message | tag hashes | origin topic
 //! | message group hash per message
 //! ```
@@ -23,6 +23,7 @@ const TAG_LIST: u8 = 2;
 const SLOT_LIST: u8 = 0b100;
 const ORIGIN: u8 = 0b1000;
 const GROUPS: u8 = 0b1_0000;
+const LATE: u8 = 0b10_0000;
 
 /// A number per message of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +47,9 @@ pub struct Run {
     pub store_ms: u64,
     /// Of a dead letter: the topic it came from.
     pub origin: Option<String>,
+    /// They became visible later than their entry came into the log, or the entry holds them a second time: their place
+    /// in the queue says nothing about their place in the log, and a keeper names them.
+    pub late: bool,
     slots: PerMessage,
     tags: PerMessage,
     /// Hash of the message group per message; empty when none of them has one.
@@ -79,10 +83,38 @@ impl Run {
             log_index: place.log_index,
             store_ms: place.store_ms,
             origin,
+            late: false,
             slots: PerMessage::Rule(place.slot),
             tags: PerMessage::Rule(place.tag),
             groups: if place.group == 0 { Vec::new() } else { vec![place.group] },
         }
+    }
+
+    /// Its messages, in order.
+    pub(crate) fn places(&self) -> impl Iterator<Item = Place> {
+        (self.first..self.end()).filter_map(|offset| self.place(offset))
+    }
+
+    /// Where the body of its first message is: entry and slot.
+    #[must_use]
+    pub(crate) fn starts_at(&self) -> (u64, u32) {
+        let slot = match &self.slots {
+            PerMessage::Rule(first) => *first,
+            PerMessage::List(list) => list.first().copied().unwrap_or_default(),
+        };
+        (self.log_index, slot)
+    }
+
+    /// The same run as one that became visible later than its entry came into the log.
+    #[must_use]
+    pub(crate) fn late(self) -> Run {
+        Run { late: true, ..self }
+    }
+
+    /// The same run with its bodies in another entry, one after another from `slot` on.
+    #[must_use]
+    pub(crate) fn moved(self, log_index: u64, slot: u32) -> Run {
+        Run { log_index, slots: PerMessage::Rule(slot), late: true, ..self }
     }
 
     /// Adds a message behind the last one. It is in the same entry.
@@ -150,6 +182,9 @@ impl Run {
         if !self.groups.is_empty() {
             flags |= GROUPS;
         }
+        if self.late {
+            flags |= LATE;
+        }
         let mut out = vec![flags];
         put_varint(&mut out, u64::from(self.count));
         put_varint(&mut out, self.log_index);
@@ -209,7 +244,7 @@ impl Run {
             }
         }
         reader.end()?;
-        Ok(Run { first, count, log_index, store_ms, origin, slots, tags, groups })
+        Ok(Run { first, count, log_index, store_ms, origin, late: flags & LATE != 0, slots, tags, groups })
     }
 }
 
@@ -317,6 +352,7 @@ mod tests {
             first in 0u64..1_000_000,
             messages in proptest::collection::vec((0u32..4, 0u32..3, 0u64..5), 1..30),
             origin in any::<Option<String>>(),
+            late in any::<bool>(),
         ) {
             let mut slot = 0;
             let places: Vec<_> = messages
@@ -327,7 +363,7 @@ mod tests {
                     Place { group: group.saturating_sub(2), ..place(offset, slot, *tag) }
                 })
                 .collect();
-            let mut run = Run::one(places[0], origin);
+            let mut run = Run { late, ..Run::one(places[0], origin) };
             places[1..].iter().for_each(|p| run.push(p.slot, p.tag, p.group));
             let value = run.encode();
             let decoded = Run::decode(first, &value).expect("comes back");

@@ -23,6 +23,7 @@ pub mod message;
 pub mod node;
 pub mod progress;
 pub mod queue;
+pub mod retention;
 pub mod retry;
 pub mod sent;
 pub mod session;

@@ -1,7 +1,8 @@
 //! Queues: `min ≤ next`.
 //!
-//! Append moves `next`; retention will move `min`. Offsets in `min..next` each have a place in a run of the
-//! `message` table, and the runs touch: the one after `first..first + count` begins at `first + count`.
+//! Append moves `next`; retention moves `min`, from the beginning of one run to that of another. Offsets in `min..next`
+//! each have a place in a run of the `message` table, and the runs touch: the one after `first..first + count` begins at
+//! `first + count`.
 
 use super::codec::Reader;
 use super::{StateError, TopicId, key};

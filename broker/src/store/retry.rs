@@ -50,6 +50,19 @@ impl Retry {
     }
 }
 
+/// A row of the retry index.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn retry(
+    state: &impl ReadState,
+    topic: TopicId,
+    group: ConsumerGroupId,
+    order: u64,
+) -> Result<Option<Retry>, StateError> {
+    state.get(key::RETRY, &key::retry(topic, group, order))?.map(|value| Retry::decode(&value)).transpose()
+}
+
 /// Visits the retry index from order `from` on, until `visit` breaks.
 pub(crate) fn scan(
     state: &impl ReadState,

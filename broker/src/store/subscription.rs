@@ -3,6 +3,7 @@
 use super::codec::{Reader, put_varint};
 use super::{ConsumerGroupId, StateError, TopicId, key};
 use raft_store::ReadState;
+use std::ops::ControlFlow;
 
 const TABLE: &str = key::TABLES[key::SUBSCRIPTION.0 as usize];
 
@@ -89,6 +90,20 @@ pub fn subscription(
 ) -> Result<Option<Subscription>, StateError> {
     let value = state.get(key::SUBSCRIPTION, &key::subscription(topic, group))?;
     value.map(|value| Subscription::decode(&value)).transpose()
+}
+
+/// Consumer groups that received from a topic, at most `groups_max`.
+///
+/// # Errors
+/// When a row cannot be read.
+pub fn groups(state: &impl ReadState, topic: TopicId, groups_max: usize) -> Result<Vec<ConsumerGroupId>, StateError> {
+    let prefix = topic.0.to_be_bytes();
+    let mut groups = Vec::new();
+    state.scan(key::SUBSCRIPTION, &prefix, &key::after(&prefix), &mut |key, _| {
+        groups.push(super::codec::key_u64(TABLE, key, 8).map(ConsumerGroupId));
+        if groups.len() < groups_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    groups.into_iter().collect()
 }
 
 #[cfg(test)]

@@ -2,8 +2,11 @@
 //! gives the message a place in a queue.
 //!
 //! ```text
-//! u8 flags: bit 0 recalled | u32 tag hash | body bytes | u64 hash of the message id
+//! u8 flags: bit 0 recalled, bit 1 the body was moved | u32 tag hash | body bytes | u64 hash of the message id
+//! | log index and slot of a moved body
 //! ```
+//!
+//! A message goes by the place that it was first stored at, wherever its body is.
 
 use super::codec::{Reader, put_varint};
 use super::{StateError, TopicId, key};
@@ -13,6 +16,7 @@ use std::ops::ControlFlow;
 const TABLE: &str = key::TABLES[key::TIMER.0 as usize];
 
 const RECALLED: u8 = 1;
+const MOVED: u8 = 2;
 
 /// Where a message that waits is in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,26 +38,50 @@ pub struct Timer {
     pub body_bytes: u32,
     /// Hash of its message id.
     pub message_id_hash: u64,
+    /// Where its body is, when that is not where it was first stored.
+    pub moved: Option<InLog>,
 }
 
 impl Timer {
     pub(crate) fn encode(self) -> Vec<u8> {
         let mut out = Vec::with_capacity(18);
-        out.push(if self.recalled { RECALLED } else { 0 });
+        out.push(if self.recalled { RECALLED } else { 0 } | if self.moved.is_some() { MOVED } else { 0 });
         out.extend_from_slice(&self.tag.to_be_bytes());
         put_varint(&mut out, u64::from(self.body_bytes));
         out.extend_from_slice(&self.message_id_hash.to_be_bytes());
+        put_moved(&mut out, self.moved);
         out
     }
 
     fn decode(value: &[u8]) -> Result<Timer, StateError> {
         let mut reader = Reader::new(TABLE, value);
-        let recalled = reader.u8()? & RECALLED != 0;
-        let timer =
-            Timer { recalled, tag: reader.u32()?, body_bytes: reader.varint_u32()?, message_id_hash: reader.u64()? };
+        let flags = reader.u8()?;
+        let timer = Timer {
+            recalled: flags & RECALLED != 0,
+            tag: reader.u32()?,
+            body_bytes: reader.varint_u32()?,
+            message_id_hash: reader.u64()?,
+            moved: moved(&mut reader, flags & MOVED != 0)?,
+        };
         reader.end()?;
         Ok(timer)
     }
+}
+
+/// Adds the place of a moved body to a row.
+pub(super) fn put_moved(out: &mut Vec<u8>, moved: Option<InLog>) {
+    if let Some(InLog { log_index, slot }) = moved {
+        put_varint(out, log_index);
+        put_varint(out, u64::from(slot));
+    }
+}
+
+/// Reads what [`put_moved`] wrote.
+pub(super) fn moved(reader: &mut Reader<'_>, is_moved: bool) -> Result<Option<InLog>, StateError> {
+    if !is_moved {
+        return Ok(None);
+    }
+    Ok(Some(InLog { log_index: reader.varint()?, slot: reader.varint_u32()? }))
 }
 
 /// A timer with what its key says.
@@ -63,10 +91,18 @@ pub struct Due {
     pub at_ms: u64,
     /// Its topic, which may be gone.
     pub topic: TopicId,
-    /// Where its body is.
+    /// Where it was first stored: what it goes by.
     pub place: InLog,
     /// The timer.
     pub timer: Timer,
+}
+
+impl Due {
+    /// Where its body is.
+    #[must_use]
+    pub fn body(&self) -> InLog {
+        self.timer.moved.unwrap_or(self.place)
+    }
 }
 
 /// A message that waits.
@@ -106,7 +142,8 @@ fn scan(state: &impl ReadState, from: &[u8], until_ms: u64, rows_max: usize) -> 
     rows.into_iter().collect()
 }
 
-fn parse(key: &[u8], value: &[u8]) -> Result<Due, StateError> {
+/// The timer of a row.
+pub(crate) fn parse(key: &[u8], value: &[u8]) -> Result<Due, StateError> {
     let mut reader = Reader::new(TABLE, key);
     reader.u8()?;
     Ok(Due {
@@ -141,8 +178,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_come_back(recalled in any::<bool>(), tag in any::<u32>(), body_bytes in any::<u32>(), message_id_hash in any::<u64>()) {
-            let timer = Timer { recalled, tag, body_bytes, message_id_hash };
+        fn rows_come_back(recalled in any::<bool>(), tag in any::<u32>(), body_bytes in any::<u32>(), message_id_hash in any::<u64>(), place in any::<Option<(u64, u32)>>()) {
+            let moved = place.map(|(log_index, slot)| super::InLog { log_index, slot });
+            let timer = Timer { recalled, tag, body_bytes, message_id_hash, moved };
             let value = timer.encode();
             prop_assert_eq!(Timer::decode(&value).expect("comes back"), timer);
             for cut in 0..value.len() {

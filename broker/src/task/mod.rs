@@ -2,6 +2,9 @@
 
 pub(crate) mod agreement;
 mod clock;
+mod disk_use;
+mod reappend;
+mod retention;
 mod session;
 mod settings;
 mod slow_disk;
@@ -9,6 +12,7 @@ mod transaction_check;
 
 pub use slow_disk::SlowDiskLimits;
 
+pub(crate) use disk_use::{Uses, unlink};
 pub(crate) use slow_disk::Paces;
 
 use crate::broker::Node;
@@ -33,6 +37,7 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
                 () = session::run(&node, seen.term) => {}
                 () = settings::run(&node) => {}
                 () = transaction_check::run(&node) => {}
+                () = retention::run(&node) => {}
                 leadership = turned(&node, seen) => seen = leadership,
             }
         } else {

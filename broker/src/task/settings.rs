@@ -4,6 +4,7 @@
 use crate::broker::Node;
 use crate::machine::{MESSAGES_MAX, WINDOW_MS};
 use crate::store::machine;
+use crate::store::retention::RETENTION_MS;
 use raftmq_proto::command::PutSetting;
 use raftmq_proto::command::command::Kind;
 use std::future::pending;
@@ -17,6 +18,7 @@ pub(super) async fn run(node: &Node) {
     let wanted = [
         (WINDOW_MS, node.config.idempotence.window_ms.to_string()),
         (MESSAGES_MAX, node.config.idempotence.messages_max.to_string()),
+        (RETENTION_MS, node.config.retention.kept_ms.to_string()),
     ];
     for (key, value) in wanted {
         while !put(node, key, &value).await {

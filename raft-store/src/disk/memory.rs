@@ -411,6 +411,10 @@ impl Disk for MemoryDisk {
         Ok(files.capacity.unwrap_or(u64::MAX).saturating_sub(files.used()))
     }
 
+    fn total_bytes(&self, _dir: &Path) -> io::Result<u64> {
+        Ok(self.files.lock().capacity.unwrap_or(u64::MAX))
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
         let mut files = self.files.lock();
         if !files.locked.insert(path.to_path_buf()) {

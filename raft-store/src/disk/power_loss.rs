@@ -219,6 +219,10 @@ impl Disk for PowerLossDisk {
         RealDisk.free_bytes(dir)
     }
 
+    fn total_bytes(&self, dir: &Path) -> io::Result<u64> {
+        RealDisk.total_bytes(dir)
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
         RealDisk.lock(path)
     }

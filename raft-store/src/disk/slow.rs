@@ -66,6 +66,10 @@ impl Disk for SlowDisk {
         self.inner.free_bytes(dir)
     }
 
+    fn total_bytes(&self, dir: &Path) -> io::Result<u64> {
+        self.inner.total_bytes(dir)
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
         self.inner.lock(path)
     }

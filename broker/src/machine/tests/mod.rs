@@ -8,9 +8,10 @@ mod fifo;
 mod figures;
 mod random;
 mod repeats;
+mod retention;
 mod timeline;
 
-use super::{Answer, Effect, EntryAt, Outcome, Rules};
+use super::{Answer, Effect, EntryAt, Outcome, Rules, slots_of};
 use crate::command::{EncodedBatch, encode_entry};
 use crate::store::TABLES;
 use bytes::Bytes;
@@ -38,7 +39,12 @@ fn dump(state: &impl ReadState) -> Dump {
 /// Rows without those that any entry may change: how far the machine came, what nodes sent, what was stored lately.
 fn lasting(state: &impl ReadState) -> Dump {
     let mut rows = dump(state);
-    rows.retain(|(table, key, _)| !(matches!(*table, "node" | "sent") || *table == "machine" && key == b"a"));
+    rows.retain(|(table, key, _)| match *table {
+        "node" | "sent" => false,
+        "machine" => key != b"a" && key != b"m",
+        "retention" => !key.starts_with(b"m"),
+        _ => true,
+    });
     rows
 }
 
@@ -102,10 +108,7 @@ impl Harness {
 
     fn batch(&mut self, kinds: Vec<command::Kind>) -> Batch {
         self.sequence += 1;
-        let slots = kinds.iter().map(|kind| match kind {
-            command::Kind::Append(append) => append.messages.len() as u32,
-            _ => 0,
-        });
+        let slots = kinds.iter().map(|kind| slots_of(kind) as u32);
         Batch {
             node: 1,
             boot: 1,

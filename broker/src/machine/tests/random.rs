@@ -1,20 +1,21 @@
 //! Random commands against a model that knows what clients were told.
 
+use super::retention::assert_kept;
 use super::{Harness, dump, lasting};
 use crate::command::Payload;
 use crate::filter::tag::tag_hash;
 use crate::store::half::HalfState;
 use crate::store::timer::InLog;
 use crate::store::{
-    ConsumerGroupId, TopicId, consumer_group, half, key, lag, progress, queue, subscription, timer, topic,
+    ConsumerGroupId, TopicId, consumer_group, half, key, lag, progress, queue, retention, subscription, timer, topic,
 };
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 use raft_store::{ReadState, State};
 use raftmq_proto::command::{
     Ack, Append, AppendMessage, Appended, Batch, ChangeInvisible, Checked, CheckedMessage, Checks, ConfirmLeases,
-    ConsumerGroup, DeadLetter, DeleteConsumerGroup, DeleteTopic, EndSession, EndTransaction, Filter, Handle, Lease,
-    LeaseName, PutConsumerGroup, PutSession, PutSetting, PutTopic, Recall, Refusal, Subscription, Tick, Topic,
-    WaitingMessage, Waits, command, reply,
+    ConsumerGroup, DeadLetter, DeleteConsumerGroup, DeleteTopic, EndSession, EndTransaction, Expire, Filter, Handle,
+    Lease, LeaseName, PutConsumerGroup, PutSession, PutSetting, PutTopic, Reappend, Reappended, Recall, Refusal,
+    Subscription, Tick, Topic, Trim, Trimmed, WaitingMessage, Waits, command, reply,
 };
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -104,6 +105,11 @@ enum Step {
     SendAgain {
         which: usize,
     },
+    /// What is older than the last so many entries goes; what is still to be delivered is appended again, or ends it.
+    Trim {
+        back: usize,
+        settle: bool,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -133,6 +139,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => Just(Step::Tick),
         1 => Just(Step::Repeat),
         2 => any::<usize>().prop_map(|which| Step::SendAgain { which }),
+        1 => (0..40usize, any::<bool>()).prop_map(|(back, settle)| Step::Trim { back, settle }),
     ];
     proptest::collection::vec(step, 1..120)
 }
@@ -151,6 +158,8 @@ struct Seen {
     fresh: bool,
     /// The deliveries under way ends without being counted.
     suspended: bool,
+    /// When its last delivery ended.
+    ended_ms: u64,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -171,6 +180,8 @@ struct Message {
     offset: u64,
     /// Its topic was deleted.
     gone: bool,
+    /// When it became visible.
+    visible_ms: u64,
 }
 
 /// The machine chose the queue and nobody was told.
@@ -221,6 +232,10 @@ struct Model {
     handles: Vec<(Handle, usize, usize)>,
     waiting: Vec<Waiting>,
     sends: Vec<Sent>,
+    /// Where bodies that were appended again came first.
+    origins: BTreeMap<(u64, u32), (u64, u32)>,
+    /// What became visible up to this time may be gone.
+    horizon_ms: u64,
 }
 
 fn filter(group: usize, client: usize) -> Option<Filter> {
@@ -255,8 +270,9 @@ impl Model {
             handles: Vec::new(),
             waiting: Vec::new(),
             sends: Vec::new(),
+            origins: BTreeMap::new(),
+            horizon_ms: 0,
         };
-        (0..2).for_each(|topic| model.put_topic(topic));
         for (name, retry_max) in GROUPS.iter().zip(RETRY_MAX) {
             let row =
                 ConsumerGroup { name: (*name).into(), consume_enable: true, retry_max, ..ConsumerGroup::default() };
@@ -265,6 +281,7 @@ impl Model {
                 create_only: false,
             }));
         }
+        (0..2).for_each(|topic| model.put_topic(topic));
         model.run(command::Kind::PutSetting(PutSetting {
             key: crate::machine::WINDOW_MS.into(),
             value: WINDOW_MS.to_string().into_bytes().into(),
@@ -275,6 +292,52 @@ impl Model {
 
     fn put_topic(&mut self, topic: usize) {
         self.run(put_topic(TOPICS[topic], [3, 1][topic]));
+        // From their first receive on, what consumer groups miss is counted.
+        (0..2).for_each(|group| assert_eq!(self.receive(group, topic, 0, 1, Some(1_000), false, 0), 0));
+    }
+
+    fn trim(&mut self, back: usize, settle: bool) {
+        let upto = (self.harness.log.len() as u64).saturating_sub(back as u64);
+        loop {
+            let reply = self.run(command::Kind::Trim(Trim { upto, settle }));
+            let Some(reply::Kind::Trimmed(Trimmed { more, held, .. })) = reply.kind else {
+                panic!("not trimmed: {reply:?}")
+            };
+            if let Some(trim) = retention::trim(&self.harness.state).expect("read") {
+                self.horizon_ms = self.horizon_ms.max(trim.horizon_ms);
+            }
+            if !more {
+                break;
+            }
+            if held {
+                assert!(!settle, "a trim that is to end does");
+                self.reappend();
+            }
+        }
+        let trimmed = retention::trimmed(&self.harness.state).expect("read");
+        self.horizon_ms = self.horizon_ms.max(trimmed.horizon_ms);
+        assert_kept(&self.harness.state);
+    }
+
+    fn reappend(&mut self) {
+        let state = &self.harness.state;
+        let trim = retention::trim(state).expect("read").expect("a trim is under way");
+        let held = retention::held(state, &trim, 20).expect("read");
+        let moved = held.iter().map(|held| Reappended {
+            log_index: held.pin.log_index,
+            slot: held.pin.slot,
+            count: held.slots.len() as u32,
+            keeper: held.pin.keeper.encode().into(),
+        });
+        let again = Reappend { moved: moved.collect() };
+        assert!(!again.moved.is_empty(), "something holds the trim");
+        assert_eq!(self.run(command::Kind::Reappend(again)).refusal(), Refusal::Unspecified);
+        let index = self.harness.log.len() as u64;
+        let from = held.iter().flat_map(|held| held.slots.iter().map(|slot| (held.pin.log_index, *slot)));
+        for (from, slot) in from.zip(0..) {
+            let origin = self.origins.get(&from).copied().unwrap_or(from);
+            self.origins.insert((index, slot), origin);
+        }
     }
 
     fn put_session(&mut self, number: usize) {
@@ -347,6 +410,7 @@ impl Model {
             Step::Advance { ms } => self.harness.now_ms += ms,
             Step::Tick => self.tick(),
             Step::SendAgain { which } => self.send_again(which),
+            Step::Trim { back, settle } => self.trim(back, settle),
             Step::Repeat => {
                 let rows = lasting(&self.harness.state);
                 let batch = self.last.clone().expect("the set-up sent batches");
@@ -407,7 +471,8 @@ impl Model {
         self.sends.push(Sent { topic, messages: messages.to_vec(), rows, places: places.clone(), until_ms });
         for (slot, ((tag, group), (queue, offset))) in messages.iter().zip(places).enumerate() {
             self.places.insert((self.harness.log.len() as u64, slot as u32), self.messages.len());
-            self.messages.push(Message { topic, tag: *tag, group: *group, queue, offset, gone: false });
+            let visible_ms = self.harness.now_ms;
+            self.messages.push(Message { topic, tag: *tag, group: *group, queue, offset, gone: false, visible_ms });
             self.seen.push(Default::default());
         }
     }
@@ -444,7 +509,8 @@ impl Model {
         let waiting = &mut self.waiting[which];
         assert_eq!(waiting.end.replace(WaitingEnd::Stored), None);
         self.places.insert((waiting.message.log_index, waiting.message.slot), self.messages.len());
-        let message = Message { topic: waiting.topic, tag: 0, group: 0, queue: SOMEWHERE, offset: 0, gone: false };
+        let (topic, visible_ms) = (waiting.topic, self.harness.now_ms);
+        let message = Message { topic, tag: 0, group: 0, queue: SOMEWHERE, offset: 0, gone: false, visible_ms };
         self.messages.push(message);
         self.seen.push(Default::default());
     }
@@ -560,7 +626,8 @@ impl Model {
         let Some(reply::Kind::Leased(leased)) = reply.kind else { panic!("not leased: {reply:?}") };
         assert!(leased.messages.len() <= max.max(8) as usize);
         for message in &leased.messages {
-            let at = self.places[&(message.log_index, message.slot)];
+            let place = (message.log_index, message.slot);
+            let at = self.places[self.origins.get(&place).unwrap_or(&place)];
             self.in_order(group, at);
             if self.messages[at].queue == SOMEWHERE {
                 (self.messages[at].queue, self.messages[at].offset) = (message.queue as u16, message.offset);
@@ -728,7 +795,7 @@ impl Model {
         if invisible_ms == 0 {
             // Who gives a message back has got it.
             seen.held = None;
-            give_back(seen, RETRY_MAX[group]);
+            give_back(seen, RETRY_MAX[group], now_ms);
         } else {
             seen.held = Some((handle, Held::Until(now_ms + invisible_ms)));
             self.handles.push((handle, group, at));
@@ -758,7 +825,7 @@ impl Model {
         for seen in &mut self.seen {
             for (seen, retry_max) in seen.iter_mut().zip(RETRY_MAX) {
                 if seen.held.as_ref().is_some_and(|(_, held)| ends(held, now_ms)) {
-                    give_back(seen, retry_max);
+                    give_back(seen, retry_max, now_ms);
                 }
             }
         }
@@ -819,7 +886,7 @@ impl Model {
                     let open = of_topic().filter(|(_, s)| !s[group].acked && !s[group].dead).count();
                     let topic = topic::topic(&self.harness.state, name).expect("read").expect("exists");
                     let lag = lag(&self.harness.state, &topic, group_id).expect("read");
-                    assert_eq!(lag.messages(), open as u64, "{lag:?}");
+                    assert_eq!(lag.messages() + lag.expired, open as u64, "{lag:?}");
                 }
             }
         }
@@ -844,7 +911,10 @@ impl Model {
             for (group, seen) in seen.iter().enumerate() {
                 // Nobody in the first group subscribes to messages without a tag while the third client is away.
                 let may_be_skipped = group == 0 && message.tag == 0;
-                assert!(seen.acked || seen.dead || may_be_skipped || message.gone, "lost: {seen:?}");
+                // Retention takes what was visible, or waits to be delivered again, since before the trim's time.
+                let since_ms = if seen.delivered { seen.ended_ms } else { message.visible_ms };
+                let expired = seen.held.is_none() && since_ms <= self.horizon_ms;
+                assert!(seen.acked || seen.dead || may_be_skipped || message.gone || expired, "lost: {seen:?}");
             }
         }
         for group in 0..2 {
@@ -858,7 +928,8 @@ impl Model {
     }
 }
 
-fn give_back(seen: &mut Seen, retry_max: u32) {
+fn give_back(seen: &mut Seen, retry_max: u32, now_ms: u64) {
+    seen.ended_ms = now_ms;
     let unconfirmed = matches!(seen.held.take(), Some((_, Held::Unconfirmed(..))));
     seen.ended += u32::from(!seen.suspended && !unconfirmed);
     seen.dead = seen.ended > retry_max;
@@ -943,6 +1014,15 @@ fn any_command() -> impl Strategy<Value = command::Kind> {
             let leases = handles.into_iter().map(name).collect();
             command::Kind::ConfirmLeases(ConfirmLeases { leases, renew_max_ms })
         }),
+        (any::<u64>(), any::<bool>())
+            .prop_map(|(upto, settle)| command::Kind::Trim(Trim { upto: upto >> (upto & 63), settle })),
+        name().prop_map(|topic| command::Kind::Expire(Expire { topic, from_queue: 0 })),
+        (0..40u64, 0..4u32, 0..3u32, proptest::collection::vec(any::<u8>(), 0..26)).prop_map(
+            |(log_index, slot, count, keeper)| {
+                let moved = Reappended { log_index, slot, count, keeper: keeper.into() };
+                command::Kind::Reappend(Reappend { moved: vec![moved] })
+            }
+        ),
         Just(command::Kind::Tick(Tick {})),
     ]
 }
@@ -988,6 +1068,7 @@ proptest! {
         let garbage = Payload::parse(payload.clone().into()).and_then(|payload| payload.entry()).is_err();
         let outcome = super::apply(&mut super::Rules::default(), &state, &[payload.into()], 1).remove(0);
         assert_eq!(outcome.unreadable.is_some(), garbage);
-        assert_eq!(dump(&state).len(), 1);
+        let marks = dump(&state).iter().filter(|(table, key, _)| *table == "retention" || key == b"m").count();
+        assert_eq!(dump(&state).len(), 1 + marks);
     }
 }

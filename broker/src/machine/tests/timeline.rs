@@ -5,18 +5,21 @@
 //! issued. `delay t 10s a` sends `a` to be delivered 10 s from now, `half t a` sends it to be committed. `id=x` gives a
 //! send its message id, `content=2` other content than the first.
 
+use super::retention::assert_kept;
 use super::{Effect, Harness, Rules, START_MS};
 use crate::deliver::handle::message_id_hash;
 use crate::filter::tag::{TagFilter, tag_hash};
 use crate::store::half::{self, HalfState};
 use crate::store::message::offset_at;
 use crate::store::timer::{self, InLog};
-use crate::store::{ConsumerGroupId, TopicId, consumer_group, fifo, lag, progress, queue, subscription, topic};
+use crate::store::{
+    ConsumerGroupId, TopicId, consumer_group, fifo, lag, progress, queue, retention, subscription, topic,
+};
 use raftmq_proto::command::{
     Ack, Append, AppendMessage, ChangeInvisible, Checked, CheckedMessage, Checks, ConfirmLeases, ConsumerGroup,
-    DeadLetter, DeleteConsumerGroup, DeleteTopic, EndSession, EndTransaction, Filter, Handle, Lease, LeaseName,
-    PutConsumerGroup, PutOffset, PutSession, PutSetting, PutTopic, QueueOffset, Recall, Refusal, Reply, Reset,
-    Subscription, Tick, Topic, WaitingMessage, Waits, command, reply,
+    DeadLetter, DeleteConsumerGroup, DeleteTopic, EndSession, EndTransaction, Expire, Expired, Filter, Handle, Lease,
+    LeaseName, PutConsumerGroup, PutOffset, PutSession, PutSetting, PutTopic, QueueOffset, Reappend, Reappended,
+    Recall, Refusal, Reply, Reset, Subscription, Tick, Topic, Trim, Trimmed, WaitingMessage, Waits, command, reply,
 };
 use std::collections::BTreeMap;
 
@@ -92,6 +95,10 @@ impl Timeline {
                     write_queues: queues,
                     permission: number("perm", 6),
                     message_types: types.split(',').map(|t| t.parse().expect("a number")).collect(),
+                    attributes: option(&words, "reserve")
+                        .map(|age| (retention::RESERVE_TIME.to_owned(), age.to_owned()))
+                        .into_iter()
+                        .collect(),
                     ..Topic::default()
                 };
                 let put = PutTopic { topic: Some(topic), create_only: has("create-only") };
@@ -274,12 +281,79 @@ impl Timeline {
                 let queue = queue::queue(state, id, 0).expect("read");
                 offset_at(state, id, 0, &queue, time_ms).expect("read").to_string()
             }
+            "trim" => self.trim(words[1], has("settle")),
+            "move" => self.move_bodies(),
+            "expire" => {
+                let mut from_queue = 0;
+                loop {
+                    let expire = Expire { topic: words[1].into(), from_queue };
+                    match self.harness.run(command::Kind::Expire(expire)).kind {
+                        Some(reply::Kind::Expired(Expired { more: true, from_queue: next })) => from_queue = next,
+                        Some(reply::Kind::Expired(_)) => break "ok".into(),
+                        other => panic!("expire is answered with {other:?}"),
+                    }
+                }
+            }
+            "min" => {
+                let state = &self.harness.state;
+                let id = TopicId(topic::topic(state, words[1]).expect("read").expect("exists").id);
+                queue::queue(state, id, 0).expect("read").min.to_string()
+            }
+            "expired" => {
+                let state = &self.harness.state;
+                let group = consumer_group::consumer_group(state, words[1]).expect("read").expect("exists");
+                let topic = topic::topic(state, words[2]).expect("read").expect("exists");
+                lag(state, &topic, ConsumerGroupId(group.id)).expect("read").expired.to_string()
+            }
             wait if wait.starts_with('+') => {
                 self.harness.now_ms += ms(&wait[1..]);
                 String::new()
             }
             other => panic!("unknown word {other}"),
         }
+    }
+
+    /// Trims up to the entry of a message. Says where it ended.
+    fn trim(&mut self, first_kept: &str, settle: bool) -> String {
+        let (upto, _) = *self.names.iter().find(|(_, name)| *name == first_kept).expect("a message was sent").0;
+        let trimmed = loop {
+            match self.harness.run(command::Kind::Trim(Trim { upto, settle })).kind {
+                Some(reply::Kind::Trimmed(Trimmed { held: true, .. })) if !settle => return "held".into(),
+                Some(reply::Kind::Trimmed(Trimmed { more: true, .. })) => {}
+                Some(reply::Kind::Trimmed(Trimmed { trimmed, .. })) => break trimmed,
+                other => panic!("trim is answered with {other:?}"),
+            }
+        };
+        assert_kept(&self.harness.state);
+        if trimmed == upto {
+            return "ok".into();
+        }
+        let held_by = self.names.range((trimmed, 0)..).next().map_or("nothing", |(_, name)| name);
+        format!("up to {held_by}")
+    }
+
+    /// Appends everything again that holds up the trim.
+    fn move_bodies(&mut self) -> String {
+        let state = &self.harness.state;
+        let trim = retention::trim(state).expect("read").expect("a trim is under way");
+        let held = retention::held(state, &trim, 1_000).expect("read");
+        let moved = held.iter().map(|held| Reappended {
+            log_index: held.pin.log_index,
+            slot: held.pin.slot,
+            count: held.slots.len() as u32,
+            keeper: held.pin.keeper.encode().into(),
+        });
+        let again = Reappend { moved: moved.collect() };
+        assert_eq!(show(self.harness.run(command::Kind::Reappend(again)).refusal), "ok");
+        let index = self.harness.log.len() as u64;
+        let mut names = Vec::new();
+        let slots = held.iter().flat_map(|held| held.slots.iter().map(|slot| (held.pin.log_index, *slot)));
+        for (from, slot) in slots.zip(0..) {
+            let name = self.names[&from].clone();
+            self.names.insert((index, slot), name.clone());
+            names.push(name);
+        }
+        names.join(" ")
     }
 
     fn simple(&mut self, kind: command::Kind) -> String {
