@@ -84,7 +84,7 @@ impl Stream {
     /// Takes the client's settings and says what it gets back. Each is answered, repeats too.
     fn settings(&self, front: &Arc<Front>, connection: u64, settings: v2::Settings) -> Result<v2::Settings, ApiError> {
         front.permit(&self.caller, &settings)?;
-        let parsed = Arc::new(ClientSettings::parse(&settings)?);
+        let parsed = Arc::new(ClientSettings::parse(&settings, &front.node.config.grpc)?);
         front.settings.put(&self.client_id, connection, parsed.clone());
         let mut row = None;
         if let Some(consumer) = &parsed.consumer {
