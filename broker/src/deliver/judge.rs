@@ -163,7 +163,7 @@ impl Judge {
     }
 
     /// The message to be judged next.
-    pub fn next(&mut self) -> Option<Place> {
+    pub fn next_place(&mut self) -> Option<Place> {
         loop {
             let places = self.places.last_mut()?;
             let over = self.wanted >= self.enough || (self.in_queues && self.wanted_of_queues >= self.enough_of_queues);

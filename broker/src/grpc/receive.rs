@@ -58,6 +58,8 @@ const TAKES_ANY_SIZE: [&str; 4] = ["JAVA", "GO", "CPP", "PYTHON"];
 const BODY_BYTES_SAFE: usize = 3 << 20;
 /// Bodies of one answer; one message goes in any case, what is left goes to the next receive.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// Messages that are judged before others get a turn.
+const TURN_MESSAGES: u32 = 32;
 /// A message that its client cannot take comes back after this, to another one or, in the end, as a dead letter.
 const PASSED_OVER_MS: u64 = 10_000;
 
@@ -306,14 +308,17 @@ async fn worth_asking(front: &Front, ask: &Ask) -> Result<Option<Option<Judgemen
 
 async fn judged(front: &Front, ask: &Ask, mut judge: Judge) -> Judgement {
     let mut reader = Reader::new(&front.node.group);
-    while let Some(place) = judge.next() {
+    let mut judged = 0;
+    while let Some(place) = judge.next_place() {
         let message = reader.look(&place).await;
         if let Err(error) = &message {
             tracing::error!(topic = %ask.topic, offset = place.offset, %error, "a message cannot be read");
         }
         judge.judge(&place, message.ok().as_ref());
-        // Evaluating takes a while, and nothing else here gives others a turn.
-        tokio::task::consume_budget().await;
+        judged += 1;
+        if judged % TURN_MESSAGES == 0 {
+            tokio::task::yield_now().await;
+        }
     }
     judge.finish()
 }

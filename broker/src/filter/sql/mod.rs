@@ -30,6 +30,9 @@ pub const OPERATORS_MAX: usize = 512;
 /// Levels of parentheses and `NOT`.
 pub const DEPTH_MAX: usize = 32;
 
+/// Characters of all `LIKE` patterns of an expression: each may be compared with each character of a property.
+pub const PATTERN_CHARACTERS_MAX: usize = 1_024;
+
 /// Parsed expressions that are kept; clients ask with the same few again and again.
 const KEPT_MAX: usize = 128;
 

@@ -6,7 +6,7 @@
 
 use super::condition::{Compare, Condition, Literal, Number, Part, Truth};
 use super::like::Pattern;
-use super::{DEPTH_MAX, OPERATORS_MAX, SqlError};
+use super::{DEPTH_MAX, OPERATORS_MAX, PATTERN_CHARACTERS_MAX, SqlError};
 use sqlparser::ast::{BinaryOperator, Expr, Ident, InTarget, Spanned, UnaryOperator, Value};
 use sqlparser::dialect::{Dialect, Precedence};
 use sqlparser::keywords::Keyword;
@@ -36,7 +36,7 @@ pub(super) fn parse(text: &str) -> Result<(Condition, Vec<String>), SqlError> {
         }
     });
     let expression = parsed.map_err(|error| library_error(&error, end))?;
-    let mut builder = Builder { names: Vec::new(), end };
+    let mut builder = Builder { names: Vec::new(), pattern_characters: 0, end };
     let condition = builder.condition(&expression)?;
     Ok((condition, builder.names))
 }
@@ -217,6 +217,7 @@ enum Operand {
 
 struct Builder {
     names: Vec<String>,
+    pattern_characters: usize,
     /// Stands in for places that the library does not say.
     end: Location,
 }
@@ -265,6 +266,11 @@ impl Builder {
                 let property = self.property(expr, "LIKE")?;
                 let escape = escape_char.as_ref().map(|escape| self.escape(escape)).transpose()?;
                 let text = self.text(pattern, "LIKE")?;
+                self.pattern_characters += text.chars().count();
+                if self.pattern_characters > PATTERN_CHARACTERS_MAX {
+                    let what = format!("LIKE patterns have more than {PATTERN_CHARACTERS_MAX} characters, the limit,");
+                    return Err(self.fault(pattern, what));
+                }
                 let pattern = Pattern::parse(&text, escape)
                     .ok_or_else(|| self.fault(pattern, "the escape character must stand before %, _ or itself"))?;
                 Ok(negated_if(*negated, Condition::Like(property, pattern)))

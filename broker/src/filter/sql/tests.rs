@@ -21,7 +21,7 @@ fn message(properties: &str) -> StoredMessage {
 
 fn truth(expression: &str, properties: &str) -> Truth {
     let message = message(properties);
-    let filter = SqlFilter::parse_afresh(expression).unwrap_or_else(|error| panic!("{expression}: {error}"));
+    let filter = SqlFilter::parse_afresh(expression).expect(expression);
     filter.truth(|name| super::property(&message, name))
 }
 
@@ -182,6 +182,10 @@ fn costs_are_bounded() {
     for broken in ["(".repeat(16_000), "a IN (".repeat(2_000), "a BETWEEN ".repeat(500), "((((a)))) = ".repeat(200)] {
         assert!(SqlFilter::parse_afresh(&broken).is_err());
     }
+    let like = |characters: usize| format!("a LIKE '{}%' OR a LIKE 'x'", "_".repeat(characters));
+    assert!(SqlFilter::parse_afresh(&like(1_022)).is_ok());
+    let error = SqlFilter::parse_afresh(&like(1_023)).expect_err("too long").to_string();
+    assert!(error.contains("more than 1024 characters"), "{error}");
     let list: Vec<_> = (0..3_000).map(|number| format!("'{number}'")).collect();
     assert_eq!(truth(&format!("a IN ({})", list.join(",")), "a=2999"), Truth::True);
 }

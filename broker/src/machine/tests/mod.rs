@@ -57,7 +57,7 @@ fn judged(
     let filter = SqlFilter::parse(expression).expect("a good expression");
     let receive = Receive { consumer_group, topic, filter: &filter, messages_max };
     let mut judge = judge::judge(state, receive, 1).expect("rows are read")?;
-    while let Some(place) = judge.next() {
+    while let Some(place) = judge.next_place() {
         judge.judge(&place, Some(&message(&place)));
     }
     Some(judge.finish())

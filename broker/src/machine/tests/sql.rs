@@ -202,11 +202,10 @@ fn what_was_said_long_ago_does_no_harm() {
 fn disagreement_is_seen_once_per_change() {
     let mut harness = with_messages(1);
     let differ = |harness: &Harness| {
-        let filters = harness.effects.iter().find_map(|effect| match effect {
+        harness.effects.iter().find_map(|effect| match effect {
             Effect::FiltersDiffer { filters, .. } => Some(*filters),
             _ => None,
-        });
-        filters
+        })
     };
     put_session(&mut harness, "a", "n = 1");
     assert_eq!(differ(&harness), None);
