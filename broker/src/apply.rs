@@ -97,6 +97,14 @@ impl Outlets {
                 Effect::TopicChanged { .. } | Effect::ConsumerGroupChanged { .. } => {
                     self.catalog_changed.notify_one();
                 }
+                Effect::FiltersDiffer { consumer_group, topic, filters } => {
+                    if *filters > 1 {
+                        tracing::warn!(%consumer_group, %topic, filters,
+                            "members of a consumer group filter a topic differently: each gets what its own filter takes");
+                    } else {
+                        tracing::info!(%consumer_group, %topic, filters, "members filter the topic alike again");
+                    }
+                }
                 Effect::Arrived { .. }
                 | Effect::SentAgain { .. }
                 | Effect::Retryable { .. }

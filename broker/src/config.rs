@@ -2,7 +2,7 @@
 
 use crate::access::AccessConfig;
 use crate::forward::MergeLimits;
-use crate::machine::{MESSAGES_MAX_DEFAULT, WINDOW_MS_DEFAULT};
+use crate::machine::{EXPRESSION_BYTES_MAX, MESSAGES_MAX_DEFAULT, WINDOW_MS_DEFAULT};
 use crate::propose::ProposeLimits;
 use crate::task::SlowDiskLimits;
 use raftmq_server::settings::{Alias, Effective, SettingErrors, Settings};
@@ -134,6 +134,8 @@ pub struct GrpcConfig {
     pub long_polls_max: usize,
     /// Messages of one receive; a larger wish is cut to it (`grpcClientConsumerLongPollingBatchSize`).
     pub receive_batch_max: u32,
+    /// Bytes of a filter expression: the broker group keeps it for each client (`filterExpressionBytesMax`).
+    pub filter_expression_bytes_max: usize,
     /// Bytes of messages that this node has read for clients and they have not taken (`deliverInflightBytesMax`).
     pub deliver_bytes_max: usize,
     /// Attempts that a producer is told (`grpcClientProducerMaxAttempts`).
@@ -314,6 +316,7 @@ impl BrokerConfig {
             long_polling_ms_max: s.number("grpcClientConsumerMaxLongPollingTimeoutMillis", 20_000, 100..=600_000),
             long_polls_max: s.number("maxPopPollingSize", 100_000, 1..=10_000_000),
             receive_batch_max: s.number("grpcClientConsumerLongPollingBatchSize", 32, 1..=1_024),
+            filter_expression_bytes_max: s.number("filterExpressionBytesMax", 16 << 10, 1..=EXPRESSION_BYTES_MAX),
             deliver_bytes_max: s.number("deliverInflightBytesMax", 64 << 20, 8 << 20..=16usize << 30),
             producer_attempts_max: s.number("grpcClientProducerMaxAttempts", 3, 1..=100),
             producer_backoff: (

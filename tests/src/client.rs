@@ -861,8 +861,13 @@ impl Consumer {
     }
 }
 
-fn filter(expression: &str) -> pb::FilterExpression {
-    pb::FilterExpression { r#type: pb::FilterType::Tag as i32, expression: expression.to_string() }
+/// Tags, or SQL92 behind the word `sql`.
+pub fn filter(expression: &str) -> pb::FilterExpression {
+    let (kind, text) = match expression.strip_prefix("sql ") {
+        Some(text) => (pb::FilterType::Sql, text),
+        None => (pb::FilterType::Tag, expression),
+    };
+    pb::FilterExpression { r#type: kind.into(), expression: text.to_string() }
 }
 
 /// Repeats `attempt` until it says yes.

@@ -428,7 +428,8 @@ async fn java_node_and_go_get_again_what_they_leave() -> Result<()> {
     // Each client waits as long as the policy says that it was given, in the form that it understands.
     let runs = bench.run(&CLIENTS, "retry", 1, Transport::Tls, 10, 4).await?;
     bench.judge(runs, |name, result| judge_again(name, 10, RETRY_AFTER, result)).await?;
-    let runs = bench.run(&CLIENTS, "filter", 1, Transport::Plain, 50, 4).await?;
+    let mut runs = bench.run(&CLIENTS, "filter", 1, Transport::Plain, 50, 4).await?;
+    runs.extend(bench.run(&CLIENTS, "sql", 1, Transport::Plain, 50, 4).await?);
     bench.judge(runs, |name, result| judge_roundtrip(name, 50, result)).await
 }
 

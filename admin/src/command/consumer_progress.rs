@@ -14,7 +14,8 @@ use tokio_stream::StreamExt as _;
 /// Show how far a consumer group has come in each queue, or a line for each consumer group without -g.
 ///
 /// #Diff counts what was not acknowledged yet: messages never handed out, those in flight, and those that wait for
-/// another attempt (#Retrying, shown once for a topic).
+/// another attempt (#Retrying, shown once for a topic). Members of the group that filter a topic differently are named
+/// below the table.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: mqadmin consumerProgress -n localhost:9876 -g YourConsumerGroup")]
 pub(crate) struct Arguments {
@@ -120,9 +121,15 @@ fn details(mut queues: Vec<(String, QueueProgress)>) -> Outcome {
             "inflight": queue.in_flight,
             "retrying": queue.retrying,
             "lastTimeMs": queue.last_ms,
+            "filters": queue.filters,
         }));
     }
-    let text = format!("{table}\nConsume Diff Total: {diff_total}\nConsume Inflight Total: {flight_total}\n");
+    let mut text = format!("{table}\nConsume Diff Total: {diff_total}\nConsume Inflight Total: {flight_total}\n");
+    for (broker_group, queue) in queues.iter().filter(|(_, queue)| queue.filters > 1) {
+        let QueueProgress { topic, filters, .. } = queue;
+        text +=
+            &format!("Members filter topic {topic} in {filters} ways ({broker_group}); they should have one filter\n");
+    }
     Outcome::done(text, json!({ "queues": rows, "diffTotal": diff_total, "inflightTotal": flight_total }))
 }
 
@@ -157,6 +164,7 @@ mod tests {
             in_flight,
             retrying,
             last_ms: 1,
+            filters: u32::from(queue == 0) * 2,
         };
         let queues = vec![("B".to_owned(), queue(1, 10, 7, 2, 0)), ("B".to_owned(), queue(0, 5, 5, 0, 4))];
         let outcome = summary(&queues);
@@ -165,6 +173,8 @@ mod tests {
         let lines: Vec<&str> = outcome.text.lines().collect();
         let cells: Vec<&str> = lines[1].split_whitespace().collect();
         assert_eq!(cells, ["T", "B", "0", "5", "5", "-", "4", "0", "1970-01-01", "00:00:00,001", "4"]);
-        assert!(outcome.text.ends_with("\nConsume Diff Total: 7\nConsume Inflight Total: 2\n"), "{}", outcome.text);
+        let end = "\nConsume Diff Total: 7\nConsume Inflight Total: 2\n\
+                   Members filter topic T in 2 ways (B); they should have one filter\n";
+        assert!(outcome.text.ends_with(end), "{}", outcome.text);
     }
 }

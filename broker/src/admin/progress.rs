@@ -6,6 +6,7 @@ use crate::store::fifo::put_aside;
 use crate::store::message::run_of;
 use crate::store::progress::progress;
 use crate::store::queue::queue;
+use crate::store::session;
 use crate::store::subscription::subscription;
 use crate::store::topic::{self, topic};
 use crate::store::{ConsumerGroupId, StateError, TopicId};
@@ -93,6 +94,7 @@ fn progress_in(
 ) -> Result<(), StateError> {
     let (topic_id, group_id) = (TopicId(topic.id), ConsumerGroupId(group.id));
     let share = subscription(state, topic_id, group_id)?.unwrap_or_default();
+    let filters = session::filters(state, group_id, &topic.name)?.filters.len();
     let waiting = share.retry_waiting + put_aside(state, topic_id, group_id)?;
     for number in numbers(topic) {
         let queue = queue(state, topic_id, number)?;
@@ -111,6 +113,7 @@ fn progress_in(
             in_flight: progress.in_flight + if first { share.retry_in_flight } else { 0 },
             retrying: if first { waiting } else { 0 },
             last_ms: last.map_or(0, |run| run.store_ms),
+            filters: if first { u32::try_from(filters).unwrap_or(u32::MAX) } else { 0 },
         });
     }
     Ok(())

@@ -5,7 +5,7 @@
 //! that a client turns to after a failover, needs no settings before it works.
 
 use crate::config::GrpcConfig;
-use crate::filter::tag::TagFilter;
+use crate::filter::MessageFilter;
 use crate::grpc::convert;
 use crate::grpc::status::ApiError;
 use crate::store::consumer_group::RETRY_MAX_DEFAULT;
@@ -36,7 +36,7 @@ const BACKOFF_FACTOR: f32 = 2.0;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Consumer {
     pub consumer_group: ConsumerGroup,
-    pub subscriptions: Vec<(TopicName, TagFilter)>,
+    pub subscriptions: Vec<(TopicName, MessageFilter)>,
 }
 
 /// What a client told about itself.
@@ -54,7 +54,7 @@ pub(crate) struct ClientSettings {
 
 impl ClientSettings {
     /// Checks and takes what matters of a client's settings.
-    pub(crate) fn parse(settings: &v2::Settings) -> Result<ClientSettings, ApiError> {
+    pub(crate) fn parse(settings: &v2::Settings, limits: &GrpcConfig) -> Result<ClientSettings, ApiError> {
         use v2::settings::PubSub;
         let mut publishes = Vec::new();
         let consumer = match &settings.pub_sub {
@@ -68,7 +68,7 @@ impl ClientSettings {
             Some(PubSub::Subscription(subscription)) => {
                 let consumer_group = convert::consumer_group(subscription.group.clone())?;
                 let entry = |entry: &v2::SubscriptionEntry| {
-                    Ok((convert::topic(entry.topic.clone())?, convert::filter(entry.expression.as_ref())?))
+                    Ok((convert::topic(entry.topic.clone())?, convert::filter(entry.expression.as_ref(), limits)?))
                 };
                 let subscriptions = subscription.subscriptions.iter().map(entry).collect::<Result<_, ApiError>>()?;
                 Some(Consumer { consumer_group, subscriptions })
@@ -117,7 +117,7 @@ struct Client {
     connection: u64,
     settings: Arc<ClientSettings>,
     /// What it received without having said that it subscribes to it; some clients never say.
-    received: Vec<(ConsumerGroup, TopicName, TagFilter)>,
+    received: Vec<(ConsumerGroup, TopicName, MessageFilter)>,
 }
 
 /// The settings of the clients that are connected to this node.
@@ -163,7 +163,7 @@ impl KnownSettings {
         client_id: &str,
         consumer_group: &ConsumerGroup,
         topic: &TopicName,
-        filter: &TagFilter,
+        filter: &MessageFilter,
     ) -> Consumer {
         let mut subscriptions = vec![(topic.clone(), filter.clone())];
         if let Some(client) = self.clients.lock().get_mut(client_id) {
@@ -265,7 +265,10 @@ fn second_of(client: &v2::Ua) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{BACKOFF_S, ClientSettings, ConsumerGroup, KnownSettings, TagFilter, TopicName, overlay, second_of};
+    use super::{
+        BACKOFF_S, ClientSettings, ConsumerGroup, KnownSettings, MessageFilter, TopicName, overlay, second_of,
+    };
+    use crate::filter::tag::TagFilter;
     use crate::grpc::convert::duration;
     use crate::grpc::status::code_name;
     use crate::grpc::tests::limits;
@@ -303,7 +306,7 @@ mod tests {
     }
 
     fn check(settings: &v2::Settings, expected: &str) {
-        let shown = match ClientSettings::parse(settings) {
+        let shown = match ClientSettings::parse(settings, &limits()) {
             Ok(parsed) => parsed.client_type.as_str_name(),
             Err(error) => code_name(&error.status()),
         };
@@ -337,7 +340,7 @@ mod tests {
             });
             let publishing = v2::Publishing { topics: named.collect(), ..v2::Publishing::default() };
             let settings = v2::Settings { pub_sub: Some(PubSub::Publishing(publishing)), ..v2::Settings::default() };
-            let resource = ClientSettings::parse(&settings).expect("good").resource_of(topic);
+            let resource = ClientSettings::parse(&settings, &limits()).expect("good").resource_of(topic);
             assert_eq!((resource.resource_namespace.as_str(), resource.name.as_str()), expected, "{topics:?} {topic}");
         };
         check(&[("", "orders")], "orders", ("", "orders"));
@@ -351,7 +354,8 @@ mod tests {
 
     #[test]
     fn the_request_timeout_has_a_default() {
-        let timeout = |settings: &v2::Settings| ClientSettings::parse(settings).expect("good").request_timeout;
+        let timeout =
+            |settings: &v2::Settings| ClientSettings::parse(settings, &limits()).expect("good").request_timeout;
         assert_eq!(timeout(&producer(&[])), Duration::from_secs(3));
         let told = v2::Settings { request_timeout: Some(duration(1_500)), ..producer(&[]) };
         assert_eq!(timeout(&told), Duration::from_millis(1_500));
@@ -396,7 +400,7 @@ mod tests {
     #[test]
     fn the_newest_connection_of_a_client_wins() {
         let known = KnownSettings::default();
-        let settings = Arc::new(ClientSettings::parse(&producer(&[])).expect("good"));
+        let settings = Arc::new(ClientSettings::parse(&producer(&[]), &limits()).expect("good"));
         let (first, second) = (known.connected(), known.connected());
         known.put("c", first, settings.clone());
         known.put("c", second, settings);
@@ -412,7 +416,7 @@ mod tests {
         let group = ConsumerGroup::parse("billing").expect("a good name");
         let receive = |client_id: &str, topic: &str, expression: &str| {
             let topic = TopicName::parse(topic).expect("a good name");
-            let filter = TagFilter::parse(expression).expect("a good expression");
+            let filter = MessageFilter::Tags(TagFilter::parse(expression).expect("a good expression"));
             let consumer = known.received(client_id, &group, &topic, &filter);
             let shown = consumer.subscriptions.iter();
             let mut shown: Vec<_> =
@@ -421,7 +425,7 @@ mod tests {
             shown.join(" ")
         };
         let put = |settings: &v2::Settings| {
-            known.put("c", 1, Arc::new(ClientSettings::parse(settings).expect("good")));
+            known.put("c", 1, Arc::new(ClientSettings::parse(settings, &limits()).expect("good")));
         };
         assert_eq!(receive("unknown", "a", "x"), "a:x");
         assert_eq!(receive("unknown", "b", "*"), "b:");

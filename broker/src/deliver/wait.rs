@@ -8,7 +8,7 @@
 //! A woken poll that leaves more behind than it takes, or that ends before it looked, wakes the next one. Nothing
 //! is lost between looking and waiting: a poll that missed an arrival while it looked does not begin to wait.
 
-use crate::filter::tag::TagFilter;
+use crate::filter::MessageFilter;
 use crate::machine::Effect;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
@@ -59,7 +59,7 @@ struct Client {
 
 struct Crowd {
     consumer_group: Box<str>,
-    filter: TagFilter,
+    filter: MessageFilter,
     state: Mutex<CrowdState>,
 }
 
@@ -118,7 +118,7 @@ impl Waiters {
         client_id: &str,
         topic: &str,
         consumer_group: &str,
-        filter: &TagFilter,
+        filter: &MessageFilter,
     ) -> Result<Waiter, PollingFull> {
         let mut polls = self.inner.polls.lock();
         if polls.count >= self.inner.polls_max {
@@ -288,12 +288,13 @@ impl Drop for Waiter {
 #[cfg(test)]
 mod tests {
     use super::{POLLS_PER_CROWD_MAX, PollingFull, Waiter, Waiters};
+    use crate::filter::MessageFilter;
     use crate::filter::tag::TagFilter;
     use crate::machine::Effect;
     use futures::FutureExt as _;
 
-    fn filter(expression: &str) -> TagFilter {
-        TagFilter::parse(expression).expect("a good expression")
+    fn filter(expression: &str) -> MessageFilter {
+        MessageFilter::Tags(TagFilter::parse(expression).expect("a good expression"))
     }
 
     fn enter(waiters: &Waiters, group: &str, expression: &str) -> Waiter {

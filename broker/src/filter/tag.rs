@@ -60,7 +60,7 @@ impl TagFilter {
     /// The form that commands carry.
     #[must_use]
     pub fn to_command(&self) -> Filter {
-        Filter { tags: self.tags.clone() }
+        Filter { tags: self.tags.clone(), ..Filter::default() }
     }
 
     /// What apply sees of it.

@@ -1,7 +1,10 @@
 //! Between wire types and ours: names, times, filters, stored messages.
 
 use super::status::ApiError;
+use crate::config::GrpcConfig;
 use crate::deliver::handle::upper_hex;
+use crate::filter::MessageFilter;
+use crate::filter::sql::SqlFilter;
 use crate::filter::tag::TagFilter;
 use md5::{Digest as _, Md5};
 use prost_types::{Duration, Timestamp};
@@ -21,20 +24,22 @@ pub(crate) fn consumer_group(resource: Option<v2::Resource>) -> Result<ConsumerG
     Ok(ConsumerGroup::parse_in(&resource.resource_namespace, resource.name)?)
 }
 
-/// Bytes of a filter expression: it is kept for each client of a consumer group.
-const EXPRESSION_BYTES_MAX: usize = 16 << 10;
-
 /// The filter that a request or subscription carries; none means everything.
-pub(crate) fn filter(expression: Option<&v2::FilterExpression>) -> Result<TagFilter, ApiError> {
-    let Some(expression) = expression else { return Ok(TagFilter::all()) };
-    let (value, limit) = (expression.expression.len(), EXPRESSION_BYTES_MAX);
+pub(crate) fn filter(
+    expression: Option<&v2::FilterExpression>,
+    limits: &GrpcConfig,
+) -> Result<MessageFilter, ApiError> {
+    let Some(expression) = expression else { return Ok(MessageFilter::all()) };
+    let (value, limit) = (expression.expression.len(), limits.filter_expression_bytes_max);
     if value > limit {
         return Err(ApiError::FilterTooLong { value, limit });
     }
     match v2::FilterType::try_from(expression.r#type) {
         // Old clients leave the type out of the expression that takes everything.
-        Ok(v2::FilterType::Tag | v2::FilterType::Unspecified) => Ok(TagFilter::parse(&expression.expression)?),
-        Ok(v2::FilterType::Sql) => Err(ApiError::NotImplemented("filtering by SQL92 expressions")),
+        Ok(v2::FilterType::Tag | v2::FilterType::Unspecified) => {
+            Ok(MessageFilter::Tags(TagFilter::parse(&expression.expression)?))
+        }
+        Ok(v2::FilterType::Sql) => Ok(MessageFilter::Sql(SqlFilter::parse(&expression.expression)?)),
         Err(_) => Err(ApiError::FilterType),
     }
 }
@@ -128,6 +133,7 @@ pub(crate) fn shown(stored: StoredMessage, topic: &v2::Resource, stored_ms: u64)
 mod tests {
     use super::{Delivery, delivered, duration, duration_ms, filter, timestamp, unix_ms};
     use crate::grpc::status::code_name;
+    use crate::grpc::tests::limits;
     use bytes::Bytes;
     use raftmq_proto::command::{LeasedMessage, Property, StoredMessage};
     use raftmq_proto::rocketmq as v2;
@@ -148,8 +154,8 @@ mod tests {
     fn filters() {
         let check = |kind: v2::FilterType, expression: &str, expected: &str| {
             let expression = v2::FilterExpression { r#type: kind.into(), expression: expression.to_owned() };
-            let shown = match filter(Some(&expression)) {
-                Ok(filter) => filter.to_command().tags.join(","),
+            let shown = match filter(Some(&expression), &limits()) {
+                Ok(filter) => filter.to_command().tags.join(",") + &filter.to_command().sql,
                 Err(error) => code_name(&error.status()).to_owned(),
             };
             assert_eq!(shown, expected, "{expression:?}");
@@ -158,9 +164,12 @@ mod tests {
         check(v2::FilterType::Tag, "", "");
         check(v2::FilterType::Tag, "b||a", "a,b");
         check(v2::FilterType::Tag, "||", "ILLEGAL_FILTER_EXPRESSION");
-        check(v2::FilterType::Sql, "a = 1", "NOT_IMPLEMENTED");
+        check(v2::FilterType::Sql, "a = 1", "a = 1");
+        check(v2::FilterType::Sql, "a = ", "ILLEGAL_FILTER_EXPRESSION");
+        check(v2::FilterType::Sql, "", "ILLEGAL_FILTER_EXPRESSION");
+        check(v2::FilterType::Sql, &format!("a = '{}'", "x".repeat(16 << 10)), "ILLEGAL_FILTER_EXPRESSION");
         check(v2::FilterType::Unspecified, "", "");
-        assert!(filter(None).is_ok());
+        assert!(filter(None, &limits()).is_ok());
     }
 
     fn stored() -> StoredMessage {

@@ -10,7 +10,7 @@ use super::convert::{self, Delivery};
 use super::offset::{Named, signed};
 use super::status::{self, ApiError};
 use crate::deliver::read::Reader;
-use crate::filter::tag::{TagFilter, TagSet};
+use crate::filter::{FilterRow, MessageFilter};
 use crate::store::{message, queue};
 use futures::StreamExt;
 use raftmq_proto::command::LeasedMessage;
@@ -62,8 +62,9 @@ struct Ask {
     named: Named,
     /// The topic as the client writes it.
     resource: v2::Resource,
-    filter: TagFilter,
-    set: TagSet,
+    filter: MessageFilter,
+    /// What the index says of it.
+    row: FilterRow,
     messages_max: usize,
     /// When the poll ends without messages.
     end: Instant,
@@ -79,7 +80,7 @@ async fn pull(
     let client_id = front.admit(&caller, &request)?;
     let permit = front.permit(&caller, &request)?;
     convert::consumer_group(request.group)?;
-    let filter = convert::filter(request.filter_expression.as_ref())?;
+    let filter = convert::filter(request.filter_expression.as_ref(), &front.node.config.grpc)?;
     let resource = request.message_queue.as_ref().and_then(|queue| queue.topic.clone()).unwrap_or_default();
     let named = front.queue(request.message_queue).await?;
     let limits = &front.node.config.grpc;
@@ -89,7 +90,7 @@ async fn pull(
     let end = caller.arrived() + Duration::from_millis(polling_ms);
     let end = caller.deadline().map_or(end, |deadline| end.min(deadline.checked_sub(DEADLINE_MARGIN).unwrap_or(end)));
     let mut at = front.reachable(&named, request.offset, next, &caller).await?;
-    let ask = Ask { set: filter.set(), filter, named, resource, messages_max: batch as usize, end };
+    let ask = Ask { row: filter.row(), filter, named, resource, messages_max: batch as usize, end };
 
     let poll = format!("\0pull {}", POLLS.fetch_add(1, Ordering::Relaxed));
     let mut waiter = front.node.waiters.enter(client_id, ask.named.topic.as_str(), &poll, &ask.filter)?;
@@ -179,7 +180,7 @@ async fn look(front: &Front, ask: &Ask, at: &mut u64) -> Result<Found, ApiError>
         if messages.len() == ask.messages_max || body_bytes >= BODY_BYTES_MAX {
             break;
         }
-        if ask.set.matches(place.tag) {
+        if ask.row.may_match(place.tag) {
             let leased = LeasedMessage {
                 item: 0,
                 queue: u32::from(*number),
@@ -198,7 +199,7 @@ async fn look(front: &Front, ask: &Ask, at: &mut u64) -> Result<Found, ApiError>
                     return Err(ApiError::Internal(what));
                 }
             };
-            if ask.filter.matches(stored.tag.as_deref()) {
+            if ask.filter.matches(&stored) {
                 if !messages.is_empty() && body_bytes + stored.body.len() > BODY_BYTES_MAX {
                     break;
                 }

@@ -16,16 +16,20 @@ use super::status::{self, ApiError};
 use crate::access::Permit;
 use crate::client::settings::REQUEST_TIMEOUT;
 use crate::config::GrpcConfig;
+use crate::deliver::judge::{self, Judge};
 use crate::deliver::read::Reader;
-use crate::filter::tag::{TagFilter, TagSet};
+use crate::filter::{FilterRow, MessageFilter};
 use crate::propose::SubmitError;
 use crate::store::lease::{of_receive, receive_digest};
 use crate::store::topic::READABLE;
 use crate::store::{self, ConsumerGroupId, TopicId};
 use futures::future::join_all;
 use prost::Message as _;
+use raft_store::ReadState;
 use raftmq_proto::command::command::Kind;
-use raftmq_proto::command::{Ack, ChangeInvisible, Handle, Lease, LeaseName, Leased, LeasedMessage, Reply, reply};
+use raftmq_proto::command::{
+    Ack, ChangeInvisible, Handle, Judgement, Lease, LeaseName, Leased, LeasedMessage, Reply, reply,
+};
 use raftmq_proto::name::{ConsumerGroup, TopicName};
 use raftmq_proto::rocketmq as v2;
 use raftmq_server::listener::Outgoing;
@@ -54,6 +58,8 @@ const TAKES_ANY_SIZE: [&str; 4] = ["JAVA", "GO", "CPP", "PYTHON"];
 const BODY_BYTES_SAFE: usize = 3 << 20;
 /// Bodies of one answer; one message goes in any case, what is left goes to the next receive.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// Messages that are judged before others get a turn.
+const TURN_MESSAGES: u32 = 32;
 /// A message that its client cannot take comes back after this, to another one or, in the end, as a dead letter.
 const PASSED_OVER_MS: u64 = 10_000;
 
@@ -64,8 +70,9 @@ struct Ask {
     topic: TopicName,
     /// The topic as the client writes it.
     resource: v2::Resource,
-    filter: TagFilter,
-    set: TagSet,
+    filter: MessageFilter,
+    /// What rows keep of it.
+    row: FilterRow,
     messages_max: u32,
     /// Invisible duration in ms; `None` when the server renews the lease.
     invisible_ms: Option<u64>,
@@ -130,11 +137,11 @@ fn ask(request: v2::ReceiveMessageRequest, asker: &Asker<'_>, limits: &GrpcConfi
         true => None,
         false => Some(invisible_ms(request.invisible_duration.as_ref(), limits)?),
     };
-    let filter = convert::filter(request.filter_expression.as_ref())?;
+    let filter = convert::filter(request.filter_expression.as_ref(), limits)?;
     let batch = u32::try_from(request.batch_size).unwrap_or_default();
     let end = (asker.arrived + polling).checked_sub(POLL_MARGIN).unwrap_or(asker.arrived);
     Ok(Ask {
-        set: filter.set(),
+        row: filter.row(),
         filter,
         consumer_group,
         topic,
@@ -226,8 +233,8 @@ async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answe
         front.still(ask.permit.as_ref())?;
         // Before anything arrives, so that no other member's receive skips what this one waits for.
         subscribe(front, ask).await?;
-        if worth_asking(front, ask)? {
-            let asked = front.node.proposer.enqueue(lease(front, ask), Vec::new(), Some(ask.end))?;
+        if let Some(judgement) = worth_asking(front, ask).await? {
+            let asked = front.node.proposer.enqueue(lease(front, ask, judgement), Vec::new(), Some(ask.end))?;
             let leased = match granted(asked, ask).await {
                 Ok(leased) => leased?,
                 Err(late) => return Ok(Outcome::Late(late)),
@@ -247,7 +254,7 @@ async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answe
                 again = true;
             }
         }
-        if again && Instant::now() < ask.end {
+        if again && Instant::now() < ask.end && !client.is_closed() {
             continue;
         }
         let ended = waiter.ended();
@@ -267,7 +274,7 @@ async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answe
 
 /// Sees to it that the replicated rules know this client's filter.
 async fn subscribe(front: &Front, ask: &Ask) -> Result<(), ApiError> {
-    if front.is_subscribed(&ask.client_id, ask.consumer_group.as_str(), ask.topic.as_str(), &ask.set)? {
+    if front.is_subscribed(&ask.client_id, ask.consumer_group.as_str(), ask.topic.as_str(), &ask.row)? {
         return Ok(());
     }
     let consumer = front.settings.received(&ask.client_id, &ask.consumer_group, &ask.topic, &ask.filter);
@@ -278,29 +285,63 @@ async fn subscribe(front: &Front, ask: &Ask) -> Result<(), ApiError> {
     }
 }
 
-/// Whether this node sees anything to lease. Where it knows too little, the replicated rules answer.
-fn worth_asking(front: &Front, ask: &Ask) -> Result<bool, ApiError> {
-    let state = front.state();
-    let group = store::consumer_group::consumer_group(&state, ask.consumer_group.as_str())?;
+/// What an SQL filter says of what is to be leased; `Some(None)` without one. `None`: this node sees nothing to lease.
+/// Where it knows too little, the replicated rules answer.
+async fn worth_asking(front: &Front, ask: &Ask) -> Result<Option<Option<Judgement>>, ApiError> {
+    let judge = {
+        let state = front.state();
+        let in_any_case = asks_in_any_case(&state, ask)?;
+        let (consumer_group, topic) = (ask.consumer_group.as_str(), ask.topic.as_str());
+        let MessageFilter::Sql(filter) = &ask.filter else {
+            let worth = in_any_case || store::available(&state, consumer_group, topic, &ask.row)?;
+            return Ok(worth.then_some(None));
+        };
+        let receive = judge::Receive { consumer_group, topic, filter, messages_max: ask.messages_max };
+        match judge::judge(&state, receive, rand::random())? {
+            None if in_any_case => Judge::of_nothing(filter),
+            None => return Ok(None),
+            Some(judge) => judge,
+        }
+    };
+    Ok(Some(Some(judged(front, ask, judge).await)))
+}
+
+async fn judged(front: &Front, ask: &Ask, mut judge: Judge) -> Judgement {
+    let mut reader = Reader::new(&front.node.group);
+    let mut judged = 0;
+    while let Some(place) = judge.next_place() {
+        let message = reader.look(&place).await;
+        if let Err(error) = &message {
+            tracing::error!(topic = %ask.topic, offset = place.offset, %error, "a message cannot be read");
+        }
+        judge.judge(&place, message.ok().as_ref());
+        judged += 1;
+        if judged % TURN_MESSAGES == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    judge.finish()
+}
+
+/// Whether the replicated rules have an answer whatever is there to lease.
+fn asks_in_any_case(state: &impl ReadState, ask: &Ask) -> Result<bool, ApiError> {
+    let group = store::consumer_group::consumer_group(state, ask.consumer_group.as_str())?;
     let Some(group) = group.filter(|group| group.consume_enable) else { return Ok(true) };
-    let topic = store::topic::topic(&state, ask.topic.as_str())?;
+    let topic = store::topic::topic(state, ask.topic.as_str())?;
     let Some(topic) = topic.filter(|topic| topic.permission & READABLE != 0) else { return Ok(true) };
     // The reply to the same receive was lost on its way: its messages are to be had again.
     let renewed = ask.invisible_ms.is_none();
     let receive = receive_digest(TopicId(topic.id), renewed, &ask.client_id, &ask.attempt_id);
-    if receive != 0 && of_receive(&state, ConsumerGroupId(group.id), receive)?.is_some() {
-        return Ok(true);
-    }
-    Ok(store::available(&state, ask.consumer_group.as_str(), ask.topic.as_str(), &ask.set)?)
+    Ok(receive != 0 && of_receive(state, ConsumerGroupId(group.id), receive)?.is_some())
 }
 
-fn lease(front: &Front, ask: &Ask) -> Kind {
+fn lease(front: &Front, ask: &Ask, judgement: Option<Judgement>) -> Kind {
     let limits = &front.node.config.grpc;
     Kind::Lease(Lease {
         consumer_group: ask.consumer_group.as_str().to_owned(),
         topic: ask.topic.as_str().to_owned(),
         client_id: ask.client_id.clone(),
-        filter: Some(ask.filter.to_command()),
+        filter: judgement.is_none().then(|| ask.filter.to_command()),
         messages_max: ask.messages_max,
         invisible_ms: ask.invisible_ms.unwrap_or_default(),
         renewed: ask.invisible_ms.is_none(),
@@ -309,6 +350,7 @@ fn lease(front: &Front, ask: &Ask) -> Kind {
         attempt_id: ask.attempt_id.clone(),
         create_consumer_group: limits.auto_create_subscription_group,
         confirm_ms: limits.confirm_ms,
+        judgement,
     })
 }
 
@@ -345,7 +387,7 @@ async fn read(front: &Arc<Front>, ask: &Ask, leased: &Leased) -> Result<Option<A
                     continue;
                 }
             };
-            if !ask.filter.matches(stored.tag.as_deref()) {
+            if !ask.filter.matches(&stored) {
                 aside.unwanted.push(handle);
                 continue;
             }
@@ -663,6 +705,9 @@ mod tests {
         check("ILLEGAL_FILTER_EXPRESSION", &|request| {
             request.filter_expression = expression(v2::FilterType::Tag, "||");
         });
-        check("NOT_IMPLEMENTED", &|request| request.filter_expression = expression(v2::FilterType::Sql, "a = 1"));
+        check("16 Some(30000) []", &|request| request.filter_expression = expression(v2::FilterType::Sql, "a = 1"));
+        check("ILLEGAL_FILTER_EXPRESSION", &|request| {
+            request.filter_expression = expression(v2::FilterType::Sql, "a = ");
+        });
     }
 }

@@ -3,7 +3,7 @@
 use super::Front;
 use super::status::ApiError;
 use crate::client::settings::Consumer;
-use crate::filter::tag::TagSet;
+use crate::filter::FilterRow;
 use crate::store::ConsumerGroupId;
 use crate::store::consumer_group::consumer_group;
 use crate::store::session::{self, Session};
@@ -23,7 +23,7 @@ impl Front {
         client_id: &str,
         group: &str,
         topic: &str,
-        filter: &TagSet,
+        filter: &FilterRow,
     ) -> Result<bool, ApiError> {
         let session = self.session(client_id, group)?;
         Ok(session.is_some_and(|session| has(&session, topic, filter)))
@@ -86,10 +86,10 @@ impl Front {
     }
 }
 
-fn has(session: &Session, topic: &str, filter: &TagSet) -> bool {
-    session.subscriptions.iter().any(|(known, set)| known == topic && set == filter)
+fn has(session: &Session, topic: &str, filter: &FilterRow) -> bool {
+    session.subscriptions.iter().any(|(known, subscribed)| known == topic && subscribed == filter)
 }
 
 fn has_all(session: &Session, consumer: &Consumer) -> bool {
-    consumer.subscriptions.iter().all(|(topic, filter)| has(session, topic.as_str(), &filter.set()))
+    consumer.subscriptions.iter().all(|(topic, filter)| has(session, topic.as_str(), &filter.row()))
 }

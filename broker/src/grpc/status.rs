@@ -3,6 +3,7 @@
 use crate::access::Denied;
 use crate::deliver::handle::HandleError;
 use crate::deliver::wait::PollingFull;
+use crate::filter::sql::SqlError;
 use crate::filter::tag::NoTags;
 use crate::propose::SubmitError;
 use crate::store::StateError;
@@ -71,9 +72,11 @@ pub(crate) enum ApiError {
     PollingTime { left_ms: u128, min_ms: u64, code_known: bool },
     #[error(transparent)]
     Filter(#[from] NoTags),
-    #[error("the filter expression has {value} bytes, but the limit is {limit}")]
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    #[error("the filter expression has {value} bytes, but the limit is {limit}; raise filterExpressionBytesMax")]
     FilterTooLong { value: usize, limit: usize },
-    #[error("unknown type of filter expression: only TAG is understood")]
+    #[error("unknown type of filter expression: only TAG and SQL are understood")]
     FilterType,
     #[error(transparent)]
     PollingFull(#[from] PollingFull),
@@ -169,7 +172,7 @@ impl ApiError {
             ApiError::InvisibleTime { .. } => Code::IllegalInvisibleTime,
             ApiError::PollingTime { code_known: true, .. } => Code::IllegalPollingTime,
             ApiError::PollingTime { code_known: false, .. } => Code::BadRequest,
-            ApiError::Filter(_) | ApiError::FilterTooLong { .. } | ApiError::FilterType => {
+            ApiError::Filter(_) | ApiError::Sql(_) | ApiError::FilterTooLong { .. } | ApiError::FilterType => {
                 Code::IllegalFilterExpression
             }
             ApiError::PollingFull(_) | ApiError::DeliveringFull { .. } | ApiError::DiskFull(_) => Code::TooManyRequests,

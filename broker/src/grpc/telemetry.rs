@@ -188,7 +188,7 @@ impl Stream {
         settings: v2::Settings,
     ) -> Result<(v2::Settings, Vec<String>), ApiError> {
         front.permit(&self.caller, &settings)?;
-        let parsed = Arc::new(ClientSettings::parse(&settings)?);
+        let parsed = Arc::new(ClientSettings::parse(&settings, &front.node.config.grpc)?);
         front.settings.put(&self.client_id, connection, parsed.clone());
         let topics = parsed.publishes.iter().map(|(topic, _)| topic.to_string()).collect();
         let mut row = None;

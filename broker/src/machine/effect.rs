@@ -33,6 +33,15 @@ pub enum Effect {
         /// Name of the topic.
         topic: Arc<str>,
     },
+    /// The members of a consumer group filter a topic in so many ways, after it was another number before.
+    FiltersDiffer {
+        /// Name of the consumer group.
+        consumer_group: Arc<str>,
+        /// Name of the topic.
+        topic: Arc<str>,
+        /// Filters; 1 when the members agree again, 0 when the last of them is gone.
+        filters: u64,
+    },
     /// Messages went to the dead letter topic of a consumer group.
     DeadLettered {
         /// Name of the consumer group.
@@ -103,6 +112,7 @@ fn named(effect: &Effect) -> Option<Named> {
             (topic, None)
         }
         Effect::Retryable { consumer_group, topic }
+        | Effect::FiltersDiffer { consumer_group, topic, .. }
         | Effect::DeadLettered { consumer_group, topic, .. }
         | Effect::Expired { consumer_group, topic, .. } => (consumer_group, Some(topic.clone())),
         Effect::ConsumerGroupChanged { consumer_group } => (consumer_group, None),
@@ -138,6 +148,7 @@ impl Effects {
                 *messages += more;
             }
             (Some(Effect::Expired { messages, .. }), Effect::Expired { messages: more, .. }) => *messages += more,
+            (Some(Effect::FiltersDiffer { filters, .. }), Effect::FiltersDiffer { filters: now, .. }) => *filters = now,
             (Some(_), _) => {}
             (None, effect) => self.list.push(effect),
         }

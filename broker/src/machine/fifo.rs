@@ -103,7 +103,7 @@ impl Turn<'_, '_> {
             }
             if let Some(look) = look.as_deref_mut().filter(|look| look.rows_left > 0) {
                 look.rows_left -= 1;
-                if look.verdict(&self.rows, topic, group, behind.place.tag)? == Verdict::Skip {
+                if look.verdict(&self.rows, topic, group, &behind.place)? == Verdict::Skip {
                     continue;
                 }
             }

@@ -2,13 +2,16 @@
 //!
 //! Messages that wait for another delivery come first, then the queues from the consumer group's cursor; while
 //! both wait, each gets a fifth of the batch at least. A message that this receive's filter does not take is put
-//! aside in the retry index when a live member's filter takes it, and skipped otherwise. A look goes through a
-//! bounded number of rows and says when it was cut, so that the receive asks again.
+//! aside in the retry index when a live member's filter takes it, and skipped otherwise. What SQL filters say comes
+//! with the command: the look of a receive with one ends, in each queue, at the first message that was not judged. A
+//! look goes through a bounded number of rows and says when it was cut, so that the receive asks again.
 
 use super::append::PRIORITY;
 use super::turn::{KnownGroup, KnownTopic, Turn};
 use super::{done, refused};
+use crate::filter::judged::Judged;
 use crate::filter::tag::TagSet;
+use crate::filter::{FilterRow, sql};
 use crate::store::lease::{self, Item, Part};
 use crate::store::message::{self, Place, Run};
 use crate::store::progress::{self, Row};
@@ -17,13 +20,18 @@ use crate::store::session::{self, Filters};
 use crate::store::subscription::Subscription;
 use crate::store::{ConsumerGroupId, LeaseId, TopicId, consumer_group, fifo, key, queue, topic};
 use raft_store::{ReadState, StateError};
-use raftmq_proto::command::{self, Leased, LeasedMessage, Refusal, Reply, reply};
+use raftmq_proto::command::{self, Leased, LeasedMessage, Refusal, Reply, Topic, reply};
 
 /// Messages and rows that one receive looks at.
 const LOOK_ROWS_MAX: usize = 1_024;
 
 /// The lowest flight is looked up again when the cursor passes a multiple of this.
 const LOW_STEP: u64 = 1_024;
+
+/// Whether receives from a topic may begin with the messages of the highest priority.
+pub fn goes_by_priority(topic: &Topic) -> bool {
+    topic.message_types == [PRIORITY]
+}
 
 /// What a receive does with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,12 +41,25 @@ pub(super) enum Verdict {
     Park,
     /// No live member's filter takes it.
     Skip,
+    /// It is for another look: whether this receive's filter takes it was not said.
+    Unjudged,
+}
+
+/// What a receive wants.
+enum Wanted {
+    Tags(TagSet),
+    /// What the SQL filter with this digest takes.
+    Sql(u64),
 }
 
 /// A receive's look at the messages.
 pub(super) struct Look {
-    pub(super) filter: TagSet,
+    wanted: Wanted,
     pub(super) filter_digest: u64,
+    /// What SQL filters say.
+    judged: Judged,
+    /// The queue to begin with, if that was asked for.
+    first_queue: Option<u32>,
     /// Filters of the live members, read when first needed.
     others: Option<Filters>,
     /// Messages and rows that may still be looked at.
@@ -50,9 +71,34 @@ pub(super) struct Look {
 }
 
 impl Look {
-    fn new(filter: TagSet) -> Look {
-        let filter_digest = filter.digest();
-        Look { filter, filter_digest, others: None, rows_left: LOOK_ROWS_MAX, cut: false, parts: Vec::new() }
+    fn new(filter: Option<&command::Filter>, judgement: Option<command::Judgement>) -> Look {
+        let first_queue = judgement.as_ref().map(|judgement| judgement.first_queue);
+        let (wanted, filter_digest) = match judgement.as_ref().and_then(|judgement| judgement.filters.first()) {
+            Some(digest) => (Wanted::Sql(*digest), *digest),
+            None => {
+                let set = TagSet::of(filter);
+                let digest = set.digest();
+                (Wanted::Tags(set), digest)
+            }
+        };
+        Look {
+            wanted,
+            filter_digest,
+            judged: judgement.map(Judged::of).unwrap_or_default(),
+            first_queue,
+            others: None,
+            rows_left: LOOK_ROWS_MAX,
+            cut: false,
+            parts: Vec::new(),
+        }
+    }
+
+    /// Whether the receive's filter takes a message; `None` when that was not said.
+    pub(super) fn takes(&self, place: &Place) -> Option<bool> {
+        match &self.wanted {
+            Wanted::Tags(tags) => Some(tags.matches(place.tag)),
+            Wanted::Sql(digest) => self.judged.says(*digest, (place.log_index, place.slot)),
+        }
     }
 
     pub(super) fn verdict(
@@ -60,21 +106,28 @@ impl Look {
         state: &impl ReadState,
         topic: &KnownTopic,
         group: &KnownGroup,
-        tag: u32,
+        place: &Place,
     ) -> Result<Verdict, StateError> {
-        if self.filter.matches(tag) {
-            return Ok(Verdict::Take);
+        match self.takes(place) {
+            Some(true) => return Ok(Verdict::Take),
+            Some(false) => {}
+            None => return Ok(Verdict::Unjudged),
         }
         let others = match &mut self.others {
             Some(others) => others,
             none => none.insert(session::filters(state, group.id, &topic.name)?),
         };
-        Ok(if others.matches(tag) { Verdict::Park } else { Verdict::Skip })
+        let wanted = others.filters.iter().any(|(filter, _)| match filter {
+            FilterRow::Tags(tags) => tags.matches(place.tag),
+            // Nothing is skipped that was not judged for everybody.
+            FilterRow::Sql(text) => self.judged.says(sql::digest(text), (place.log_index, place.slot)).unwrap_or(true),
+        });
+        Ok(if wanted { Verdict::Park } else { Verdict::Skip })
     }
 }
 
 impl Turn<'_, '_> {
-    pub(super) fn lease(&mut self, command: command::Lease) -> Result<Reply, StateError> {
+    pub(super) fn lease(&mut self, mut command: command::Lease) -> Result<Reply, StateError> {
         if command.messages_max == 0 || command.client_id.is_empty() {
             return Ok(refused(Refusal::InvalidArgument, "a receive needs a client id and room for a message"));
         }
@@ -108,7 +161,7 @@ impl Turn<'_, '_> {
         }
 
         self.close_run(&topic)?;
-        let mut look = Look::new(TagSet::of(command.filter.as_ref()));
+        let mut look = Look::new(command.filter.as_ref(), command.judgement.take());
         self.note_start(&topic, &group)?;
         let before = self.subscription(topic.id, group.id)?;
         let mut subscription = before.clone();
@@ -172,7 +225,9 @@ impl Turn<'_, '_> {
     ) -> Result<(), StateError> {
         let queues = u64::from(topic.row.read_queues);
         let by_priority = self.goes_by_priority(topic, group);
-        let start = self.spread(queues);
+        // Messages of a priority topic were judged in every queue.
+        let first = look.first_queue.filter(|_| !goes_by_priority(&topic.row));
+        let start = first.map_or_else(|| self.spread(queues), u64::from);
         for step in 0..queues {
             if look.parts.len() >= upto {
                 break;
@@ -191,8 +246,7 @@ impl Turn<'_, '_> {
 
     /// Whether this receive begins with the messages of the highest priority.
     fn goes_by_priority(&self, topic: &KnownTopic, group: &KnownGroup) -> bool {
-        topic.row.message_types == [PRIORITY]
-            && self.spread(100) < u64::from(consumer_group::priority_factor(&group.row))
+        goes_by_priority(&topic.row) && self.spread(100) < u64::from(consumer_group::priority_factor(&group.row))
     }
 
     fn take_from_queue(
@@ -219,7 +273,8 @@ impl Turn<'_, '_> {
         let start = row.cursor;
         let held = look.parts.len();
         let keeps_order = fifo::keeps_order(&group.row);
-        while row.cursor < queue.next && look.parts.len() < upto {
+        let mut judged = true;
+        while judged && row.cursor < queue.next && look.parts.len() < upto {
             if look.rows_left == 0 {
                 look.cut = true;
                 break;
@@ -230,9 +285,13 @@ impl Turn<'_, '_> {
                 if look.parts.len() >= upto || look.rows_left == 0 {
                     break;
                 }
+                let verdict = look.verdict(&self.rows, topic, group, &place)?;
+                if verdict == Verdict::Unjudged {
+                    (judged, look.cut) = (false, true);
+                    break;
+                }
                 look.rows_left -= 1;
                 row.cursor += 1;
-                let verdict = look.verdict(&self.rows, topic, group, place.tag)?;
                 let place = if keeps_order { place } else { Place { group: 0, ..place } };
                 if place.group != 0
                     && verdict != Verdict::Skip
@@ -248,7 +307,7 @@ impl Turn<'_, '_> {
                         let retry = Retry { queue: number, place, attempt: 1 };
                         self.push_retry(topic.id, group.id, subscription, &retry);
                     }
-                    Verdict::Skip => {}
+                    Verdict::Skip | Verdict::Unjudged => {}
                 }
             }
             if row.cursor == run.end() {

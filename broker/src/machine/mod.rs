@@ -39,6 +39,8 @@ mod window;
 mod tests;
 
 pub use effect::Effect;
+pub(crate) use lease::goes_by_priority;
+pub use session::EXPRESSION_BYTES_MAX;
 pub use setting::VERSION;
 pub use window::{MESSAGES_MAX, MESSAGES_MAX_DEFAULT, WINDOW_MS, WINDOW_MS_DEFAULT};
 

@@ -59,19 +59,23 @@ impl Turn<'_, '_> {
         let mut wanted = upto - look.parts.len();
         let mut rows = Vec::new();
         let mut left = look.rows_left;
-        let mut end = true;
+        let (mut end, mut judged) = (true, true);
         retry::scan(&self.rows, topic.id, group.id, from, |order, retry| {
             if wanted == 0 || left == 0 {
                 end = false;
                 return ControlFlow::Break(());
             }
+            let Some(takes) = look.takes(&retry.place) else {
+                (end, judged) = (false, false);
+                return ControlFlow::Break(());
+            };
             left -= 1;
-            wanted -= usize::from(look.filter.matches(retry.place.tag));
+            wanted -= usize::from(takes);
             rows.push((order, retry));
             ControlFlow::Continue(())
         })?;
         look.rows_left = left;
-        look.cut |= !end && left == 0;
+        look.cut |= !end && (left == 0 || !judged);
 
         let mut lowest_kept = None;
         let mut behind = from;
@@ -98,8 +102,8 @@ impl Turn<'_, '_> {
                 self.leave_message_group(topic, group, subscription, of, Some(&mut *look))?;
                 continue;
             }
-            match look.verdict(&self.rows, topic, group, retry.place.tag)? {
-                Verdict::Park => {
+            match look.verdict(&self.rows, topic, group, &retry.place)? {
+                Verdict::Park | Verdict::Unjudged => {
                     lowest_kept = lowest_kept.or(Some(order));
                     continue;
                 }

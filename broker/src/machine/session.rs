@@ -3,15 +3,22 @@
 use super::cleanup::Piece;
 use super::turn::Turn;
 use super::{Effect, TICK_ROWS_MAX, refused};
-use crate::filter::tag::TagSet;
+use crate::filter::FilterRow;
 use crate::store::session::{self, Session};
 use crate::store::work::Work;
 use crate::store::{ConsumerGroupId, key, lease, subscription};
 use raft_store::StateError;
 use raftmq_proto::command::{EndSession, PutSession, Refusal, Reply};
+use std::collections::BTreeMap;
 
 /// Subscriptions of one client in one consumer group.
 const SUBSCRIPTIONS_MAX: usize = 1_024;
+
+/// SQL filters that the members of a consumer group may have for a topic. A look may read them all.
+const FILTERS_MAX: usize = 32;
+
+/// Bytes of an SQL filter. A node takes fewer: see `filterExpressionBytesMax`.
+pub const EXPRESSION_BYTES_MAX: usize = 64 << 10;
 
 /// Bytes of a client id.
 const CLIENT_ID_BYTES_MAX: usize = 1_024;
@@ -32,10 +39,13 @@ impl Turn<'_, '_> {
         let mut subscriptions: Vec<_> = put
             .subscriptions
             .into_iter()
-            .map(|subscription| (subscription.topic, TagSet::of(subscription.filter.as_ref())))
+            .map(|subscription| (subscription.topic, FilterRow::of(subscription.filter.as_ref())))
             .collect();
         subscriptions.sort();
         subscriptions.dedup_by(|later, earlier| later.0 == earlier.0);
+        if let Some(refusal) = self.too_much(group.id, &subscriptions)? {
+            return Ok(refusal);
+        }
         let new = Session { subscriptions };
         let old = session::session(&self.rows, &put.client_id, group.id)?;
         if old.as_ref() == Some(&new) {
@@ -46,28 +56,68 @@ impl Turn<'_, '_> {
         Ok(Reply::default())
     }
 
+    /// Counts a client's filters: `old` no longer, `new` from now on.
     fn change_filters(&mut self, group: ConsumerGroupId, old: &Session, new: &Session) -> Result<(), StateError> {
-        for (subscriptions, added) in [(&old.subscriptions, false), (&new.subscriptions, true)] {
-            for (topic, set) in subscriptions {
-                let mut filters = session::filters(&self.rows, group, topic)?;
-                let known = filters.sets.len();
-                if added {
-                    filters.add(set)
-                } else {
-                    filters.remove(set)
-                }
-                if filters.sets.len() < known {
-                    self.look_again(group, topic)?;
-                }
-                let key = key::filters(group, topic);
-                if filters.sets.is_empty() {
-                    self.rows.delete(key::SESSION, &key);
-                } else {
-                    self.rows.put(key::SESSION, &key, filters.encode());
-                }
+        let mut topics: BTreeMap<&str, (Option<&FilterRow>, Option<&FilterRow>)> = BTreeMap::new();
+        old.subscriptions.iter().for_each(|(topic, filter)| topics.entry(topic).or_default().0 = Some(filter));
+        new.subscriptions.iter().for_each(|(topic, filter)| topics.entry(topic).or_default().1 = Some(filter));
+        for (topic, (old, new)) in topics {
+            if old == new {
+                continue;
+            }
+            let mut filters = session::filters(&self.rows, group, topic)?;
+            let before = filters.filters.len();
+            if let Some(old) = old {
+                filters.remove(old);
+            }
+            if filters.filters.len() < before {
+                self.look_again(group, topic)?;
+            }
+            if let Some(new) = new {
+                filters.add(new);
+            }
+            let key = key::filters(group, topic);
+            if filters.filters.is_empty() {
+                self.rows.delete(key::SESSION, &key);
+            } else {
+                self.rows.put(key::SESSION, &key, filters.encode());
+            }
+            let after = filters.filters.len();
+            if before != after
+                && before.max(after) > 1
+                && let Some(group) = self.group_by_id(group)?
+            {
+                let (consumer_group, topic) = (group.name.clone(), topic.into());
+                self.effects.add(Effect::FiltersDiffer { consumer_group, topic, filters: after as u64 });
             }
         }
         Ok(())
+    }
+
+    /// Why the filters of a client cannot be counted with those of the other members, if so.
+    fn too_much(
+        &self,
+        group: ConsumerGroupId,
+        subscriptions: &[(String, FilterRow)],
+    ) -> Result<Option<Reply>, StateError> {
+        for (topic, filter) in subscriptions {
+            let FilterRow::Sql(text) = filter else { continue };
+            if text.len() > EXPRESSION_BYTES_MAX {
+                let detail =
+                    format!("a filter expression has {} bytes, the limit is {EXPRESSION_BYTES_MAX}", text.len());
+                return Ok(Some(refused(Refusal::InvalidArgument, detail)));
+            }
+            let live = session::filters(&self.rows, group, topic)?.filters;
+            if live.len() >= FILTERS_MAX && !live.iter().any(|(known, _)| known == filter) {
+                let detail = format!(
+                    "the members of a consumer group have {} filters for topic {topic}, the limit is {FILTERS_MAX}: \
+                     they should have the same one",
+                    live.len()
+                );
+                return Ok(Some(refused(Refusal::InvalidArgument, detail)));
+            }
+        }
+        Ok(None)
     }
 
     /// A filter is gone: messages that waited for it alone are skipped by the next look, and what is behind them in

@@ -3,7 +3,7 @@
 use super::{
     ConsumerGroupId, StateError, TopicId, consumer_group, progress, queue, retry, session, subscription, topic,
 };
-use crate::filter::tag::TagSet;
+use crate::filter::FilterRow;
 use raft_store::ReadState;
 use std::ops::ControlFlow;
 
@@ -20,7 +20,7 @@ pub fn available(
     state: &impl ReadState,
     consumer_group: &str,
     topic_name: &str,
-    filter: &TagSet,
+    filter: &FilterRow,
 ) -> Result<bool, StateError> {
     let Some(topic) = topic::topic(state, topic_name)? else { return Ok(false) };
     let group = consumer_group::consumer_group(state, consumer_group)?.map(|group| ConsumerGroupId(group.id));
@@ -52,7 +52,7 @@ fn retryable(
     topic: TopicId,
     topic_name: &str,
     group: ConsumerGroupId,
-    filter: &TagSet,
+    filter: &FilterRow,
 ) -> Result<bool, StateError> {
     let Some(row) = subscription::subscription(state, topic, group)? else { return Ok(false) };
     let from = row.retry_from(filter.digest());
@@ -65,7 +65,7 @@ fn retryable(
     let mut ahead = Vec::new();
     retry::scan(state, topic, group, from, |_, retry| {
         seen += 1;
-        found = filter.matches(retry.place.tag) || seen == RETRY_ROWS_MAX;
+        found = filter.may_match(retry.place.tag) || seen == RETRY_ROWS_MAX;
         if retry.place.group != 0 {
             ahead.push(retry.place.tag);
         }
@@ -74,7 +74,7 @@ fn retryable(
     if !found && !ahead.is_empty() {
         // One that no live member wants is skipped by a look.
         let live = session::filters(state, group, topic_name)?;
-        found = ahead.into_iter().any(|tag| !live.matches(tag));
+        found = ahead.into_iter().any(|tag| !live.may_match(tag));
     }
     Ok(found)
 }

@@ -2,6 +2,7 @@
 
 use super::codec::{Reader, put_bytes, put_varint};
 use super::{ConsumerGroupId, LeaseId, StateError, key};
+use crate::filter::FilterRow;
 use crate::filter::tag::TagSet;
 use raft_store::ReadState;
 use std::ops::ControlFlow;
@@ -12,29 +13,43 @@ const TABLE: &str = key::TABLES[key::SESSION.0 as usize];
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Session {
     /// Topic names with their filters, by name.
-    pub subscriptions: Vec<(String, TagSet)>,
+    pub subscriptions: Vec<(String, FilterRow)>,
 }
 
-fn put_set(out: &mut Vec<u8>, set: &TagSet) {
-    put_varint(out, set.hashes().len() as u64);
-    set.hashes().iter().for_each(|hash| out.extend_from_slice(&hash.to_be_bytes()));
+/// Stands in place of the number of tags: an expression follows.
+const SQL: u32 = u32::MAX;
+
+fn put_filter(out: &mut Vec<u8>, filter: &FilterRow) {
+    match filter {
+        FilterRow::Tags(set) => {
+            put_varint(out, set.hashes().len() as u64);
+            set.hashes().iter().for_each(|hash| out.extend_from_slice(&hash.to_be_bytes()));
+        }
+        FilterRow::Sql(text) => {
+            put_varint(out, u64::from(SQL));
+            put_bytes(out, text.as_bytes());
+        }
+    }
 }
 
-fn take_set(reader: &mut Reader<'_>) -> Result<TagSet, StateError> {
+fn take_filter(reader: &mut Reader<'_>) -> Result<FilterRow, StateError> {
     let count = reader.varint_u32()?;
+    if count == SQL {
+        return Ok(FilterRow::Sql(reader.text()?.into()));
+    }
     let mut hashes = Vec::with_capacity(reader.capacity(count));
     for _ in 0..count {
         hashes.push(reader.u32()?);
     }
-    Ok(TagSet::of_hashes(hashes))
+    Ok(FilterRow::Tags(TagSet::of_hashes(hashes)))
 }
 
 impl Session {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        for (topic, set) in &self.subscriptions {
+        for (topic, filter) in &self.subscriptions {
             put_bytes(&mut out, topic.as_bytes());
-            put_set(&mut out, set);
+            put_filter(&mut out, filter);
         }
         out
     }
@@ -43,7 +58,7 @@ impl Session {
         let mut reader = Reader::new(TABLE, value);
         let mut session = Session::default();
         while reader.capacity(1) > 0 {
-            session.subscriptions.push((reader.text()?, take_set(&mut reader)?));
+            session.subscriptions.push((reader.text()?, take_filter(&mut reader)?));
         }
         Ok(session)
     }
@@ -52,35 +67,36 @@ impl Session {
 /// Filters of the live members of a consumer group for a topic, with the number of members for each.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Filters {
-    pub(crate) sets: Vec<(TagSet, u32)>,
+    pub(crate) filters: Vec<(FilterRow, u32)>,
 }
 
 impl Filters {
-    pub(crate) fn matches(&self, tag: u32) -> bool {
-        self.sets.iter().any(|(set, _)| set.matches(tag))
+    /// Whether a live member may want a message, as far as the hash of its tag says.
+    pub(crate) fn may_match(&self, tag: u32) -> bool {
+        self.filters.iter().any(|(filter, _)| filter.may_match(tag))
     }
 
-    pub(crate) fn add(&mut self, set: &TagSet) {
-        match self.sets.iter_mut().find(|(known, _)| known == set) {
+    pub(crate) fn add(&mut self, filter: &FilterRow) {
+        match self.filters.iter_mut().find(|(known, _)| known == filter) {
             Some((_, members)) => *members += 1,
-            None => self.sets.push((set.clone(), 1)),
+            None => self.filters.push((filter.clone(), 1)),
         }
     }
 
-    pub(crate) fn remove(&mut self, set: &TagSet) {
-        if let Some(at) = self.sets.iter().position(|(known, _)| known == set) {
-            self.sets[at].1 -= 1;
-            if self.sets[at].1 == 0 {
-                self.sets.remove(at);
+    pub(crate) fn remove(&mut self, filter: &FilterRow) {
+        if let Some(at) = self.filters.iter().position(|(known, _)| known == filter) {
+            self.filters[at].1 -= 1;
+            if self.filters[at].1 == 0 {
+                self.filters.remove(at);
             }
         }
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        for (set, members) in &self.sets {
+        for (filter, members) in &self.filters {
             put_varint(&mut out, u64::from(*members));
-            put_set(&mut out, set);
+            put_filter(&mut out, filter);
         }
         out
     }
@@ -93,7 +109,7 @@ impl Filters {
             if members == 0 {
                 return Err(reader.corrupt("a filter has no members"));
             }
-            filters.sets.push((take_set(&mut reader)?, members));
+            filters.filters.push((take_filter(&mut reader)?, members));
         }
         Ok(filters)
     }
@@ -173,15 +189,21 @@ pub(crate) fn leases_of(
 #[cfg(test)]
 mod tests {
     use super::{ConsumerGroupId, Filters, Session, key, parse};
-    use crate::filter::tag::{TagFilter, TagSet};
+    use crate::filter::FilterRow;
+    use crate::filter::tag::TagFilter;
 
-    fn set(expression: &str) -> TagSet {
-        TagFilter::parse(expression).expect("good expression").set()
+    fn set(expression: &str) -> FilterRow {
+        match expression.strip_prefix("sql ") {
+            Some(text) => FilterRow::Sql(text.into()),
+            None => FilterRow::Tags(TagFilter::parse(expression).expect("good expression").set()),
+        }
     }
 
     #[test]
     fn rows_come_back() {
-        let session = Session { subscriptions: vec![("a".into(), set("*")), ("b".into(), set("x || y"))] };
+        let session = Session {
+            subscriptions: vec![("a".into(), set("*")), ("b".into(), set("x || y")), ("c".into(), set("sql a = 1"))],
+        };
         assert_eq!(Session::decode(&session.encode()).expect("comes back"), session);
         assert_eq!(parse(&key::session("c@1", ConsumerGroupId(7))).expect("key"), ("c@1".into(), ConsumerGroupId(7)));
     }
@@ -192,10 +214,14 @@ mod tests {
         filters.add(&set("x"));
         filters.add(&set("x"));
         filters.add(&set("*"));
+        filters.add(&set("sql x = 1"));
+        filters.add(&set("sql x = 2"));
         assert_eq!(Filters::decode(&filters.encode()).expect("comes back"), filters);
         filters.remove(&set("*"));
+        filters.remove(&set("sql x = 1"));
+        filters.remove(&set("sql x = 2"));
         filters.remove(&set("x"));
-        assert_eq!(filters.sets, [(set("x"), 1)]);
+        assert_eq!(filters.filters, [(set("x"), 1)]);
         filters.remove(&set("y"));
         filters.remove(&set("x"));
         assert_eq!(filters, Filters::default());

@@ -44,6 +44,7 @@ var scenarios = map[string]func(*official) (result, error){
 	"redelivery": (*official).redelivery,
 	"retry":      (*official).retry,
 	"filter":     (*official).filter,
+	"sql":        (*official).sql,
 	"invisible":  (*official).invisible,
 	"hold":       (*official).hold,
 	"take":       (*official).take,
@@ -424,8 +425,18 @@ func (o *official) retry() (result, error) {
 
 // A push consumer that asked for one of two tags gets that and nothing else.
 func (o *official) filter() (result, error) {
+	return o.filtered(rmq.NewFilterExpression("wanted || also"))
+}
+
+// The same by an expression over a property and the tag.
+func (o *official) sql() (result, error) {
+	expression := fmt.Sprintf("sequence BETWEEN 0 AND %d AND TAGS IN ('wanted', 'also')", o.count-1)
+	return o.filtered(rmq.NewFilterExpressionWithType(expression, rmq.SQL92))
+}
+
+func (o *official) filtered(filter *rmq.FilterExpression) (result, error) {
 	seen := newSeen()
-	consumer, err := o.pushConsumer(rmq.NewFilterExpression("wanted || also"), 8,
+	consumer, err := o.pushConsumer(filter, 8,
 		func(message *rmq.MessageView) rmq.ConsumerResult {
 			seen.note(message, "wanted")
 			return rmq.SUCCESS

@@ -11,6 +11,7 @@
 const { once } = require('node:events');
 const { setTimeout: sleep } = require('node:timers/promises');
 const { ConsumeResult, FilterExpression, Producer, PushConsumer, SimpleConsumer } = require('rocketmq-client-nodejs');
+const { FilterType } = require('rocketmq-client-nodejs/proto/apache/rocketmq/v2/definition_pb');
 
 // The client does not export it.
 const TransactionResolution = { COMMIT: 1, ROLLBACK: 2 };
@@ -41,10 +42,28 @@ const simpleConsumer = () => started(new SimpleConsumer({
   ...configuration(), consumerGroup: group, awaitDuration: 5000, subscriptions: new Map([[ topic, '*' ]]),
 }));
 
-const pushConsumer = (consume, filter = '*') => started(new PushConsumer({
-  ...configuration(), consumerGroup: group, subscriptions: new Map([[ topic, new FilterExpression(filter) ]]),
+const pushConsumer = (consume, filter = FilterExpression.SUB_ALL) => started(new PushConsumer({
+  ...configuration(), consumerGroup: group, subscriptions: new Map([[ topic, filter ]]),
   messageListener: { consume },
 }));
+
+/** A push consumer with a filter that takes half of what is sent gets that and nothing else. */
+async function filtered(filter) {
+  const seen = new Seen();
+  const consumer = await pushConsumer(view => {
+    seen.note(view, 'wanted');
+    return ConsumeResult.SUCCESS;
+  }, filter);
+  const client = await producer();
+  for (let sequence = 0; sequence < count; sequence++) {
+    await client.send(message(sequence, 'wanted'));
+    await client.send(message(count + sequence, 'other'));
+  }
+  await client.shutdown();
+  await until(() => seen.bodies.size >= count);
+  await consumer.shutdown();
+  return seen.result(count);
+}
 
 /** The message whose body is its sequence number. */
 const message = (sequence, tag = 'official') => ({
@@ -254,22 +273,11 @@ const scenarios = {
   },
 
   /** A push consumer that asked for one of two tags gets that and nothing else. */
-  async filter() {
-    const seen = new Seen();
-    const consumer = await pushConsumer(view => {
-      seen.note(view, 'wanted');
-      return ConsumeResult.SUCCESS;
-    }, 'wanted || also');
-    const client = await producer();
-    for (let sequence = 0; sequence < count; sequence++) {
-      await client.send(message(sequence, 'wanted'));
-      await client.send(message(count + sequence, 'other'));
-    }
-    await client.shutdown();
-    await until(() => seen.bodies.size >= count);
-    await consumer.shutdown();
-    return seen.result(count);
-  },
+  filter: () => filtered(new FilterExpression('wanted || also')),
+
+  /** The same by an expression over a property and the tag. */
+  sql: () => filtered(new FilterExpression(
+    `sequence BETWEEN 0 AND ${count - 1} AND TAGS IN ('wanted', 'also')`, FilterType.SQL)),
 
   /** A message held for longer and then for shorter than it was received for comes back when it was last told. */
   async invisible() {

@@ -1,6 +1,7 @@
 //! What is too long for one command is done in pieces, and what a receive looks at is bounded.
 
 use super::{Harness, Rules, START_MS, TABLES, apply, dump};
+use crate::filter::FilterRow;
 use crate::filter::tag::{TagFilter, tag_hash};
 use crate::machine::{Effect, TICK_ROWS_MAX};
 use crate::store::{ConsumerGroupId, TopicId, available, consumer_group, due, progress, topic};
@@ -35,7 +36,7 @@ fn receive(harness: &mut Harness, client: &str, tags: &[&str], max: u32, renewed
         consumer_group: "g".into(),
         topic: "t".into(),
         client_id: client.into(),
-        filter: Some(Filter { tags: tags.iter().map(|tag| (*tag).to_owned()).collect() }),
+        filter: Some(Filter { tags: tags.iter().map(|tag| (*tag).to_owned()).collect(), ..Filter::default() }),
         messages_max: max,
         invisible_ms: 30_000,
         renewed,
@@ -44,6 +45,7 @@ fn receive(harness: &mut Harness, client: &str, tags: &[&str], max: u32, renewed
         attempt_id: format!("{}", harness.log.len()),
         create_consumer_group: true,
         confirm_ms: 0,
+        judgement: None,
     }));
     match reply.kind {
         Some(reply::Kind::Leased(leased)) => leased,
@@ -186,7 +188,7 @@ fn the_leases_of_an_ended_session_are_taken_back_in_pieces() {
 fn a_look_is_bounded_and_goes_on() {
     let mut harness = with_topic();
     for (client, tag) in [("c", "x"), ("d", "y")] {
-        let filter = Some(Filter { tags: vec![tag.into()] });
+        let filter = Some(Filter { tags: vec![tag.into()], ..Filter::default() });
         harness.run(command::Kind::PutSession(PutSession {
             client_id: client.into(),
             consumer_group: "g".into(),
@@ -196,7 +198,7 @@ fn a_look_is_bounded_and_goes_on() {
     }
     send(&mut harness, 5_000, "y");
     send(&mut harness, 10, "x");
-    let wants = |tag| TagFilter::parse(tag).expect("good expression").set();
+    let wants = |tag| FilterRow::Tags(TagFilter::parse(tag).expect("good expression").set());
     let mut looks = 0;
     let mut found = 0;
     while available(&harness.state, "g", "t", &wants("x")).expect("read") {

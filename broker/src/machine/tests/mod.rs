@@ -9,15 +9,19 @@ mod figures;
 mod random;
 mod repeats;
 mod retention;
+mod sql;
 mod timeline;
 
 use super::{Answer, Effect, EntryAt, Outcome, Rules, slots_of};
 use crate::command::{EncodedBatch, encode_entry};
+use crate::deliver::judge::{self, Receive};
+use crate::filter::sql::SqlFilter;
 use crate::store::TABLES;
+use crate::store::message::Place;
 use bytes::Bytes;
 use prost::Message;
 use raft_store::{LogIndex, ReadState, State, Table, Term};
-use raftmq_proto::command::{Batch, Command, Reply, command};
+use raftmq_proto::command::{Batch, Command, Judgement, Reply, StoredMessage, command};
 use std::ops::ControlFlow;
 
 /// Rows of all tables.
@@ -46,6 +50,23 @@ fn lasting(state: &impl ReadState) -> Dump {
         _ => true,
     });
     rows
+}
+
+/// What the node of a client says for a receive with an SQL filter; `None` when it sees nothing to receive.
+fn judged(
+    state: &impl ReadState,
+    (consumer_group, topic): (&str, &str),
+    expression: &str,
+    messages_max: u32,
+    message: impl Fn(&Place) -> StoredMessage,
+) -> Option<Judgement> {
+    let filter = SqlFilter::parse(expression).expect("a good expression");
+    let receive = Receive { consumer_group, topic, filter: &filter, messages_max };
+    let mut judge = judge::judge(state, receive, 1).expect("rows are read")?;
+    while let Some(place) = judge.next_place() {
+        judge.judge(&place, Some(&message(&place)));
+    }
+    Some(judge.finish())
 }
 
 /// One machine with its log.

@@ -1,10 +1,13 @@
 //! Random commands against a model that knows what clients were told.
 
 use super::retention::assert_kept;
-use super::{Harness, dump, lasting};
+use super::{Harness, dump, judged, lasting};
 use crate::command::Payload;
+use crate::deliver::judge::Judge;
+use crate::filter::sql::SqlFilter;
 use crate::filter::tag::tag_hash;
 use crate::store::half::HalfState;
+use crate::store::message::Place;
 use crate::store::timer::InLog;
 use crate::store::{
     ConsumerGroupId, TopicId, consumer_group, half, key, lag, progress, queue, retention, subscription, timer, topic,
@@ -14,8 +17,8 @@ use raft_store::{ReadState, State};
 use raftmq_proto::command::{
     Ack, Append, AppendMessage, Appended, Batch, ChangeInvisible, Checked, CheckedMessage, Checks, ConfirmLeases,
     ConsumerGroup, DeadLetter, DeleteConsumerGroup, DeleteTopic, EndSession, EndTransaction, Expire, Filter, Handle,
-    Lease, LeaseName, PutConsumerGroup, PutSession, PutSetting, PutTopic, Reappend, Reappended, Recall, Refusal,
-    Subscription, Tick, Topic, Trim, Trimmed, WaitingMessage, Waits, command, reply,
+    JudgedRun, Judgement, Lease, LeaseName, PutConsumerGroup, PutSession, PutSetting, PutTopic, Reappend, Reappended,
+    Recall, Refusal, StoredMessage, Subscription, Tick, Topic, Trim, Trimmed, WaitingMessage, Waits, command, reply,
 };
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -30,7 +33,7 @@ const RENEW_MAX_MS: u64 = 7_000;
 /// What is sent again within this time is stored once.
 const WINDOW_MS: u64 = 5_000;
 /// What a client of the first group subscribes to.
-const FILTERS: [&str; 3] = ["x", "y", ""];
+const FILTERS: [&str; 3] = ["x", "sql:TAGS = 'y'", ""];
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -236,11 +239,16 @@ struct Model {
     origins: BTreeMap<(u64, u32), (u64, u32)>,
     /// What became visible up to this time may be gone.
     horizon_ms: u64,
+    /// What was said for the last receive with an SQL filter.
+    judged: Option<Judgement>,
 }
 
 fn filter(group: usize, client: usize) -> Option<Filter> {
     let tags = if group == 0 { FILTERS[client] } else { "" };
-    Some(Filter { tags: (!tags.is_empty()).then(|| tags.to_owned()).into_iter().collect() })
+    if let Some(sql) = tags.strip_prefix("sql:") {
+        return Some(Filter { tags: Vec::new(), sql: sql.to_owned() });
+    }
+    Some(Filter { tags: (!tags.is_empty()).then(|| tags.to_owned()).into_iter().collect(), sql: String::new() })
 }
 
 fn client(number: usize) -> String {
@@ -272,6 +280,7 @@ impl Model {
             sends: Vec::new(),
             origins: BTreeMap::new(),
             horizon_ms: 0,
+            judged: None,
         };
         for (name, retry_max) in GROUPS.iter().zip(RETRY_MAX) {
             let row =
@@ -607,13 +616,25 @@ impl Model {
         let cursors: Vec<_> = (0..3)
             .map(|queue| progress::progress(&self.harness.state, topic_id, group_id, queue).expect("read").cursor)
             .collect();
+        let judgement = filter(group, number).filter(|filter| !filter.sql.is_empty()).map(|filter| {
+            let stored = |place: &Place| {
+                let tag = self.places.get(&(place.log_index, place.slot)).map_or(0, |at| self.messages[*at].tag);
+                let tag = (tag > 0).then(|| TAGS[tag].to_owned());
+                StoredMessage { tag, ..StoredMessage::default() }
+            };
+            let now = judged(&self.harness.state, (GROUPS[group], TOPICS[topic]), &filter.sql, max, stored);
+            let now = now.unwrap_or_else(|| Judge::of_nothing(&SqlFilter::parse(&filter.sql).expect("good")).finish());
+            // Every other one comes late: others were faster.
+            let before = self.judged.replace(now.clone());
+            if self.harness.sequence.is_multiple_of(2) { before.unwrap_or(now) } else { now }
+        });
         let renewed = invisible_ms.is_none();
         let confirm_ms = if renewed && unconfirmed { 1_500 } else { 0 };
         let reply = self.run(command::Kind::Lease(Lease {
             consumer_group: GROUPS[group].into(),
             topic: TOPICS[topic].into(),
             client_id: client(number),
-            filter: filter(group, number),
+            filter: filter(group, number).filter(|_| judgement.is_none()),
             messages_max: max,
             invisible_ms: invisible_ms.unwrap_or_default(),
             renewed,
@@ -622,6 +643,7 @@ impl Model {
             attempt_id: if attempt == 0 { String::new() } else { attempt.to_string() },
             create_consumer_group: false,
             confirm_ms,
+            judgement,
         }));
         let Some(reply::Kind::Leased(leased)) = reply.kind else { panic!("not leased: {reply:?}") };
         assert!(leased.messages.len() <= max.max(8) as usize);
@@ -650,6 +672,7 @@ impl Model {
             assert_eq!(message.attempt, seen.ended + 1);
             assert!(message.attempt <= RETRY_MAX[group] + 1);
             let wanted = if group == 0 { FILTERS[number] } else { "" };
+            let wanted = wanted.strip_prefix("sql:TAGS = ").map_or(wanted, |text| text.trim_matches('\''));
             assert!(wanted.is_empty() || wanted == TAGS[place.tag], "the filter holds");
             match &mut seen.held {
                 // The same receive asked again.
@@ -936,6 +959,20 @@ fn give_back(seen: &mut Seen, retry_max: u32, now_ms: u64) {
     seen.fresh = false;
 }
 
+/// What no node would say.
+fn judgement() -> impl Strategy<Value = Option<Judgement>> {
+    let run = (0..30_u64, 0..4_u32, any::<u32>(), any::<Vec<u8>>());
+    let run = run.prop_map(|(log_index, first_slot, count, matches)| JudgedRun {
+        log_index,
+        first_slot,
+        count,
+        matches: matches.into(),
+    });
+    let runs = proptest::collection::vec(run, 0..3);
+    let said = (proptest::collection::vec(0..3_u64, 0..3), runs, any::<u32>());
+    proptest::option::of(said.prop_map(|(filters, runs, first_queue)| Judgement { filters, runs, first_queue }))
+}
+
 /// Commands that need not make sense.
 fn any_command() -> impl Strategy<Value = command::Kind> {
     let name = || prop_oneof![Just(String::from("t")), Just("g".into()), Just("%DLQ%g".into()), Just(String::new())];
@@ -972,8 +1009,8 @@ fn any_command() -> impl Strategy<Value = command::Kind> {
             };
             command::Kind::Append(Append { topic, messages: vec![message; messages], checks: None })
         }),
-        (name(), name(), any::<u32>(), any::<u64>(), any::<bool>(), any::<u64>(), any::<u64>()).prop_map(
-            |(topic, consumer_group, messages_max, invisible_ms, renewed, renew_max_ms, confirm_ms)| {
+        (name(), name(), any::<u32>(), any::<u64>(), any::<bool>(), any::<u64>(), any::<u64>(), judgement()).prop_map(
+            |(topic, consumer_group, messages_max, invisible_ms, renewed, renew_max_ms, confirm_ms, judgement)| {
                 command::Kind::Lease(Lease {
                     topic,
                     consumer_group,
@@ -984,6 +1021,7 @@ fn any_command() -> impl Strategy<Value = command::Kind> {
                     confirm_ms: confirm_ms.saturating_sub(u64::MAX / 2),
                     client_id: "c".into(),
                     create_consumer_group: true,
+                    judgement,
                     ..Lease::default()
                 })
             }

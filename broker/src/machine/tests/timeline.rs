@@ -1,25 +1,27 @@
 //! Timelines as text: commands, and what was answered behind `=>`.
 //!
 //! Messages have names; `a/x` is message `a` with tag `x`, and `k.a` one of message group `k`. A receive shows each
-//! message with its attempt, as in `a:2`. Handles go by the message's name: the newest, or `a#1`, the first one ever
+//! message with its attempt, as in `a:2`. `a/x?5` has a property `n` of 5 beside its tag, for receives with
+//! `sql=n>3~AND~n<9`, which ask again as long as they are told to; without anything to judge, they would wait. Handles go by the message's name: the newest, or `a#1`, the first one ever
 //! issued. `delay t 10s a` sends `a` to be delivered 10 s from now, `half t a` sends it to be committed. `id=x` gives a
 //! send its message id, `content=2` other content than the first.
 
 use super::retention::assert_kept;
-use super::{Effect, Harness, Rules, START_MS};
+use super::{Effect, Harness, Rules, START_MS, judged};
 use crate::deliver::handle::message_id_hash;
 use crate::filter::tag::{TagFilter, tag_hash};
 use crate::store::half::{self, HalfState};
-use crate::store::message::offset_at;
+use crate::store::message::{Place, offset_at};
 use crate::store::timer::{self, InLog};
 use crate::store::{
     ConsumerGroupId, TopicId, consumer_group, fifo, lag, progress, queue, retention, subscription, topic,
 };
 use raftmq_proto::command::{
     Ack, Append, AppendMessage, ChangeInvisible, Checked, CheckedMessage, Checks, ConfirmLeases, ConsumerGroup,
-    DeadLetter, DeleteConsumerGroup, DeleteTopic, EndSession, EndTransaction, Expire, Expired, Filter, Handle, Lease,
-    LeaseName, PutConsumerGroup, PutOffset, PutSession, PutSetting, PutTopic, QueueOffset, Reappend, Reappended,
-    Recall, Refusal, Reply, Reset, Subscription, Tick, Topic, Trim, Trimmed, WaitingMessage, Waits, command, reply,
+    DeadLetter, DeleteConsumerGroup, DeleteTopic, EndSession, EndTransaction, Expire, Expired, Filter, Handle,
+    Judgement, Lease, LeaseName, Property, PutConsumerGroup, PutOffset, PutSession, PutSetting, PutTopic, QueueOffset,
+    Reappend, Reappended, Recall, Refusal, Reply, Reset, StoredMessage, Subscription, Tick, Topic, Trim, Trimmed,
+    WaitingMessage, Waits, command, reply,
 };
 use std::collections::BTreeMap;
 
@@ -27,6 +29,8 @@ struct Timeline {
     harness: Harness,
     /// By log index and slot.
     names: BTreeMap<(u64, u32), String>,
+    /// What SQL filters see, by log index and slot.
+    stored: BTreeMap<(u64, u32), StoredMessage>,
     handles: BTreeMap<String, Vec<Handle>>,
     /// Messages that were sent to wait, with their delivery times.
     waiting: BTreeMap<String, (WaitingMessage, u64)>,
@@ -45,6 +49,9 @@ fn ms(text: &str) -> u64 {
 }
 
 fn filter(expression: &str) -> Option<Filter> {
+    if let Some(expression) = expression.strip_prefix("sql:") {
+        return Some(Filter { tags: Vec::new(), sql: expression.replace('~', " ") });
+    }
     Some(TagFilter::parse(&expression.replace('|', "||")).expect("good expression").to_command())
 }
 
@@ -67,7 +74,13 @@ fn show(refusal: i32) -> String {
 
 impl Timeline {
     fn new() -> Timeline {
-        Timeline { harness: Harness::new(), names: BTreeMap::new(), handles: BTreeMap::new(), waiting: BTreeMap::new() }
+        Timeline {
+            harness: Harness::new(),
+            names: BTreeMap::new(),
+            stored: BTreeMap::new(),
+            handles: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+        }
     }
 
     fn handle(&self, name: &str) -> Handle {
@@ -363,12 +376,17 @@ impl Timeline {
     fn send(&mut self, words: &[&str]) -> String {
         let message_type = option(words, "type").map_or(1, |value| value.parse().expect("a number"));
         let messages: Vec<_> = words[2..].iter().filter(|word| !word.contains('=')).collect();
+        let number = |message: &str| message.split_once('?').map(|(_, number)| number.to_owned());
+        let tag = |message: &str| {
+            let (_, tag) = message.split_once('/')?;
+            Some(tag.split('?').next().unwrap_or_default().to_owned())
+        };
         let append = Append {
             topic: words[1].into(),
             messages: messages
                 .iter()
                 .map(|message| AppendMessage {
-                    tag_hash: message.split_once('/').map_or(0, |(_, tag)| tag_hash(tag)),
+                    tag_hash: tag(message).map_or(0, |tag| tag_hash(&tag)),
                     message_type: if message.contains('.') { 2 } else { message_type },
                     body_bytes: 1,
                     message_group_hash: message.split_once('.').map_or(0, |(group, _)| u64::from(tag_hash(group))),
@@ -383,7 +401,11 @@ impl Timeline {
         let reply = self.harness.run(command::Kind::Append(append));
         let index = self.harness.log.len() as u64;
         for (message, slot) in messages.iter().zip(0..) {
-            let name = message.split('/').next().expect("a name");
+            let name = message.split(['/', '?']).next().expect("a name");
+            let property = number(message).map(|value| Property { key: "n".into(), value });
+            let properties = property.into_iter().collect();
+            let stored = StoredMessage { tag: tag(message), properties, ..StoredMessage::default() };
+            self.stored.insert((index, slot), stored);
             let name = name.split_once('.').map_or(name, |(_, name)| name);
             self.names.insert((index, slot), name.to_owned());
         }
@@ -447,6 +469,24 @@ impl Timeline {
     }
 
     fn receive(&mut self, words: &[&str]) -> String {
+        let Some(expression) = option(words, "sql") else { return self.receive_once(words, None) };
+        for _ in 0..1_000 {
+            let state = &self.harness.state;
+            let stored = |place: &Place| self.stored.get(&(place.log_index, place.slot)).cloned().unwrap_or_default();
+            let max = option(words, "max").map_or(32, |value| value.parse().expect("a number"));
+            let of = (words[2], words[3]);
+            let Some(judgement) = judged(state, of, &expression.replace('~', " "), max, stored) else {
+                return "waits".to_owned();
+            };
+            let shown = self.receive_once(words, Some(judgement));
+            if shown != "nothing more" {
+                return shown;
+            }
+        }
+        panic!("a look gets nowhere");
+    }
+
+    fn receive_once(&mut self, words: &[&str], judgement: Option<Judgement>) -> String {
         let renewed = option(words, "renewed");
         let lease = Lease {
             client_id: words[1].into(),
@@ -461,6 +501,7 @@ impl Timeline {
             attempt_id: option(words, "attempt").unwrap_or_default().into(),
             create_consumer_group: !words.contains(&"no-create"),
             confirm_ms: option(words, "unless-confirmed").map_or(0, ms),
+            judgement,
         };
         let reply: Reply = self.harness.run(command::Kind::Lease(lease));
         let Some(reply::Kind::Leased(leased)) = reply.kind else { return show(reply.refusal) };

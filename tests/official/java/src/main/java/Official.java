@@ -21,6 +21,7 @@ import org.apache.rocketmq.client.apis.ClientException;
 import org.apache.rocketmq.client.apis.ClientServiceProvider;
 import org.apache.rocketmq.client.apis.consumer.ConsumeResult;
 import org.apache.rocketmq.client.apis.consumer.FilterExpression;
+import org.apache.rocketmq.client.apis.consumer.FilterExpressionType;
 import org.apache.rocketmq.client.apis.consumer.MessageListener;
 import org.apache.rocketmq.client.apis.consumer.PushConsumer;
 import org.apache.rocketmq.client.apis.consumer.SimpleConsumer;
@@ -52,6 +53,7 @@ public final class Official {
         Map.entry("redelivery", Official::redelivery),
         Map.entry("retry", Official::retry),
         Map.entry("filter", Official::filter),
+        Map.entry("sql", Official::sql),
         Map.entry("invisible", Official::invisible),
         Map.entry("hold", Official::hold),
         Map.entry("take", Official::take),
@@ -342,8 +344,18 @@ public final class Official {
 
     /** A push consumer that asked for one of two tags gets that and nothing else. */
     private Map<String, Object> filter() throws Exception {
+        return filtered(new FilterExpression("wanted || also"));
+    }
+
+    /** The same by an expression over a property and the tag. */
+    private Map<String, Object> sql() throws Exception {
+        String expression = "sequence BETWEEN 0 AND " + (count - 1) + " AND TAGS IN ('wanted', 'also')";
+        return filtered(new FilterExpression(expression, FilterExpressionType.SQL92));
+    }
+
+    private Map<String, Object> filtered(FilterExpression filter) throws Exception {
         Seen seen = new Seen();
-        PushConsumer consumer = pushConsumer(new FilterExpression("wanted || also"), 8, message -> {
+        PushConsumer consumer = pushConsumer(filter, 8, message -> {
             seen.note(message, "wanted");
             return ConsumeResult.SUCCESS;
         });
