@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use raftmq_proto::admin::PutTopicRequest;
 use raftmq_proto::rocketmq as pb;
 use raftmq_tests::client::{Consumer, eventually, message};
 use raftmq_tests::cluster::{Cluster, LEADER_WITHIN, Options};
@@ -32,11 +33,13 @@ async fn cluster(options: Options, checks_max: u32, age_ms: u64) -> Result<Clust
         setting("transactionMaxAge", age_ms),
     ];
     let mut cluster = Cluster::start(Options { settings, ..options }).await?;
-    let made = async || {
-        let arguments = ["updateTopic", "-c", "RaftCluster", "-t", TOPIC, "-a", "+message.type=TRANSACTION"];
-        cluster.mqadmin(&arguments).await.is_ok_and(|output| output.status.success())
+    let leader = cluster.leader(0).await?;
+    let topic = PutTopicRequest {
+        name: TOPIC.to_owned(),
+        attributes: [("message.type".to_owned(), "TRANSACTION".to_owned())].into(),
+        ..PutTopicRequest::default()
     };
-    eventually("mqadmin makes the topic", LEADER_WITHIN, made).await?;
+    cluster.admin_client(leader).await?.put_topic(topic).await?;
     cluster.caught_up(0, LEADER_WITHIN).await?;
     Ok(cluster)
 }
