@@ -20,7 +20,7 @@ use tonic::Status;
 /// Relays of other members that a node carries out at once.
 const RELAYS_MAX: usize = 256;
 /// A member that does not answer within this is passed over, unless its client is to answer too.
-const MEMBER_WITHIN: Duration = Duration::from_secs(4);
+const MEMBER_WITHIN: Duration = Duration::from_secs(7);
 /// What a member has heard by then is on its way back for so long.
 const RETURN: Duration = Duration::from_millis(200);
 /// The leader passes over members that it has not heard from for this long.

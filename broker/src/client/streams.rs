@@ -23,7 +23,7 @@ const TOPICS_MAX: usize = 1_024;
 /// Clients, or streams of one client, that are tried before nobody counts as reachable.
 const TRIES_MAX: usize = 3;
 /// A stream that has not taken what it was given after this is passed over.
-const WRITE_WITHIN: Duration = Duration::from_secs(1);
+const WRITE_WITHIN: Duration = Duration::from_secs(2);
 /// The connection has taken the last bytes of a command this long after the stream gave it away.
 const WRITTEN_AFTER: Duration = Duration::from_millis(50);
 /// Pause between two looks at what the other end has acknowledged.
@@ -74,9 +74,11 @@ pub(crate) struct Order {
 
 /// A command that stands in a stream.
 pub(crate) struct Placed {
-    /// Resolves when the connection has taken it.
+    /// Resolves when it begins to be written.
     pub taken: oneshot::Receiver<()>,
     pub outgoing: Outgoing,
+    /// What the connection has written when all of the command is.
+    pub upto: u64,
 }
 
 struct Open {
@@ -251,9 +253,13 @@ async fn write(orders: &mpsc::Sender<Order>, told: Told, nonce: String, by: Inst
     let written = async {
         let (placed, placing) = oneshot::channel();
         orders.try_send(Order { told, nonce, placed }).ok()?;
-        let Placed { taken, outgoing } = placing.await.ok()?;
+        let Placed { taken, outgoing, upto } = placing.await.ok()?;
         taken.await.ok()?;
         tokio::time::sleep(WRITTEN_AFTER).await;
+        // A client that does not read takes the beginning of a large one.
+        while outgoing.written()? < upto {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
         let upto = outgoing.written()?;
         while outgoing.acknowledged()? < upto {
             tokio::time::sleep(LOOK_EVERY).await;

@@ -10,6 +10,7 @@ use crate::client::settings::{ClientSettings, overlay};
 use crate::client::streams::{Order, Placed, Told};
 use crate::store::consumer_group::consumer_group;
 use futures::StreamExt;
+use prost::Message as _;
 use raftmq_proto::forward::ClientAnswer;
 use raftmq_proto::rocketmq as v2;
 use std::pin::Pin;
@@ -137,8 +138,11 @@ impl Stream {
         };
         let (sender, taken) = oneshot::channel();
         let said = v2::TelemetryCommand { status: None, command: Some(said) };
+        let outgoing = self.caller.outgoing();
+        let Some(written) = outgoing.written() else { return };
+        let upto = written.saturating_add(said.encoded_len() as u64);
         if self.sender.try_send(Sent { command: Ok(said), taken: Some(sender) }).is_ok() {
-            let _ = placed.send(Placed { taken, outgoing: self.caller.outgoing() });
+            let _ = placed.send(Placed { taken, outgoing, upto });
         }
     }
 
