@@ -7,10 +7,10 @@
 
 mod access;
 mod catalog;
-mod door;
+pub(crate) mod door;
 mod half;
-mod progress;
-mod reset;
+pub(crate) mod progress;
+pub(crate) mod reset;
 mod status;
 mod traffic;
 
