@@ -7,11 +7,11 @@
 
 mod access;
 mod catalog;
-mod door;
+pub(crate) mod door;
 mod half;
 mod members;
-mod progress;
-mod reset;
+pub(crate) mod progress;
+pub(crate) mod reset;
 mod status;
 mod traffic;
 

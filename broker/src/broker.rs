@@ -21,7 +21,9 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use raft_store::{FlushMode, NodeAddresses, NodeId, PeerSecret, RaftConfig, RaftGroup, RuntimeMode, peer_server};
 use raftmq_proto::forward::forward_server::ForwardServer;
-use raftmq_proto::forward::{RelayRequest, RelayResponse, ReportRequest, ReportResponse};
+use raftmq_proto::forward::{
+    ClientsRequest, ClientsResponse, RelayRequest, RelayResponse, ReportRequest, ReportResponse,
+};
 use raftmq_server::listener::{Listener, ListenerOptions, Tls};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -179,9 +181,10 @@ impl Broker {
         let (door_tasks, rest_tasks) = (TaskTracker::new(), TaskTracker::new());
 
         // Raft's own runtime serves the peers, so that clients' load never starves a heartbeat.
-        let forward = ForwardServer::new(ForwardService::new(merger.clone(), reports(&node), relays(&node)))
-            .max_decoding_message_size(FORWARD_MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(FORWARD_MESSAGE_BYTES_MAX);
+        let forward =
+            ForwardServer::new(ForwardService::new(merger.clone(), reports(&node), relays(&node), clients(&node)))
+                .max_decoding_message_size(FORWARD_MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(FORWARD_MESSAGE_BYTES_MAX);
         let forward = InterceptedService::new(forward, peers.guard);
         let peer_routes = Routes::new(peers.raft).add_service(forward);
         let peer_server = serve(listeners.peer, peer_server(), peer_routes, rest.clone());
@@ -309,6 +312,17 @@ fn relays(
             let node = node.ok_or_else(|| tonic::Status::unavailable("this node stops"))?;
             relay::relayed(&node, request).await
         })
+    }
+}
+
+/// Says which clients are connected to this node.
+fn clients(
+    node: &Arc<Node>,
+) -> impl Fn(ClientsRequest) -> Result<ClientsResponse, tonic::Status> + Send + Sync + 'static {
+    let node = Arc::downgrade(node);
+    move |wanted| {
+        let node = node.upgrade().ok_or_else(|| tonic::Status::unavailable("this node stops"))?;
+        Ok(relay::connected_here(&node, &wanted))
     }
 }
 

@@ -18,7 +18,8 @@ use raftmq_proto::command::{Batch, Refusal, Refuse};
 use raftmq_proto::forward::forward_client::ForwardClient;
 use raftmq_proto::forward::forward_server::Forward;
 use raftmq_proto::forward::{
-    ForwardRequest, ForwardResponse, ForwardedBatch, RelayRequest, RelayResponse, ReportRequest, ReportResponse,
+    ClientsRequest, ClientsResponse, ForwardRequest, ForwardResponse, ForwardedBatch, RelayRequest, RelayResponse,
+    ReportRequest, ReportResponse,
 };
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -393,16 +394,20 @@ pub struct ForwardService {
     merger: Arc<Merger>,
     reports: Arc<dyn Fn(ReportRequest) -> Result<ReportResponse, Status> + Send + Sync>,
     relays: Arc<dyn Fn(RelayRequest) -> Relayed + Send + Sync>,
+    clients: Arc<dyn Fn(ClientsRequest) -> Result<ClientsResponse, Status> + Send + Sync>,
 }
 
 impl ForwardService {
-    /// A service that hands batches to `merger`, reports to `reports`, and what is for clients to `relays`.
+    /// A service that hands batches to `merger`, reports to `reports`, what is for clients to `relays`, and has
+    /// `clients` say who is connected.
     pub fn new(
         merger: Arc<Merger>,
         reports: impl Fn(ReportRequest) -> Result<ReportResponse, Status> + Send + Sync + 'static,
         relays: impl Fn(RelayRequest) -> Relayed + Send + Sync + 'static,
+        clients: impl Fn(ClientsRequest) -> Result<ClientsResponse, Status> + Send + Sync + 'static,
     ) -> ForwardService {
-        ForwardService { merger, reports: Arc::new(reports), relays: Arc::new(relays) }
+        let (reports, relays, clients) = (Arc::new(reports), Arc::new(relays), Arc::new(clients));
+        ForwardService { merger, reports, relays, clients }
     }
 }
 
@@ -434,6 +439,10 @@ impl Forward for ForwardService {
 
     async fn relay(&self, request: Request<RelayRequest>) -> Result<Response<RelayResponse>, Status> {
         (self.relays)(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn clients(&self, request: Request<ClientsRequest>) -> Result<Response<ClientsResponse>, Status> {
+        (self.clients)(request.into_inner()).map(Response::new)
     }
 }
 

@@ -5,7 +5,10 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -38,10 +41,27 @@ pub fn start(level: &str) {
         .and_then(|directives| EnvFilter::try_new(directives).ok())
         .or_else(|| EnvFilter::try_new(format!("{QUIET},{level}")).ok())
         .unwrap_or_else(|| EnvFilter::new(format!("{QUIET},info")));
-    let started = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).event_format(Line).try_init();
-    if started.is_ok() {
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).event_format(Line);
+    let builder = builder.with_filter_reloading();
+    let handle = builder.reload_handle();
+    if builder.try_init().is_ok() {
         log_panics();
+        CHANGE.get_or_init(|| Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string())));
     }
+}
+
+type Change = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+
+/// Puts another filter in the place of the one that logging started with.
+static CHANGE: OnceLock<Change> = OnceLock::new();
+
+/// Logs from now on what `level` says, as for [`start`], until the process ends.
+///
+/// # Errors
+/// Why the level is as it was.
+pub fn change(level: &str) -> Result<(), String> {
+    let filter = EnvFilter::try_new(format!("{QUIET},{level}")).map_err(|error| error.to_string())?;
+    CHANGE.get().ok_or_else(|| "this process does not log".to_owned())?(filter)
 }
 
 /// Variables with Java's options say nothing to us: says so once, and only when they are set.

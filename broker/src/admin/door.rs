@@ -51,31 +51,37 @@ pub(super) fn guard(
             }
             None => {}
         }
-        let shown = bearer(request.metadata());
-        let way_in = match (&token, shown) {
-            (Some(token), Some(shown)) if same(token.as_bytes(), shown.as_bytes()) => Some("adminToken"),
-            _ if peer.is_some_and(|peer| peer.is_local()) => Some("local"),
-            _ => None,
-        };
-        let Some(way_in) = way_in else {
-            if let Some(suppressed) = refusals.pass() {
-                tracing::warn!(target: "audit", address, suppressed, "an administrator's call without the adminToken is refused");
+        let way_in = match way_in(token.as_deref(), request.metadata(), peer.as_ref()) {
+            Ok(way_in) => way_in,
+            Err(sentence) => {
+                if let Some(suppressed) = refusals.pass() {
+                    tracing::warn!(target: "audit", address, suppressed, "an administrator's call without the adminToken is refused");
+                }
+                return Err(Status::permission_denied(sentence));
             }
-            return Err(Status::permission_denied(match &token {
-                Some(_) => {
-                    "calls from another machine must show this broker's adminToken: mqadmin --adminToken \
-                            TOKEN, or RAFTMQ_ADMIN_TOKEN"
-                }
-                None => {
-                    "this broker takes administrators' calls from its own machine only: set adminToken in its \
-                         configuration, and show it with mqadmin --adminToken TOKEN or RAFTMQ_ADMIN_TOKEN"
-                }
-            }));
         };
         let claimed = request.metadata().get(CALLER).and_then(|value| value.to_str().ok()).unwrap_or("unnamed");
         let claimed: String = claimed.chars().take(CALLER_CHARS_MAX).collect();
         request.extensions_mut().insert(Caller { name: format!("{claimed} ({way_in})"), address });
         Ok(request)
+    }
+}
+
+/// How a caller gets in without access control: from this machine, or with the `adminToken`; else what it must do.
+pub(crate) fn way_in(
+    token: Option<&str>,
+    metadata: &MetadataMap,
+    peer: Option<&Peer>,
+) -> Result<&'static str, &'static str> {
+    match (token, bearer(metadata)) {
+        (Some(token), Some(shown)) if same(token.as_bytes(), shown.as_bytes()) => Ok("adminToken"),
+        _ if peer.is_some_and(Peer::is_local) => Ok("local"),
+        (Some(_), _) => {
+            Err("calls from another machine must show this broker's adminToken: mqadmin --adminToken TOKEN, \
+                             or RAFTMQ_ADMIN_TOKEN")
+        }
+        (None, _) => Err("this broker takes administrators' calls from its own machine only: set adminToken in its \
+                          configuration, and show it with mqadmin --adminToken TOKEN or RAFTMQ_ADMIN_TOKEN"),
     }
 }
 

@@ -42,7 +42,7 @@ impl AdminService {
 }
 
 /// Numbers of a topic's queues: a queue that is written only, or read only, is one too.
-pub(super) fn numbers(row: &Topic) -> impl Iterator<Item = u16> + use<> {
+pub(crate) fn numbers(row: &Topic) -> impl Iterator<Item = u16> + use<> {
     let count = row.read_queues.max(row.write_queues);
     (0..count).filter_map(|number| u16::try_from(number).ok())
 }

@@ -22,7 +22,12 @@ impl AdminService {
     ) -> Result<ResetOffsetResponse, Status> {
         self.catch_up(false).await?;
         let (consumer_group, topic) = (request.consumer_group.clone(), request.topic.clone());
-        let places = self.read(move |state| places(state, &request)).await?;
+        let goal = match (request.offset, request.time_ms) {
+            (Some(offset), _) => Goal::Offset(offset),
+            (None, Some(time_ms)) => Goal::Time(time_ms),
+            (None, None) => Goal::End,
+        };
+        let places = self.read(move |state| places(state, &request.topic, request.queue, goal)).await?;
         let places = places.ok_or_else(|| Status::not_found(format!("topic {topic} or the queue does not exist")))?;
         let mut queues = Vec::with_capacity(places.len());
         // A topic of very many queues is moved in pieces.
@@ -41,20 +46,36 @@ impl AdminService {
     }
 }
 
-/// Where each queue goes; `None` when there is no such topic or queue.
-fn places(state: &impl ReadState, request: &ResetOffsetRequest) -> Result<Option<Vec<QueueOffset>>, StateError> {
-    let Some(row) = topic(state, &request.topic)? else { return Ok(None) };
+/// Where a consumer group is to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Goal {
+    /// Behind the last message.
+    End,
+    /// To the first message stored then or later; cluster time, ms since the Unix epoch.
+    Time(u64),
+    /// To this offset.
+    Offset(u64),
+}
+
+/// Where each queue goes, or the `only` one that is named; `None` when there is no such topic or queue.
+pub(crate) fn places(
+    state: &impl ReadState,
+    name: &str,
+    only: Option<u32>,
+    goal: Goal,
+) -> Result<Option<Vec<QueueOffset>>, StateError> {
+    let Some(row) = topic(state, name)? else { return Ok(None) };
     let id = TopicId(row.id);
     let mut places = Vec::new();
     for number in numbers(&row) {
-        if request.queue.is_some_and(|only| only != u32::from(number)) {
+        if only.is_some_and(|only| only != u32::from(number)) {
             continue;
         }
         let queue = queue(state, id, number)?;
-        let offset = match (request.offset, request.time_ms) {
-            (Some(offset), _) => offset,
-            (None, Some(time_ms)) => offset_at(state, id, number, &queue, time_ms)?,
-            (None, None) => queue.next,
+        let offset = match goal {
+            Goal::Offset(offset) => offset,
+            Goal::Time(time_ms) => offset_at(state, id, number, &queue, time_ms)?,
+            Goal::End => queue.next,
         };
         places.push(QueueOffset { queue: u32::from(number), offset });
     }

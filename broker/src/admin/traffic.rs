@@ -31,7 +31,7 @@ struct Look {
 
 /// What was counted.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Counted {
+pub(crate) struct Counted {
     pub stored: u64,
     pub leased: u64,
     /// Messages that were sent again and are stored once.
@@ -65,7 +65,7 @@ impl Traffic {
     }
 
     /// Counts, and rates since the last look.
-    pub(super) fn look(&self, now: Instant) -> Counted {
+    pub(crate) fn look(&self, now: Instant) -> Counted {
         let (stored, leased) = (self.stored.load(Ordering::Relaxed), self.leased.load(Ordering::Relaxed));
         let mut looked = self.looked.lock();
         let before = *looked;

@@ -10,8 +10,10 @@ use crate::forward::FORWARD_MESSAGE_BYTES_MAX;
 use raft_store::NodeId;
 use raftmq_proto::forward::forward_client::ForwardClient;
 use raftmq_proto::forward::{
-    OrphanedTransaction, PrintThreads, RelayRequest, RelayResponse, VerifyMessage, relay_request,
+    ClientsRequest, ClientsResponse, ConnectedClient, OrphanedTransaction, PrintThreads, RelayRequest, RelayResponse,
+    VerifyMessage, relay_request,
 };
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::{Semaphore, TryAcquireError};
 use tokio::time::Instant;
@@ -20,7 +22,9 @@ use tonic::Status;
 /// Relays of other members that a node carries out at once.
 const RELAYS_MAX: usize = 256;
 /// A member that does not answer within this is passed over, unless its client is to answer too.
-const MEMBER_WITHIN: Duration = Duration::from_secs(4);
+const MEMBER_WITHIN: Duration = Duration::from_secs(7);
+/// A member that does not say within this who is connected to it is left out.
+const LIST_WITHIN: Duration = Duration::from_secs(2);
 /// What a member has heard by then is on its way back for so long.
 const RETURN: Duration = Duration::from_millis(200);
 /// The leader passes over members that it has not heard from for this long.
@@ -80,6 +84,35 @@ async fn tell_member(node: &Node, member: NodeId, request: RelayRequest) -> Resu
     let channel = node.group.peer_channel(member).ok_or_else(|| Status::unavailable("it has no address"))?;
     let mut client = ForwardClient::new(channel).max_encoding_message_size(FORWARD_MESSAGE_BYTES_MAX);
     Ok(client.relay(request).await?.into_inner())
+}
+
+/// Live clients with a stream to any member, by id. A member that does not answer is left out.
+pub(crate) async fn connected(node: &Node, wanted: ClientsRequest) -> Vec<ConnectedClient> {
+    let others = node.group.members().into_iter().filter(|member| member.id != node.group.node());
+    let asked = others.map(|member| {
+        let wanted = wanted.clone();
+        async move {
+            let channel = node.group.peer_channel(member.id)?;
+            let mut client = ForwardClient::new(channel).max_decoding_message_size(FORWARD_MESSAGE_BYTES_MAX);
+            match tokio::time::timeout(LIST_WITHIN, client.clients(wanted)).await {
+                Ok(Ok(listed)) => Some(listed.into_inner()),
+                Ok(Err(status)) => {
+                    tracing::debug!(member = member.label, %status, "a member does not say who is connected to it");
+                    None
+                }
+                Err(_) => None,
+            }
+        }
+    });
+    let listed = futures::future::join_all(asked).await.into_iter().flatten();
+    let all = listed.chain([connected_here(node, &wanted)]).flat_map(|listed| listed.clients);
+    let clients: BTreeMap<String, ConnectedClient> = all.map(|client| (client.client_id.clone(), client)).collect();
+    clients.into_values().collect()
+}
+
+/// Live clients with a stream to this node.
+pub(crate) fn connected_here(node: &Node, wanted: &ClientsRequest) -> ClientsResponse {
+    ClientsResponse { clients: node.streams.connected(&node.registry, wanted) }
 }
 
 /// Another member asks for one of this node's clients.

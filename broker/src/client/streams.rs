@@ -7,7 +7,7 @@
 use super::Registry;
 use parking_lot::Mutex;
 use raftmq_proto::command::StoredMessage;
-use raftmq_proto::forward::ClientAnswer;
+use raftmq_proto::forward::{ClientAnswer, ClientsRequest, ConnectedClient};
 use raftmq_server::listener::Outgoing;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -20,10 +20,12 @@ use tokio::time::Instant;
 const ORDERS_MAX: usize = 16;
 /// Topics of one producer by which it is found; a client may name more.
 const TOPICS_MAX: usize = 1_024;
+/// Clients of one answer about who is connected.
+const CLIENTS_MAX: usize = 10_000;
 /// Clients, or streams of one client, that are tried before nobody counts as reachable.
 const TRIES_MAX: usize = 3;
 /// A stream that has not taken what it was given after this is passed over.
-const WRITE_WITHIN: Duration = Duration::from_secs(1);
+const WRITE_WITHIN: Duration = Duration::from_secs(2);
 /// The connection has taken the last bytes of a command this long after the stream gave it away.
 const WRITTEN_AFTER: Duration = Duration::from_millis(50);
 /// Pause between two looks at what the other end has acknowledged.
@@ -74,15 +76,17 @@ pub(crate) struct Order {
 
 /// A command that stands in a stream.
 pub(crate) struct Placed {
-    /// Resolves when the connection has taken it.
+    /// Resolves when it begins to be written.
     pub taken: oneshot::Receiver<()>,
     pub outgoing: Outgoing,
+    /// What the connection has written when all of the command is.
+    pub upto: u64,
 }
 
 struct Open {
     connection: u64,
     orders: mpsc::Sender<Order>,
-    topics: Vec<String>,
+    about: ConnectedClient,
 }
 
 #[derive(Default)]
@@ -97,7 +101,8 @@ impl Table {
         let Some(streams) = self.clients.get_mut(client_id) else { return };
         let Some(at) = streams.iter().position(|stream| stream.connection == connection) else { return };
         let gone = streams.remove(at);
-        for topic in gone.topics.iter().filter(|topic| !streams.iter().any(|stream| stream.topics.contains(topic))) {
+        let elsewhere = |topic: &&String| streams.iter().any(|stream| stream.about.publishes.contains(topic));
+        for topic in gone.about.publishes.iter().filter(|topic| !elsewhere(topic)) {
             if let Some(producers) = self.producers.get_mut(topic) {
                 producers.remove(client_id);
                 if producers.is_empty() {
@@ -159,6 +164,23 @@ impl Streams {
         None
     }
 
+    /// Live clients with a stream to this node, by id.
+    pub(crate) fn connected(&self, registry: &Registry, wanted: &ClientsRequest) -> Vec<ConnectedClient> {
+        let is_wanted = |about: &ConnectedClient| {
+            let topic = &wanted.topic;
+            (wanted.client_id.is_empty() || about.client_id == wanted.client_id)
+                && (wanted.consumer_group.is_empty() || about.consumer_group == wanted.consumer_group)
+                && (topic.is_empty()
+                    || about.publishes.contains(topic)
+                    || about.subscriptions.iter().any(|known| known.topic == *topic))
+        };
+        let table = self.table.lock();
+        let newest = table.clients.values().filter_map(|streams| Some(&streams.last()?.about));
+        let mut found: Vec<_> = newest.filter(|about| is_wanted(about)).collect();
+        found.sort_unstable_by(|a, b| a.client_id.cmp(&b.client_id));
+        found.into_iter().filter(|about| registry.is_alive(&about.client_id)).take(CLIENTS_MAX).cloned().collect()
+    }
+
     /// A client answered on its stream. What nobody waits for, or another client was asked, is passed over.
     pub(crate) fn answered(&self, client_id: &str, nonce: &str, answer: ClientAnswer) {
         let mut answers = self.answers.lock();
@@ -218,15 +240,16 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// The client told what it is: from now on it can be told something. `topics` are those that it publishes to.
-    pub(crate) fn settled(&self, topics: impl Iterator<Item = String>) {
-        let topics: Vec<String> = topics.take(TOPICS_MAX).collect();
+    /// The client told what it is: from now on it can be told something.
+    pub(crate) fn settled(&self, mut about: ConnectedClient) {
+        about.publishes.truncate(TOPICS_MAX);
+        about.client_id.clone_from(&self.client_id);
         let mut table = self.streams.table.lock();
         table.remove(&self.client_id, self.connection);
-        for topic in &topics {
+        for topic in &about.publishes {
             table.producers.entry(topic.clone()).or_default().insert(self.client_id.clone());
         }
-        let stream = Open { connection: self.connection, orders: self.sender.clone(), topics };
+        let stream = Open { connection: self.connection, orders: self.sender.clone(), about };
         table.clients.entry(self.client_id.clone()).or_default().push(stream);
     }
 
@@ -251,9 +274,13 @@ async fn write(orders: &mpsc::Sender<Order>, told: Told, nonce: String, by: Inst
     let written = async {
         let (placed, placing) = oneshot::channel();
         orders.try_send(Order { told, nonce, placed }).ok()?;
-        let Placed { taken, outgoing } = placing.await.ok()?;
+        let Placed { taken, outgoing, upto } = placing.await.ok()?;
         taken.await.ok()?;
         tokio::time::sleep(WRITTEN_AFTER).await;
+        // A client that does not read takes the beginning of a large one.
+        while outgoing.written()? < upto {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
         let upto = outgoing.written()?;
         while outgoing.acknowledged()? < upto {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -265,8 +292,13 @@ async fn write(orders: &mpsc::Sender<Order>, told: Told, nonce: String, by: Inst
 
 #[cfg(test)]
 mod tests {
-    use super::{Arc, Duration, Registry, Streams, Told, Whom};
-    use raftmq_proto::forward::ClientAnswer;
+    use super::{Arc, ClientsRequest, ConnectedClient, Duration, Registry, Streams, Told, Whom};
+    use raftmq_proto::forward::{ClientAnswer, ClientSubscription};
+
+    fn publishes(topics: &[&str]) -> ConnectedClient {
+        let publishes = topics.iter().map(|topic| (*topic).to_owned()).collect();
+        ConnectedClient { publishes, ..ConnectedClient::default() }
+    }
 
     fn names(streams: &Streams, registry: &Registry, whom: &Whom) -> Vec<String> {
         let mut names: Vec<_> =
@@ -282,7 +314,7 @@ mod tests {
         let open = |client: &str, connection, topics: &[&str]| {
             registry.seen(client, "JAVA");
             let stream = streams.open(client, connection);
-            stream.settled(topics.iter().map(|topic| (*topic).to_owned()));
+            stream.settled(publishes(topics));
             stream
         };
         let (a, b) = (open("a", 1, &["t", "u"]), open("b", 2, &["t"]));
@@ -293,7 +325,7 @@ mod tests {
         drop(a);
         assert_eq!(names(&streams, &registry, &of("t")), ["b"]);
         assert_eq!(names(&streams, &registry, &of("u")), ["a"]);
-        b.settled(["v".to_owned()].into_iter());
+        b.settled(publishes(&["v"]));
         assert_eq!(names(&streams, &registry, &of("t")), [""; 0]);
         assert_eq!(names(&streams, &registry, &of("v")), ["b"]);
         tokio::time::advance(Duration::from_secs(26)).await;
@@ -319,12 +351,41 @@ mod tests {
         assert_eq!(tell().await, None, "no stream");
         let mut stream = streams.open("a", 1);
         assert_eq!(tell().await, None, "no settings");
-        stream.settled(std::iter::empty());
+        stream.settled(ConnectedClient::default());
         assert_eq!(tell().await, None, "its task does not read");
         // It may not be told: the order is dropped.
         let refuse = async { drop((stream.order().await, stream.order().await)) };
         assert_eq!(tokio::join!(tell(), refuse).0, None);
         assert!(streams.answers.lock().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_connected() {
+        let (streams, registry) = (Arc::new(Streams::default()), Registry::default());
+        let consumer = |group: &str, topic: &str| ConnectedClient {
+            consumer_group: group.to_owned(),
+            subscriptions: vec![ClientSubscription { topic: topic.to_owned(), expression: "*".to_owned() }],
+            ..ConnectedClient::default()
+        };
+        let mut open = Vec::new();
+        for (id, about) in [("c", consumer("g", "t")), ("b", consumer("h", "u")), ("a", publishes(&["t"]))] {
+            registry.seen(id, "GO");
+            open.push(streams.open(id, open.len() as u64));
+            open.last().expect("pushed").settled(about);
+        }
+        let check = |group: &str, topic: &str, client_id: &str, expected: &[&str]| {
+            let (consumer_group, topic, client_id) = (group.to_owned(), topic.to_owned(), client_id.to_owned());
+            let found = streams.connected(&registry, &ClientsRequest { client_id, consumer_group, topic });
+            let ids: Vec<_> = found.iter().map(|client| client.client_id.as_str()).collect();
+            assert_eq!(ids, expected);
+        };
+        check("", "", "", &["a", "b", "c"]);
+        check("", "t", "", &["a", "c"]);
+        check("g", "t", "", &["c"]);
+        check("g", "u", "", &[]);
+        check("", "", "b", &["b"]);
+        tokio::time::advance(Duration::from_secs(30)).await;
+        check("", "", "", &[]);
     }
 
     #[tokio::test]

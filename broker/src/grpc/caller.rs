@@ -5,11 +5,14 @@ use raftmq_server::listener::{Arrival, Outgoing, Peer};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::Instant;
-use tonic::metadata::MetadataMap;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Extensions, Request};
 
 /// An answer is on its way this long before the client's deadline: what arrives at the deadline is lost.
 pub(crate) const DEADLINE_MARGIN: Duration = Duration::from_millis(100);
+
+/// The header in which a client says who it is.
+const CLIENT_ID: &str = "x-mq-client-id";
 
 /// The headers and the connection of one request.
 pub(crate) struct Caller {
@@ -27,6 +30,19 @@ impl Caller {
 
     fn new(metadata: MetadataMap, extensions: &Extensions) -> Caller {
         Caller { metadata, arrival: extensions.get::<Arrival>().cloned(), arrived: Instant::now() }
+    }
+
+    /// The same call, as a request for something else; `client_id` where it names no client.
+    pub(crate) fn request<T>(&self, message: T, client_id: &'static str) -> Request<T> {
+        let mut metadata = self.metadata.clone();
+        if self.client_id().is_err() {
+            metadata.insert(CLIENT_ID, MetadataValue::from_static(client_id));
+        }
+        let mut extensions = Extensions::default();
+        if let Some(arrival) = &self.arrival {
+            extensions.insert(arrival.clone());
+        }
+        Request::from_parts(metadata, extensions, message)
     }
 
     fn header(&self, name: &'static str) -> &str {
@@ -50,7 +66,7 @@ impl Caller {
 
     /// Names the client in everything that is kept about it.
     pub(crate) fn client_id(&self) -> Result<&str, ApiError> {
-        let id = self.header("x-mq-client-id");
+        let id = self.header(CLIENT_ID);
         if id.trim().is_empty() { Err(ApiError::ClientIdRequired) } else { Ok(id) }
     }
 

@@ -52,11 +52,12 @@ use tonic::{Request, Response, Status, Streaming};
 #[must_use]
 pub fn routes(node: Arc<Node>, closing: CancellationToken) -> Routes {
     let inbound_bytes_max = node.config.grpc.max_inbound_bytes;
-    let front = Api(Arc::new(Front::new(node, closing)));
-    let messaging = MessagingServiceServer::new(front)
+    let front = Arc::new(Front::new(node, closing));
+    let admin = admin::Admin(front.clone());
+    let messaging = MessagingServiceServer::new(Api(front))
         .max_decoding_message_size(inbound_bytes_max)
         .max_encoding_message_size(usize::MAX);
-    Routes::new(messaging).add_service(AdminServer::new(admin::Admin))
+    Routes::new(messaging).add_service(AdminServer::new(admin))
 }
 
 /// What the handlers share.

@@ -104,6 +104,14 @@ pub(crate) enum ApiError {
     NoOffset,
     #[error(transparent)]
     Denied(Denied),
+    #[error("{0}")]
+    NoAdministrator(&'static str),
+    #[error("no live client {0} has a stream to any member of this broker group")]
+    NoClient(String),
+    #[error("client {0} was told, and does not answer")]
+    ClientSilent(String),
+    #[error("topic {0} keeps no such message")]
+    NoSuchMessage(String),
     #[error("{0} is not implemented yet")]
     NotImplemented(&'static str),
     #[error("{0}")]
@@ -188,6 +196,10 @@ impl ApiError {
             ApiError::Denied(Denied::NoProof(_) | Denied::NotProven(_)) => Code::Unauthorized,
             ApiError::Denied(Denied::NotAllowed { .. } | Denied::NoAdministrator(_)) => Code::Forbidden,
             ApiError::Denied(Denied::Rows(_)) => Code::InternalServerError,
+            ApiError::NoAdministrator(_) => Code::Forbidden,
+            ApiError::NoClient(_) => Code::NotFound,
+            ApiError::ClientSilent(_) => Code::ProxyTimeout,
+            ApiError::NoSuchMessage(_) => Code::MessageNotFound,
             ApiError::NotImplemented(_) => Code::NotImplemented,
             ApiError::Submit(SubmitError::Overloaded { .. }) => Code::TooManyRequests,
             ApiError::Submit(SubmitError::Deadline) => Code::ProxyTimeout,

@@ -8,9 +8,12 @@ use super::convert;
 use super::status::{self, ApiError};
 use crate::client::settings::{ClientSettings, overlay};
 use crate::client::streams::{Order, Placed, Told};
+use crate::filter::tag::TagFilter;
 use crate::store::consumer_group::consumer_group;
 use futures::StreamExt;
-use raftmq_proto::forward::ClientAnswer;
+use prost::Message as _;
+use raftmq_proto::forward::{ClientAnswer, ClientSubscription, ConnectedClient};
+use raftmq_proto::name::TopicName;
 use raftmq_proto::rocketmq as v2;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -110,8 +113,8 @@ impl Stream {
                 _ => continue,
             };
             let answer = match self.settings(&front, connection, settings) {
-                Ok((settings, topics)) => {
-                    stream.settled(topics.into_iter());
+                Ok((settings, about)) => {
+                    stream.settled(about);
                     Ok(command(status::ok(), Some(Command::Settings(settings))))
                 }
                 Err(error @ ApiError::Denied(_)) => Err(Ok(command(front.log("Telemetry", error), None))),
@@ -137,8 +140,11 @@ impl Stream {
         };
         let (sender, taken) = oneshot::channel();
         let said = v2::TelemetryCommand { status: None, command: Some(said) };
+        let outgoing = self.caller.outgoing();
+        let Some(written) = outgoing.written() else { return };
+        let upto = written.saturating_add(said.encoded_len() as u64);
         if self.sender.try_send(Sent { command: Ok(said), taken: Some(sender) }).is_ok() {
-            let _ = placed.send(Placed { taken, outgoing: self.caller.outgoing() });
+            let _ = placed.send(Placed { taken, outgoing, upto });
         }
     }
 
@@ -172,6 +178,29 @@ impl Stream {
         })
     }
 
+    fn about(&self, settings: &ClientSettings) -> ConnectedClient {
+        let agent = settings.agent.clone().unwrap_or_default();
+        let version = self.caller.client_version();
+        let subscription = |(topic, filter): &(TopicName, TagFilter)| ClientSubscription {
+            topic: topic.to_string(),
+            expression: match filter.to_command().tags {
+                tags if tags.is_empty() => "*".to_owned(),
+                tags => tags.join(" || "),
+            },
+        };
+        let consumer = settings.consumer.as_ref();
+        ConnectedClient {
+            client_id: self.client_id.clone(),
+            language: self.language.clone(),
+            version: if version.is_empty() { agent.version } else { version.to_owned() },
+            hostname: agent.hostname,
+            address: self.caller.address().map(|address| address.to_string()).unwrap_or_default(),
+            consumer_group: consumer.map(|consumer| consumer.consumer_group.to_string()).unwrap_or_default(),
+            subscriptions: consumer.map(|c| c.subscriptions.iter().map(subscription).collect()).unwrap_or_default(),
+            publishes: settings.publishes.iter().map(|(topic, _)| topic.to_string()).collect(),
+        }
+    }
+
     fn answered(&self, front: &Front, nonce: &str, status: v2::Status, trace: Option<String>) {
         let mut thread_stack_trace = trace.unwrap_or_default();
         thread_stack_trace.truncate(thread_stack_trace.floor_char_boundary(TRACE_BYTES_MAX));
@@ -179,18 +208,18 @@ impl Stream {
         front.node.streams.answered(&self.client_id, nonce, answer);
     }
 
-    /// Takes the client's settings and says what it gets back, and the topics that it publishes to. Each is answered,
+    /// Takes the client's settings and says what it gets back, and what others may know of it. Each is answered,
     /// repeats too.
     fn settings(
         &self,
         front: &Arc<Front>,
         connection: u64,
         settings: v2::Settings,
-    ) -> Result<(v2::Settings, Vec<String>), ApiError> {
+    ) -> Result<(v2::Settings, ConnectedClient), ApiError> {
         front.permit(&self.caller, &settings)?;
         let parsed = Arc::new(ClientSettings::parse(&settings, &front.node.config.grpc)?);
         front.settings.put(&self.client_id, connection, parsed.clone());
-        let topics = parsed.publishes.iter().map(|(topic, _)| topic.to_string()).collect();
+        let about = self.about(&parsed);
         let mut row = None;
         if let Some(consumer) = &parsed.consumer {
             row = consumer_group(&front.node.group.state(), consumer.consumer_group.as_str())?;
@@ -204,6 +233,6 @@ impl Stream {
                 }
             });
         }
-        Ok((overlay(settings, &self.language, &front.node.config.grpc, row.as_ref()), topics))
+        Ok((overlay(settings, &self.language, &front.node.config.grpc, row.as_ref()), about))
     }
 }

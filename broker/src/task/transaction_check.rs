@@ -26,7 +26,7 @@ const ROUND_MAX: usize = 256;
 const AT_ONCE: usize = 32;
 const BYTES_AT_ONCE: usize = 16 << 20;
 /// Somebody has been asked within this, or nobody.
-const ASK_WITHIN: Duration = Duration::from_secs(8);
+const ASK_WITHIN: Duration = Duration::from_secs(20);
 /// Looks again after this when there seems to be nothing to ask.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
