@@ -104,8 +104,8 @@ impl Reporter {
         Reporter { shared: Arc::new(shared), routes: Routes::default() }
     }
 
-    /// Tells the name servers, at once when it differs from what they were told. `version` is a log index that had
-    /// been applied when the report was made.
+    /// Tells the name servers, at once when it differs from what they were told. `version` is a log index as of which
+    /// the report holds.
     pub fn update(&self, report: NodeReport, version: u64) {
         let (digest, topic_count) = {
             let topics = self.shared.topics.lock();
