@@ -31,7 +31,7 @@ use topics::TopicTable;
 
 /// A node reports at least this often.
 const PERIOD: Duration = Duration::from_secs(30);
-/// How often members and role are compared with what was reported last; leadership and topics come with a signal.
+/// How often the role is compared with what was reported last; leadership, members and topics come with a signal.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Reading all topics takes at most this part of the time: 1 of so many.
 const SCAN_SHARE: u32 = 10;
@@ -104,8 +104,8 @@ impl Reporter {
         Reporter { shared: Arc::new(shared), routes: Routes::default() }
     }
 
-    /// Tells the name servers, at once when it differs from what they were told. `version` is a log index that had
-    /// been applied when the report was made.
+    /// Tells the name servers, at once when it differs from what they were told. `version` is a log index as of which
+    /// the report holds.
     pub fn update(&self, report: NodeReport, version: u64) {
         let (digest, topic_count) = {
             let topics = self.shared.topics.lock();
@@ -175,6 +175,7 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
 /// Keeps the report up to date. Runs until dropped.
 async fn watch_node(node: &Arc<Node>) {
     let mut seen = node.group.leadership();
+    let mut members = node.group.membership();
     let mut scan = true;
     loop {
         if node.group.removed() {
@@ -185,7 +186,7 @@ async fn watch_node(node: &Arc<Node>) {
             let reader = node.clone();
             let started = tokio::time::Instant::now();
             let read = tokio::task::spawn_blocking(move || {
-                let version = reader.group.status().applied.map_or(0, |applied| applied.index);
+                let version = version(&reader);
                 (version, store::topic::topics(&reader.group.state()))
             });
             match read.await {
@@ -200,15 +201,21 @@ async fn watch_node(node: &Arc<Node>) {
             // With 100,000 topics a scan takes a while: changes that follow closely share one.
             tokio::time::sleep(started.elapsed() * SCAN_SHARE).await;
         } else {
-            let version = node.group.status().applied.map_or(0, |applied| applied.index);
-            node.reporter.update(report(node), version);
+            node.reporter.update(report(node), version(node));
         }
         tokio::select! {
             () = node.outlets.catalog_changed.notified() => scan = true,
             leadership = node.group.leadership_changed(seen) => seen = leadership,
+            changed = node.group.membership_changed(members) => members = changed,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
     }
+}
+
+/// Log index as of which topics and members hold. Members hold as soon as they are in the log.
+fn version(node: &Node) -> u64 {
+    let applied = node.group.status().applied.map_or(0, |applied| applied.index);
+    applied.max(node.group.membership().0)
 }
 
 fn report(node: &Node) -> NodeReport {

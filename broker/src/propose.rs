@@ -30,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 const COMMAND_BYTES: usize = 256;
 /// A stream to the leader that broke is opened again after this.
 const RECONNECT_AFTER: Duration = Duration::from_millis(20);
+/// The same on a node that was removed from its group, which refuses it.
+const RECONNECT_REMOVED_AFTER: Duration = Duration::from_secs(1);
 /// Batches that nobody answered for this long are sent again. Elections and broken streams resend at once; this
 /// is for a leader that took a batch and dropped it.
 const RESEND_AFTER: Duration = Duration::from_secs(2);
@@ -256,7 +258,8 @@ impl Proposer {
                     true
                 }
                 () = link.broken() => {
-                    tokio::time::sleep(RECONNECT_AFTER).await;
+                    let pause = if group.removed() { RECONNECT_REMOVED_AFTER } else { RECONNECT_AFTER };
+                    tokio::time::sleep(pause).await;
                     seen = group.leadership();
                     link = Link::open(&group, &merger, &seen);
                     true

@@ -457,6 +457,28 @@ impl RaftGroup {
         }
     }
 
+    /// Log index of the membership that [`RaftGroup::members`] gives; 0 when there is none.
+    #[must_use]
+    pub fn membership(&self) -> LogIndex {
+        LogIndex(self.shared().own_membership().0.unwrap_or(0))
+    }
+
+    /// Waits until the membership is not `seen`, and gives what it is then.
+    pub async fn membership_changed(&self, seen: LogIndex) -> LogIndex {
+        let mut metrics = self.shared().raft.server_metrics();
+        loop {
+            metrics.borrow_and_update();
+            let now = self.membership();
+            if now != seen {
+                return now;
+            }
+            if metrics.changed().await.is_err() {
+                // Raft has stopped: nothing will change.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// Waits until this node has a vote in its group: it formed one, found itself in one, or was admitted and has
     /// caught up.
     pub async fn voting(&self) {
@@ -776,6 +798,8 @@ impl RaftGroup {
 
 pub(crate) fn members(metrics: &RaftMetrics<Types>) -> Vec<Member> {
     let membership = metrics.membership_config.membership();
+    // While the voters change, those to come: who is about to go is no place to send anybody to.
+    let voters = membership.get_joint_config().last();
     let mut members: Vec<Member> = membership
         .nodes()
         .map(|(id, info)| {
@@ -794,7 +818,7 @@ pub(crate) fn members(metrics: &RaftMetrics<Types>) -> Vec<Member> {
                 id: *id,
                 label: info.label.clone(),
                 addresses: info.addresses.clone(),
-                voter: membership.voter_ids().any(|voter| voter == *id),
+                voter: voters.is_some_and(|voters| voters.contains(id)),
                 matched: matched.map(LogIndex),
                 lag,
                 last_ack,

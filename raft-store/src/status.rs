@@ -45,7 +45,7 @@ pub struct Member {
     pub label: String,
     /// Where it answers.
     pub addresses: NodeAddresses,
-    /// It has a vote; otherwise it learns.
+    /// It has a vote, or will have one when the voters change at the moment; otherwise it learns.
     pub voter: bool,
     /// Its log equals the leader's up to here, durably.
     pub matched: Option<LogIndex>,

@@ -867,3 +867,55 @@ async fn a_change_that_was_cut_short_is_finished_by_the_next_leader() {
     cluster.nodes[3].crash().await;
     cluster.has(&all).await;
 }
+
+/// The leader dies when the others have the first of the two entries that a change of voters takes, and not the second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_voters_that_is_half_done_is_finished() {
+    let mut cluster = Cluster::new(4, |config| {
+        config.segment_bytes = 1 << 20;
+        if config.label != "n3" {
+            config.peers.truncate(3);
+        }
+    });
+    let disks: Vec<StallingDisk> = (0..3)
+        .map(|_| StallingDisk { inner: MemoryDisk::new(), stalled: Arc::default(), given_up: Arc::default() })
+        .collect();
+    for (node, disk) in cluster.nodes.iter_mut().zip(&disks) {
+        node.disk = Arc::new(disk.clone());
+    }
+    cluster.start().await;
+    let mut all = texts("before", 50);
+    cluster.propose(&all).await;
+    let leader = cluster.leader().await;
+    let followers: Vec<usize> = (0..3).filter(|number| *number != leader).collect();
+    let change = MemberChange::Add(newcomer(&cluster.nodes[3]));
+
+    // Nothing is durable on them from the moment that the voters are about to change: no majority confirms it.
+    let stalled: Vec<_> = followers.iter().map(|number| disks[*number].stalled.clone()).collect();
+    let (group, begun, stalls) = (cluster.nodes[leader].group().clone(), change.clone(), stalled.clone());
+    let changing = tokio::spawn(async move {
+        let stall = |progress: raft_store::ChangeProgress| {
+            if progress.phase == ChangePhase::Voting {
+                stalls.iter().for_each(|stalled| stalled.store(true, Ordering::SeqCst));
+            }
+        };
+        group.change_members(begun, stall).await
+    });
+    let has_it = |number: usize| {
+        cluster.nodes[number].group().members().iter().any(|member| member.label == "n3" && member.voter)
+    };
+    until("the followers to have the change", || followers.iter().all(|number| has_it(*number))).await;
+    cluster.nodes[leader].crash().await;
+    changing.abort();
+    stalled.iter().for_each(|stalled| stalled.store(false, Ordering::SeqCst));
+
+    assert!(cluster.change(&change).await.changed, "there was something to finish");
+    assert!(!cluster.change(&change).await.changed);
+    assert_eq!(cluster.voters().await, ["n0", "n1", "n2", "n3"]);
+    let _ = changing.await;
+    cluster.nodes[leader].start().await;
+    let more = texts("after", 50);
+    cluster.propose(&more).await;
+    all.extend(more);
+    cluster.has(&all).await;
+}

@@ -152,7 +152,7 @@ async fn a_group_grows_and_shrinks_under_load() -> Result<()> {
             has_voters(&mut cluster, &["n0", "n1", "n2"]).await?;
 
             // What the fourth gets is not on its disk soon: the leader dies while it is filled.
-            cluster.delay_syncs(3, Duration::from_millis(700))?;
+            cluster.delay_syncs(3, Duration::from_millis(400))?;
             cluster.start_node(3)?;
             let line = admission(&cluster, 3, "addPeer").await?;
             let leader = cluster.leader(0).await?;

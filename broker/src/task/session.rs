@@ -100,7 +100,8 @@ pub(super) async fn report(node: &Node) {
                 }
                 Ok(Err(status)) => {
                     tracing::debug!(%status, "the leader did not take this node's report");
-                    wait = REPORT_AGAIN_AFTER;
+                    // A node that was removed is refused for good.
+                    wait = if node.group.removed() { REPORT_EVERY } else { REPORT_AGAIN_AFTER };
                 }
                 Err(_) => tracing::debug!("the leader did not take this node's report in time"),
             }

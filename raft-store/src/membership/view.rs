@@ -17,7 +17,7 @@ const ANSWERS_WITHIN: Duration = Duration::from_millis(1500);
 const LAG_MAX: u64 = 1000;
 
 /// Who has all that the leader had so long ago has caught up.
-const LEVEL_AGE: Duration = Duration::from_millis(500);
+const LEVEL_AGE: Duration = Duration::from_secs(2);
 
 /// The members as of one membership, and how far they are.
 #[derive(Debug, Clone)]
