@@ -308,7 +308,7 @@ async fn worth_asking(front: &Front, ask: &Ask) -> Result<Option<Option<Judgemen
 
 async fn judged(front: &Front, ask: &Ask, mut judge: Judge) -> Judgement {
     let mut reader = Reader::new(&front.node.group);
-    let mut judged = 0;
+    let mut judged = 0_u32;
     while let Some(place) = judge.next_place() {
         let message = reader.look(&place).await;
         if let Err(error) = &message {
@@ -316,7 +316,7 @@ async fn judged(front: &Front, ask: &Ask, mut judge: Judge) -> Judgement {
         }
         judge.judge(&place, message.ok().as_ref());
         judged += 1;
-        if judged % TURN_MESSAGES == 0 {
+        if judged.is_multiple_of(TURN_MESSAGES) {
             tokio::task::yield_now().await;
         }
     }

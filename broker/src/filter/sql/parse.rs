@@ -14,8 +14,7 @@ use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
 /// Words with a meaning, in any case of letters. The library knows them too.
-const KEYWORDS: [&str; 10] = ["AND", "OR", "NOT", "BETWEEN", "IN", "LIKE", "ESCAPE", "IS", "NULL", "TRUE"];
-const KEYWORD_FALSE: &str = "FALSE";
+const KEYWORDS: [&str; 11] = ["AND", "OR", "NOT", "BETWEEN", "IN", "LIKE", "ESCAPE", "IS", "NULL", "TRUE", "FALSE"];
 
 /// Words with a meaning that are not SQL.
 const PARTS: [(&str, Part); 3] = [("CONTAINS", Part::Any), ("STARTSWITH", Part::Start), ("ENDSWITH", Part::End)];
@@ -92,9 +91,8 @@ fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, SqlError> {
             Token::Word(word) if word.quote_style.is_some() => {}
             Token::Word(word) => {
                 let upper = word.value.to_ascii_uppercase();
-                let of_library = KEYWORDS.contains(&upper.as_str()) || upper == KEYWORD_FALSE;
-                if of_library {
-                    operators += usize::from(!matches!(upper.as_str(), "ESCAPE" | "NULL" | "TRUE" | KEYWORD_FALSE));
+                if KEYWORDS.contains(&upper.as_str()) {
+                    operators += usize::from(!matches!(upper.as_str(), "ESCAPE" | "NULL" | "TRUE" | "FALSE"));
                 } else if PARTS.iter().any(|(name, _)| *name == upper) {
                     operators += 1;
                     (word.value, word.keyword) = (upper, Keyword::NoKeyword);
