@@ -176,7 +176,8 @@ module.exports = {
   async priority() {
     const client = await producer();
     for (let sequence = 0; sequence < count; sequence++) {
-      await client.send({ ...message(sequence), priority: sequence % PRIORITIES });
+      // The client takes a priority of 0 for none.
+      await client.send({ ...message(sequence), priority: 1 + sequence % PRIORITIES });
     }
     const priorities = [];
     await receiveUntil(await simpleConsumer(), view => priorities.push(Number(body(view)) % PRIORITIES),

@@ -169,7 +169,8 @@ pub fn largest(name: &str, result: &Value) -> Result<()> {
 pub fn unknown_topic(name: &str, result: &Value) -> Result<()> {
     exactly(name, result, &[])?;
     let error = result["error"].as_str().unwrap_or_default().to_lowercase();
-    let told = ["40402", "topic_not_found", "failed to fetch topic"].iter().any(|word| error.contains(word));
+    let told =
+        ["40402", "topic_not_found", "topicnotfound", "failed to fetch topic"].iter().any(|word| error.contains(word));
     ensure!(told, "{name}: the error does not say that there is no such topic: {result}");
     ensure!(result["after"] == "", "{name}: the producer does not go on: {result}");
     Ok(())
