@@ -108,15 +108,16 @@ impl Pair {
         Ok(Self { name: format!("{client} through the {place}"), holder, taker })
     }
 
-    /// Waits until the taker has all, in the second attempt, within `bound` of `ended`.
-    async fn taken(mut self, held: u64, ended: Instant, bound: Duration) -> Result<()> {
+    /// Waits until the taker has all, in one of `attempts`, within `bound` of `ended`.
+    async fn taken(mut self, held: u64, attempts: &[u64], ended: Instant, bound: Duration) -> Result<()> {
         self.taker.line("TAKEN", Duration::from_secs(100)).await?;
         let took = ended.elapsed();
         let result = self.taker.result(Duration::from_secs(60)).await?;
         let name = self.name;
         println!("take over in {name}: {took:?} {result}");
         ensure!(number(&result, "distinct") == held && number(&result, "deliveries") == held, "{name}: {result}");
-        ensure!(result["attempts"] == serde_json::json!([2]), "{name}: {result}");
+        let came: Vec<u64> = serde_json::from_value(result["attempts"].clone())?;
+        ensure!(came.iter().all(|attempt| attempts.contains(attempt)), "{name}: {result}");
         ensure!(took <= bound, "{name}: the takeover took {took:?}, more than {bound:?}");
         Ok(())
     }
@@ -136,7 +137,7 @@ async fn another_push_consumer_takes_over_from_a_dead_one() -> Result<()> {
         pair.holder.kill().await?;
     }
     let ended = Instant::now();
-    let taken = pairs.into_iter().map(|pair| pair.taken(held, ended, TAKEOVER_AFTER_DEATH + MARGIN));
+    let taken = pairs.into_iter().map(|pair| pair.taken(held, &[2], ended, TAKEOVER_AFTER_DEATH + MARGIN));
     for outcome in futures::future::join_all(taken).await {
         outcome.with_context(|| bench.cluster.log_tails(0))?;
     }
@@ -152,7 +153,8 @@ async fn another_push_consumer_takes_over_from_one_that_ends() -> Result<()> {
     pair.holder.tell("end").await?;
     // The client takes its time before it tells the brokers, and tells them last.
     pair.holder.line("ENDED", Duration::from_secs(60)).await?;
-    let taken = pair.taken(held, Instant::now(), TAKEOVER_AFTER_TERMINATION + MARGIN).await;
+    // A delivery counts as an attempt once the brokers are sure that the client has it, which it may not have been for long.
+    let taken = pair.taken(held, &[1, 2], Instant::now(), TAKEOVER_AFTER_TERMINATION + MARGIN).await;
     taken.with_context(|| bench.cluster.log_tails(0))
 }
 
