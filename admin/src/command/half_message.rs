@@ -35,9 +35,7 @@ pub(crate) struct List {
 
 /// Commit a transactional message or roll it back in place of its producer. The first word counts.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example: mqadmin endTransaction -n localhost:9876 -t TestTopic -i TRANSACTION_ID -r commit\nlistHalfMessages shows topics and transaction ids."
-)]
+#[command(after_help = "Example: mqadmin endTransaction -n localhost:9876 -t TestTopic -i TRANSACTION_ID -r commit")]
 pub(crate) struct End {
     #[command(flatten)]
     place: Where,

@@ -364,7 +364,11 @@ mod tests {
         let (streams, registry) = (Arc::new(Streams::default()), Registry::default());
         let consumer = |group: &str, topic: &str| ConnectedClient {
             consumer_group: group.to_owned(),
-            subscriptions: vec![ClientSubscription { topic: topic.to_owned(), expression: "*".to_owned() }],
+            subscriptions: vec![ClientSubscription {
+                topic: topic.to_owned(),
+                expression: "*".to_owned(),
+                is_sql: false,
+            }],
             ..ConnectedClient::default()
         };
         let mut open = Vec::new();

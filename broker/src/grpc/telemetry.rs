@@ -8,7 +8,7 @@ use super::convert;
 use super::status::{self, ApiError};
 use crate::client::settings::{ClientSettings, overlay};
 use crate::client::streams::{Order, Placed, Told};
-use crate::filter::tag::TagFilter;
+use crate::filter::MessageFilter;
 use crate::store::consumer_group::consumer_group;
 use futures::StreamExt;
 use prost::Message as _;
@@ -181,12 +181,15 @@ impl Stream {
     fn about(&self, settings: &ClientSettings) -> ConnectedClient {
         let agent = settings.agent.clone().unwrap_or_default();
         let version = self.caller.client_version();
-        let subscription = |(topic, filter): &(TopicName, TagFilter)| ClientSubscription {
-            topic: topic.to_string(),
-            expression: match filter.to_command().tags {
-                tags if tags.is_empty() => "*".to_owned(),
+        let subscription = |(topic, filter): &(TopicName, MessageFilter)| {
+            let filter = filter.to_command();
+            let is_sql = !filter.sql.is_empty();
+            let expression = match filter.tags.as_slice() {
+                _ if is_sql => filter.sql,
+                [] => "*".to_owned(),
                 tags => tags.join(" || "),
-            },
+            };
+            ClientSubscription { topic: topic.to_string(), expression, is_sql }
         };
         let consumer = settings.consumer.as_ref();
         ConnectedClient {

@@ -6,7 +6,7 @@ use super::super::{Front, convert};
 use super::answer_by;
 use crate::client::relay;
 use crate::client::streams::{Told, Whom};
-use raftmq_proto::forward::{ClientAnswer, ClientsRequest, ConnectedClient};
+use raftmq_proto::forward::{ClientAnswer, ClientSubscription, ClientsRequest, ConnectedClient};
 use raftmq_proto::rocketmq as v2;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -88,14 +88,13 @@ pub(super) async fn connections(
 /// One subscription of one client.
 struct Subscribed<'c> {
     client: &'c ConnectedClient,
-    topic: &'c str,
-    expression: &'c str,
+    known: &'c ClientSubscription,
 }
 
 fn subscribed<'c>(clients: &'c [ConnectedClient], topic: &'c str) -> impl Iterator<Item = Subscribed<'c>> {
     let of_client = move |client: &'c ConnectedClient| {
         let subscriptions = client.subscriptions.iter().filter(move |known| topic.is_empty() || known.topic == topic);
-        subscriptions.map(move |known| Subscribed { client, topic: &known.topic, expression: &known.expression })
+        subscriptions.map(move |known| Subscribed { client, known })
     };
     clients.iter().filter(|client| !client.consumer_group.is_empty()).flat_map(of_client)
 }
@@ -107,10 +106,10 @@ fn resource(name: &str) -> Option<v2::Resource> {
 fn shown(subscribed: &Subscribed<'_>, consistent: bool) -> v2::SubscriptionInfo {
     v2::SubscriptionInfo {
         group: resource(&subscribed.client.consumer_group),
-        topic: resource(subscribed.topic),
+        topic: resource(&subscribed.known.topic),
         expression: Some(v2::FilterExpression {
-            r#type: v2::FilterType::Tag.into(),
-            expression: subscribed.expression.to_owned(),
+            r#type: if subscribed.known.is_sql { v2::FilterType::Sql } else { v2::FilterType::Tag }.into(),
+            expression: subscribed.known.expression.clone(),
         }),
         online: true,
         last_update_timestamp: None,
@@ -125,14 +124,16 @@ type Shares<'c> = BTreeMap<(&'c str, &'c str), Vec<Subscribed<'c>>>;
 fn shares<'c>(clients: &'c [ConnectedClient], topic: &'c str) -> Shares<'c> {
     let mut shares = Shares::new();
     for subscribed in subscribed(clients, topic) {
-        shares.entry((&subscribed.client.consumer_group, subscribed.topic)).or_default().push(subscribed);
+        shares.entry((&subscribed.client.consumer_group, &subscribed.known.topic)).or_default().push(subscribed);
     }
     shares
 }
 
 /// Whether all members of a share have the same expression.
 fn agree(share: &[Subscribed<'_>]) -> bool {
-    share.windows(2).all(|pair| pair[0].expression == pair[1].expression)
+    share.windows(2).all(|pair| {
+        (&pair[0].known.expression, pair[0].known.is_sql) == (&pair[1].known.expression, pair[1].known.is_sql)
+    })
 }
 
 pub(super) async fn subscriptions(
@@ -170,8 +171,7 @@ pub(super) async fn members(
 
 #[cfg(test)]
 mod tests {
-    use super::{ConnectedClient, agree, shares};
-    use raftmq_proto::forward::ClientSubscription;
+    use super::{ClientSubscription, ConnectedClient, agree, shares};
 
     #[test]
     fn members_that_disagree_are_told_apart() {
@@ -183,6 +183,7 @@ mod tests {
                 .map(|(topic, expression)| ClientSubscription {
                     topic: (*topic).to_owned(),
                     expression: (*expression).to_owned(),
+                    is_sql: false,
                 })
                 .collect(),
             ..ConnectedClient::default()

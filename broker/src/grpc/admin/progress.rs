@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn what_a_group_has_to_do_is_the_sum_over_its_topics() {
-        let lag = Lag { ready: 5, retry_waiting: 2, put_aside: 1, in_flight: 4, dead_letters: 9 };
+        let lag = Lag { ready: 5, retry_waiting: 2, put_aside: 1, in_flight: 4, dead_letters: 9, expired: 0 };
         let late = accumulation(&Backlog { lag, oldest_ms: Some(1_000), last_ms: 700 }, 61_000);
         assert_eq!((late.inflight_messages, late.ready_messages, late.accumulation), (4, 8, 12));
         assert_eq!(late.deliver_delay_time.as_ref().map(convert::duration_ms), Some(60_000));
