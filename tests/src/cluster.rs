@@ -802,6 +802,8 @@ impl Cluster {
             .env("RAFTMQ_ADMIN_TOKEN", ADMIN_TOKEN)
             .env("RAFTMQ_ACCESS_KEY", user.map(|user| user.access_key.as_str()).unwrap_or_default())
             .env("RAFTMQ_SECRET_KEY", user.map(|user| user.secret_key.as_str()).unwrap_or_default())
+            // It asks for consent on a terminal only.
+            .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
         Ok(tokio::time::timeout(Duration::from_secs(30), output).await.context("mqadmin takes more than 30 s")??)

@@ -179,7 +179,6 @@ async fn a_group_grows_and_shrinks_under_load() -> Result<()> {
             add(&mut cluster, 4).await?;
             cluster.options.nodes = 5;
             has_voters(&mut cluster, &["n0", "n1", "n2", "n3", "n4"]).await?;
-            cluster.caught_up(0, LEADER_WITHIN).await?;
 
             // A follower goes, and then whoever leads.
             let follower = (cluster.leader(0).await? + 1) % 5;
