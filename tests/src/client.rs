@@ -412,7 +412,7 @@ pub(crate) fn checked(status: Option<&pb::Status>) -> Result<(), Failure> {
 }
 
 /// The call failed in a way that is the connection's and not its own.
-pub(crate) fn connection_lost(status: &Status) -> bool {
+fn connection_lost(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled)
 }
 

@@ -286,7 +286,9 @@ impl Session {
             match tokio::time::timeout(timeout, call(stub, self.request(message.clone(), timeout))).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(status)) => {
-                    if client::connection_lost(&status) {
+                    // A deadline that passed moves nothing: the connection may be good.
+                    if matches!(status.code(), tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Internal)
+                    {
                         let next = link.after(at).unwrap_or(at);
                         let _ = link.at.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
                     }
