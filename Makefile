@@ -50,8 +50,8 @@ fix: ## Rewrite the formatting
 python-client: ## Fetch the official Python client that tests run
 	@scripts/python-client.sh >/dev/null
 
-sdk-clients: ## Fetch the official Java, Node.js and Go clients that tests run, and build the programs around them
-	@for client in java node go; do "scripts/$$client-client.sh" >/dev/null; done
+sdk-clients: ## Fetch the official Java, Node.js, Go and Rust clients that tests run, and build the programs around them
+	@for client in java node go rust; do "scripts/$$client-client.sh" >/dev/null; done
 
 bench: build ## Run the benchmark and print its table (BENCH='--help' for its options)
 	@RAFTMQ_BIN_DIR="$(BIN)" $(CARGO) run --release --quiet -p raftmq-tests --features nats --bin bench -- run $(BENCH)

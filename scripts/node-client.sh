@@ -29,9 +29,11 @@ if [ "$wanted" != "$(cat "$home/fetched-by" 2>/dev/null)" ]; then
   (cd "$home" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2)
   printf '%s\n' "$wanted" >"$home/fetched-by"
 fi
-# Beside its modules, where Node.js looks for them. It takes the place of an older one in one step.
-cp "$source/official.js" "$home/official.draft"
-mv "$home/official.draft" "$home/official.js"
+# Beside its modules, where Node.js looks for them. Each takes the place of an older one in one step.
+for part in "$source"/*.js; do
+  cp "$part" "$home/part.draft"
+  mv "$home/part.draft" "$home/$(basename "$part")"
+done
 cat >"$home/program.draft" <<'LAUNCH'
 #!/usr/bin/env bash
 set -euo pipefail

@@ -244,7 +244,7 @@ impl Client {
                 Ok(Ok(answer)) => Ok(answer),
                 Ok(Err(status)) => {
                     // A hung node answers nothing: the deadline says nothing about the connection.
-                    if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled) {
+                    if connection_lost(&status) {
                         line.lost(at);
                     }
                     refused += 1;
@@ -402,8 +402,22 @@ impl Client {
     }
 }
 
+/// An answer's status as an error, if it is one.
+///
+/// # Errors
+///
+/// It is not OK.
+pub(crate) fn checked(status: Option<&pb::Status>) -> Result<(), Failure> {
+    Failure::from_status(status)
+}
+
+/// The call failed in a way that is the connection's and not its own.
+fn connection_lost(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled)
+}
+
 /// Nobody listens there: the call was never sent.
-fn connection_refused(status: &Status) -> bool {
+pub(crate) fn connection_refused(status: &Status) -> bool {
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
         let io = error.downcast_ref::<std::io::Error>();

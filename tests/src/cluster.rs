@@ -736,6 +736,38 @@ impl Cluster {
         bail!("broker group {group} is not level after {limit:?}: {last}\n{}", self.log_tails(group))
     }
 
+    /// Waits until every running node of a group is a voter and has what the group had applied by now, under load too.
+    ///
+    /// # Errors
+    ///
+    /// That is not so within `limit`.
+    pub async fn has_all_so_far(&mut self, group: usize, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        let leader = self.leader(group).await?;
+        let wanted = self.status(leader).await?.applied_index;
+        loop {
+            let mut behind = String::new();
+            for number in self.running(group) {
+                match self.status(number).await {
+                    Ok(status) if status.applied_index >= wanted && ["leader", "follower"].contains(&&*status.role) => {
+                    }
+                    Ok(status) => {
+                        let _ = write!(behind, "node {number} is a {} at {:?}; ", status.role, status.applied_index);
+                    }
+                    Err(failure) => {
+                        let _ = write!(behind, "node {number}: {failure:#}; ");
+                    }
+                }
+            }
+            if behind.is_empty() {
+                return Ok(());
+            }
+            let late = Instant::now() > deadline;
+            ensure!(!late, "not at {wanted:?} after {limit:?}: {behind}\n{}", self.log_tails(group));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// The end of each node's log, for messages of failed tests.
     pub fn log_tails(&self, group: usize) -> String {
         let mut text = String::new();
@@ -786,6 +818,76 @@ impl Cluster {
             self.create_topic_at(leader, name, queues).await?;
         }
         Ok(())
+    }
+
+    /// Creates a topic in the first group, for messages of one type where one is said.
+    ///
+    /// # Errors
+    ///
+    /// No node takes it.
+    pub async fn put_topic(&self, name: &str, queues: u32, message_type: Option<&str>) -> Result<()> {
+        let request = pb::PutTopicRequest {
+            name: name.to_string(),
+            read_queues: Some(queues),
+            write_queues: Some(queues),
+            attributes: message_type.map(|kind| ("message.type".to_string(), kind.to_string())).into_iter().collect(),
+            ..Default::default()
+        };
+        self.by_any(async |mut client| client.put_topic(request.clone()).await.map(drop)).await
+    }
+
+    /// Creates a consumer group in the first group; where nothing is said its messages are retried 16 times.
+    ///
+    /// # Errors
+    ///
+    /// No node takes it.
+    pub async fn put_consumer_group(&self, name: &str, ordered: bool, retry_max: Option<u32>) -> Result<()> {
+        let request = pb::PutConsumerGroupRequest {
+            name: name.to_string(),
+            ordered: Some(ordered),
+            retry_max,
+            ..Default::default()
+        };
+        self.by_any(async |mut client| client.put_consumer_group(request.clone()).await.map(drop)).await
+    }
+
+    /// Messages that a topic of the first group was ever given; none when there is no such topic.
+    ///
+    /// # Errors
+    ///
+    /// No node says so.
+    pub async fn stored(&self, topic: &str) -> Result<Option<u64>> {
+        let mut stored = None;
+        let request = pb::TopicStatusRequest { name: topic.to_string(), ..Default::default() };
+        self.by_any(async |mut client| match client.topic_status(request.clone()).await {
+            Ok(status) => {
+                stored = Some(status.into_inner().queues.iter().map(|queue| queue.max_offset).sum());
+                Ok(())
+            }
+            Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
+            Err(status) => Err(status),
+        })
+        .await?;
+        Ok(stored)
+    }
+
+    /// Asks the running nodes of the first group one after the other until one does it.
+    async fn by_any(&self, mut call: impl AsyncFnMut(Administration) -> Result<(), Status>) -> Result<()> {
+        let deadline = Instant::now() + LEADER_WITHIN;
+        loop {
+            let mut last = anyhow::anyhow!("no node runs");
+            for number in self.running(0) {
+                match self.admin_client(number).await {
+                    Ok(client) => match call(client).await {
+                        Ok(()) => return Ok(()),
+                        Err(status) => last = status.into(),
+                    },
+                    Err(failure) => last = failure,
+                }
+            }
+            ensure!(Instant::now() < deadline, "no node does it in {LEADER_WITHIN:?}: {last:#}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Creates a topic in one group, asking one node.

@@ -6,6 +6,7 @@
 //! - [`workload`] runs clients through a fault and writes down in [`oracle`] what they were told.
 //! - [`power`] has the runs in which the power goes.
 //! - [`invariant`] has the properties, one a file, that the oracle's history is held against.
+//! - [`official`] runs the official clients; [`emulate`] stands for two of them.
 //! - [`load`], [`do_nothing`] and [`usage`] are the benchmark's.
 
 // Tests measure real time and start tasks of their own.
@@ -14,11 +15,13 @@
 pub mod client;
 pub mod cluster;
 pub mod do_nothing;
+pub mod emulate;
 pub mod invariant;
 pub mod load;
 #[cfg(feature = "nats")]
 pub mod nats;
 pub mod netns;
+pub mod official;
 pub mod oracle;
 pub mod power;
 pub mod relay;

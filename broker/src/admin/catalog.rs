@@ -24,13 +24,14 @@ const MESSAGE_TYPE: &str = "message.type";
 const KEPT_ATTRIBUTES: &[(&str, &[&str])] =
     &[("cleanup.policy", &["DELETE"]), ("queue.type", &["SimpleCQ", "RocksDBConsumeQueue"])];
 
-/// What takes messages of every type.
+/// What takes messages of every type but PRIORITY, whose queues have a meaning of their own.
 const MIXED: &str = "MIXED";
-const TYPES: [(&str, MessageType); 4] = [
+const TYPES: [(&str, MessageType); 5] = [
     ("NORMAL", MessageType::Normal),
     ("FIFO", MessageType::Fifo),
     ("DELAY", MessageType::Delay),
     ("TRANSACTION", MessageType::Transaction),
+    ("PRIORITY", MessageType::Priority),
 ];
 
 impl AdminService {
@@ -263,7 +264,8 @@ fn wanted_topic(
 
 fn message_types_of(value: &str) -> Result<Vec<i32>, String> {
     if value == MIXED {
-        return Ok(TYPES.iter().map(|(_, kind)| i32::from(*kind)).collect());
+        let mixed = TYPES.iter().filter(|(_, kind)| *kind != MessageType::Priority);
+        return Ok(mixed.map(|(_, kind)| i32::from(*kind)).collect());
     }
     let found = TYPES.iter().find(|(name, _)| *name == value);
     found.map(|(_, kind)| vec![i32::from(*kind)]).ok_or_else(|| {
@@ -354,7 +356,7 @@ mod tests {
         let fifo = wanted_topic(request(&[("message.type", "FIFO")]), None, 8).expect("valid");
         for (pairs, part) in [
             (&[("message.type", "NORMAL")], "cannot be changed to NORMAL"),
-            (&[("message.type", "QUEER")], "NORMAL, FIFO, DELAY, TRANSACTION, MIXED"),
+            (&[("message.type", "QUEER")], "NORMAL, FIFO, DELAY, TRANSACTION, PRIORITY, MIXED"),
             (&[("mesage.type", "NORMAL")], "topics have no attribute mesage.type"),
             (&[("cleanup.policy", "COMPACTION")], "must be one of DELETE"),
             (&[("reserve.time", "soon")], "must be an age such as 12h"),

@@ -19,9 +19,14 @@ use std::net::{IpAddr, SocketAddr};
 use tonic::Request;
 use v2::{AddressScheme, MessageType, Permission};
 
-/// Types that a topic may be advertised with: clients fail on a route that names any other.
+/// What a topic that is made on its first use takes.
 pub(super) const EVERY_TYPE: [MessageType; 4] =
     [MessageType::Normal, MessageType::Fifo, MessageType::Delay, MessageType::Transaction];
+
+/// Types that a topic may be advertised with: clients fail on a route that names any other. Older clients do not know
+/// PRIORITY either, which is the type of topics that were made for it and of no others.
+const ADVERTISED: [MessageType; 5] =
+    [MessageType::Normal, MessageType::Fifo, MessageType::Delay, MessageType::Transaction, MessageType::Priority];
 
 pub(super) async fn query(
     front: &Front,
@@ -246,7 +251,7 @@ fn queue(
 }
 
 fn types(host: &Host) -> Vec<i32> {
-    let mut types: Vec<i32> = EVERY_TYPE.iter().map(|kind| i32::from(*kind)).collect();
+    let mut types: Vec<i32> = ADVERTISED.iter().map(|kind| i32::from(*kind)).collect();
     types.retain(|kind| host.message_types.contains(kind));
     if types.is_empty() {
         types.push(MessageType::Normal.into());
@@ -461,6 +466,7 @@ mod tests {
         check(&[], &[MessageType::Normal]);
         check(&[MessageType::Unspecified], &[MessageType::Normal]);
         check(&[MessageType::Lite, MessageType::Delay], &[MessageType::Delay]);
+        check(&[MessageType::Priority], &[MessageType::Priority]);
         check(&super::EVERY_TYPE, &super::EVERY_TYPE);
     }
 

@@ -31,6 +31,15 @@ const (
 
 type result map[string]any
 
+// What the test says to the program.
+var input = bufio.NewScanner(os.Stdin)
+
+// The next line of it; empty at its end.
+func awaitLine() string {
+	input.Scan()
+	return input.Text()
+}
+
 // What a program was asked to do.
 type official struct {
 	access, topic, group string
@@ -47,8 +56,6 @@ var scenarios = map[string]func(*official) (result, error){
 	"invisible":  (*official).invisible,
 	"hold":       (*official).hold,
 	"take":       (*official).take,
-	"carry":      (*official).carry,
-	"orphan":     (*official).orphan,
 }
 
 // What every scenario is made of.
@@ -171,21 +178,29 @@ func newSeen() *seen {
 func (s *seen) note(message *rmq.MessageView, tag string) {
 	s.lock.Lock()
 	defer s.lock.Unlock()
+	s.add(message, intact(message, tag) && message.GetDeliveryAttempt() == 1)
+}
+
+// A producer was asked about a half message, which is in no attempt yet.
+func (s *seen) ask(half *rmq.MessageView, tag string) {
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	s.add(half, intact(half, tag))
+}
+
+func (s *seen) add(message *rmq.MessageView, right bool) {
 	body := string(message.GetBody())
 	s.bodies[body]++
 	s.deliveries++
-	intact := message.GetTag() != nil && *message.GetTag() == tag && message.GetProperties()["sequence"] == body &&
-		slices.Equal(message.GetKeys(), []string{"key-" + body}) && message.GetDeliveryAttempt() == 1
-	if !intact && len(s.wrong) < 3 {
+	if !right && len(s.wrong) < 3 {
 		s.wrong = append(s.wrong, fmt.Sprintf("%s, attempt %d", body, message.GetDeliveryAttempt()))
 	}
 }
 
-// A producer was asked about a half message.
-func (s *seen) ask(half *rmq.MessageView) {
-	s.lock.Lock()
-	defer s.lock.Unlock()
-	s.bodies[string(half.GetBody())]++
+func intact(message *rmq.MessageView, tag string) bool {
+	body := string(message.GetBody())
+	return message.GetTag() != nil && *message.GetTag() == tag && message.GetProperties()["sequence"] == body &&
+		slices.Equal(message.GetKeys(), []string{"key-" + body})
 }
 
 func (s *seen) has(body string) bool {
@@ -452,46 +467,6 @@ func (o *official) filter() (result, error) {
 	return seen.result(o.count), nil
 }
 
-// A producer that leaves its transactions open is asked about each of them. The half messages below count it commits
-// then, and as many others it rolls back.
-func (o *official) orphan() (result, error) {
-	seen, asked := newSeen(), newSeen()
-	consumer, err := o.pushConsumer(rmq.SUB_ALL, 8, func(message *rmq.MessageView) rmq.ConsumerResult {
-		seen.note(message, "official")
-		return rmq.SUCCESS
-	})
-	if err != nil {
-		return nil, err
-	}
-	checker := &rmq.TransactionChecker{Check: func(half *rmq.MessageView) rmq.TransactionResolution {
-		asked.ask(half)
-		if sequence, err := strconv.Atoi(string(half.GetBody())); err == nil && sequence < o.count {
-			return rmq.COMMIT
-		}
-		return rmq.ROLLBACK
-	}}
-	producer, err := rmq.NewProducer(o.config(), rmq.WithTopics(o.topic), rmq.WithTransactionChecker(checker))
-	if err != nil {
-		return nil, err
-	}
-	if err := producer.Start(); err != nil {
-		return nil, err
-	}
-	for sequence := range 2 * o.count {
-		half, transaction := o.message(sequence, "official"), producer.BeginTransaction()
-		if _, err := producer.SendWithTransaction(context.Background(), half, transaction); err != nil {
-			return nil, err
-		}
-	}
-	until(func() bool { return asked.distinct() >= 2*o.count && seen.distinct() >= o.count }, patience)
-	if err := errors.Join(producer.GracefulStop(), consumer.GracefulStop()); err != nil {
-		return nil, err
-	}
-	result := seen.result(o.count)
-	result["asked"] = asked.distinct()
-	return result, nil
-}
-
 // A push consumer that holds count messages until its process is killed.
 func (o *official) hold() (result, error) {
 	var lock sync.Mutex
@@ -506,7 +481,7 @@ func (o *official) hold() (result, error) {
 	if err != nil {
 		return nil, err
 	}
-	for input := bufio.NewScanner(os.Stdin); input.Scan(); {
+	for input.Scan() {
 	}
 	return result{}, nil
 }
@@ -550,80 +525,6 @@ func (o *official) take() (result, error) {
 	slices.Sort(values)
 	return result{"distinct": len(attempts), "deliveries": deliveries, "took_ms": took.Milliseconds(),
 		"attempts": values}, nil
-}
-
-// Sends and consumes without a pause, says UNDER_LOAD once count went through, and after a line on stdin goes on until
-// as many again did. What was answered OK must come; a send may fail, which is told.
-func (o *official) carry() (result, error) {
-	seen := newSeen()
-	consumer, err := o.pushConsumer(rmq.SUB_ALL, 8, func(message *rmq.MessageView) rmq.ConsumerResult {
-		seen.note(message, "official")
-		return rmq.SUCCESS
-	})
-	if err != nil {
-		return nil, err
-	}
-	producer, err := o.producer()
-	if err != nil {
-		return nil, err
-	}
-	var lock sync.Mutex
-	sent := map[string]bool{}
-	last := time.Now()
-	var gap time.Duration
-	failed := 0
-	sentSoFar := func() int {
-		lock.Lock()
-		defer lock.Unlock()
-		return len(sent)
-	}
-	var next atomic.Int64
-	var stop atomic.Bool
-	var senders sync.WaitGroup
-	for range 4 {
-		senders.Go(func() {
-			for !stop.Load() {
-				sequence := int(next.Add(1)) - 1
-				_, err := producer.Send(context.Background(), o.message(sequence, "official"))
-				lock.Lock()
-				if err == nil {
-					sent[strconv.Itoa(sequence)] = true
-					gap = max(gap, time.Since(last))
-					last = time.Now()
-				} else {
-					failed++
-					fmt.Fprintln(os.Stderr, err)
-				}
-				lock.Unlock()
-				time.Sleep(5 * time.Millisecond)
-			}
-		})
-	}
-	if until(func() bool { return sentSoFar() >= o.count && seen.distinct() >= o.count }, patience) {
-		fmt.Println("UNDER_LOAD")
-	} else {
-		fmt.Println("STUCK")
-	}
-	bufio.NewScanner(os.Stdin).Scan()
-	before := sentSoFar()
-	until(func() bool { return sentSoFar() >= before+o.count }, patience)
-	stop.Store(true)
-	senders.Wait()
-	missing := func() int {
-		missing := 0
-		for body := range sent {
-			if !seen.has(body) {
-				missing++
-			}
-		}
-		return missing
-	}
-	until(func() bool { return missing() == 0 }, patience)
-	if err := errors.Join(consumer.GracefulStop(), producer.GracefulStop()); err != nil {
-		return nil, err
-	}
-	return result{"sent": len(sent), "after": len(sent) - before, "failed": failed, "missing": missing(),
-		"distinct": seen.distinct(), "deliveries": seen.deliveries, "send_gap_ms": gap.Milliseconds()}, nil
 }
 
 func run(arguments []string) (result, error) {

@@ -3,142 +3,15 @@
  *
  *     official.js SCENARIO ACCESS TOPIC GROUP COUNT
  *
- * The last line on stdout is RESULT and a JSON object, which tests/tests/official.rs judges. TLS is off, as this client
+ * The last line on stdout is RESULT and a JSON object, which tests/tests/official*.rs judge. TLS is off, as this client
  * has it by itself, unless the environment says OFFICIAL_TLS=1.
  */
 'use strict';
 
-const { once } = require('node:events');
-const { setTimeout: sleep } = require('node:timers/promises');
-const { ConsumeResult, FilterExpression, Producer, PushConsumer, SimpleConsumer } = require('rocketmq-client-nodejs');
-
-// The client does not export it.
-const TransactionResolution = { COMMIT: 1, ROLLBACK: 2 };
-
-const SEND_IN_FLIGHT = 64;
-const PATIENCE_MS = 60_000;
-
-const [ scenario, access, topic, group, countText ] = process.argv.slice(2);
-const count = Number(countText);
-
-// What every scenario is made of.
-
-// The client's own logger keeps a process from ending and writes where nobody looks.
-const complain = (...words) => console.error(...words);
-const logger = { debug() {}, info() {}, warn: complain, error: complain, close() {} };
-
-const configuration = () =>
-  ({ endpoints: access, namespace: '', sslEnabled: process.env.OFFICIAL_TLS === '1', logger });
-
-async function started(client) {
-  await client.startup();
-  return client;
-}
-
-const producer = () => started(new Producer({ ...configuration(), topics: [ topic ] }));
-
-const simpleConsumer = () => started(new SimpleConsumer({
-  ...configuration(), consumerGroup: group, awaitDuration: 5000, subscriptions: new Map([[ topic, '*' ]]),
-}));
-
-const pushConsumer = (consume, filter = '*') => started(new PushConsumer({
-  ...configuration(), consumerGroup: group, subscriptions: new Map([[ topic, new FilterExpression(filter) ]]),
-  messageListener: { consume },
-}));
-
-/** The message whose body is its sequence number. */
-const message = (sequence, tag = 'official') => ({
-  topic, tag, body: Buffer.from(String(sequence)), keys: [ `key-${sequence}` ],
-  properties: new Map([[ 'sequence', String(sequence) ]]),
-});
-
-const body = view => view.body.toString();
-
-const intact = (view, tag) => !view.corrupted && view.tag === tag && view.properties.get('sequence') === body(view)
-  && view.keys.length === 1 && view.keys[0] === `key-${body(view)}`;
-
-async function sendAll() {
-  const client = await producer();
-  const ids = new Set();
-  let next = 0;
-  await Promise.all(Array.from({ length: SEND_IN_FLIGHT }, async () => {
-    while (next < count) {
-      ids.add((await client.send(message(next++))).messageId);
-    }
-  }));
-  await client.shutdown();
-  if (ids.size !== count) {
-    throw new Error('two sends were answered with one message id');
-  }
-}
-
-async function until(condition, limit = PATIENCE_MS) {
-  const deadline = Date.now() + limit;
-  while (!await condition()) {
-    if (Date.now() > deadline) {
-      return false;
-    }
-    await sleep(20);
-  }
-  return true;
-}
-
-/** What consumers got: deliveries by body, and what was not as it was sent. */
-class Seen {
-  bodies = new Map();
-  wrong = [];
-
-  note(view, tag = 'official') {
-    this.bodies.set(body(view), (this.bodies.get(body(view)) ?? 0) + 1);
-    if (view.deliveryAttempt !== 1 || !intact(view, tag)) {
-      this.wrong.push(`${body(view)}, attempt ${view.deliveryAttempt}, tag ${view.tag}, keys ${view.keys}`);
-    }
-  }
-
-  get deliveries() {
-    return [ ...this.bodies.values() ].reduce((sum, number) => sum + number, 0);
-  }
-
-  result(sent) {
-    const distinct = Array.from({ length: sent }, (_, sequence) => String(sequence))
-      .filter(sequence => this.bodies.has(sequence)).length;
-    return {
-      sent, distinct, foreign: this.bodies.size - distinct, deliveries: this.deliveries, wrong: this.wrong.slice(0, 3),
-    };
-  }
-}
-
-/** What a consumer saw of messages that come twice. */
-class Again {
-  first = new Map();
-  gaps = new Map();
-  repeated = 0;
-
-  /** Whether this is its second coming; `since` is when its first began. */
-  second(view, since) {
-    const name = body(view);
-    if (view.deliveryAttempt === 1 && !this.first.has(name)) {
-      this.first.set(name, since);
-      return false;
-    }
-    if (view.deliveryAttempt === 2 && this.first.has(name) && !this.gaps.has(name)) {
-      this.gaps.set(name, Math.floor(performance.now() - this.first.get(name)));
-      return true;
-    }
-    this.repeated++;
-    return false;
-  }
-
-  result(sent) {
-    const gaps = this.gaps.size === 0 ? [ 0 ] : [ ...this.gaps.values() ];
-    return {
-      sent, first: this.first.size, second: this.gaps.size, repeated: this.repeated,
-      min_gap_ms: Math.min(...gaps), max_gap_ms: Math.max(...gaps),
-    };
-  }
-}
-
-// The scenarios.
+const { ConsumeResult } = require('rocketmq-client-nodejs');
+const {
+  Again, Seen, awaitLine, body, count, message, producer, pushConsumer, scenario, sendAll, simpleConsumer, until,
+} = require('./common');
 
 const scenarios = {
   async send() {
@@ -191,36 +64,6 @@ const scenarios = {
     // It ends its polls and finishes what they brought.
     await consumer.shutdown();
     return { ...seen.result(count), received_ms };
-  },
-
-  /**
-   * A producer that leaves its transactions open is asked about each of them. The half messages below `count` it commits
-   * then, and as many others it rolls back.
-   */
-  async orphan() {
-    const seen = new Seen();
-    const asked = new Set();
-    const consumer = await pushConsumer(view => {
-      seen.note(view);
-      return ConsumeResult.SUCCESS;
-    });
-    const checker = {
-      async check(half) {
-        if (!intact(half, 'official')) {
-          seen.wrong.push(`half ${body(half)}`);
-        }
-        asked.add(body(half));
-        return Number(body(half)) < count ? TransactionResolution.COMMIT : TransactionResolution.ROLLBACK;
-      },
-    };
-    const client = await started(new Producer({ ...configuration(), topics: [ topic ], checker }));
-    for (let sequence = 0; sequence < 2 * count; sequence++) {
-      await client.send(message(sequence), client.beginTransaction());
-    }
-    await until(() => asked.size >= 2 * count && seen.bodies.size >= count);
-    await consumer.shutdown();
-    await client.shutdown();
-    return { ...seen.result(count), asked: asked.size };
   },
 
   /** Messages that nobody acknowledges come back as attempt 2 after their invisible time and not before. */
@@ -299,7 +142,7 @@ const scenarios = {
       console.log('HELD', ++held);
       return new Promise(() => {});
     });
-    await once(process.stdin.resume(), 'end');
+    await awaitLine();
     return {};
   },
 
@@ -322,54 +165,8 @@ const scenarios = {
     return { distinct: attempts.size, deliveries, took_ms, attempts: [ ...new Set(attempts.values()) ].sort() };
   },
 
-  /**
-   * Sends and consumes without a pause, says UNDER_LOAD once `count` went through, and after a line on stdin goes on
-   * until as many again did. What was answered OK must come; a send may fail, which is told.
-   */
-  async carry() {
-    const seen = new Seen();
-    const sent = new Set();
-    let next = 0;
-    let failed = 0;
-    let stop = false;
-    let last = Date.now();
-    let send_gap_ms = 0;
-    const consumer = await pushConsumer(view => {
-      seen.note(view);
-      return ConsumeResult.SUCCESS;
-    });
-    const client = await producer();
-    const senders = Array.from({ length: 4 }, async () => {
-      while (!stop) {
-        const sequence = next++;
-        try {
-          await client.send(message(sequence));
-          sent.add(String(sequence));
-          send_gap_ms = Math.max(send_gap_ms, Date.now() - last);
-          last = Date.now();
-          await sleep(5);
-        } catch (failure) {
-          failed++;
-          console.error(String(failure));
-        }
-      }
-    });
-    const underLoad = await until(() => sent.size >= count && seen.bodies.size >= count);
-    console.log(underLoad ? 'UNDER_LOAD' : 'STUCK');
-    await once(process.stdin, 'data');
-    const before = sent.size;
-    await until(() => sent.size >= before + count);
-    stop = true;
-    await Promise.all(senders);
-    const missing = () => [ ...sent ].filter(name => !seen.bodies.has(name)).length;
-    await until(() => missing() === 0);
-    await consumer.shutdown();
-    await client.shutdown();
-    return {
-      sent: sent.size, after: sent.size - before, failed, missing: missing(), distinct: seen.bodies.size,
-      deliveries: seen.deliveries, send_gap_ms,
-    };
-  },
+  ...require('./features'),
+  ...require('./carry'),
 };
 
 async function main() {

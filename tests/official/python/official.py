@@ -2,8 +2,9 @@
 
     official.py SCENARIO ACCESS TOPIC GROUP COUNT
 
-SCENARIO is roundtrip, redelivery, send, orphan, hold or take. The last line on stdout is RESULT and a JSON object,
-which tests/tests/official.rs judges. It signs with OFFICIAL_ACCESS_KEY and OFFICIAL_SECRET_KEY. `hold` prints HELD and a number whenever it holds more messages, and never ends.
+The last line on stdout is RESULT and a JSON object, which tests/tests/official*.rs judge. It signs with
+OFFICIAL_ACCESS_KEY and OFFICIAL_SECRET_KEY. TLS is off, as this client has it by itself, unless the environment says
+OFFICIAL_TLS=1.
 """
 
 import faulthandler
@@ -12,94 +13,39 @@ import os
 import sys
 import threading
 import time
-from collections import Counter
-from concurrent.futures import wait
 
-from rocketmq import (ClientConfiguration, ConsumeResult, Credentials, FilterExpression, Message, MessageListener,
-                      Producer, PushConsumer, SimpleConsumer, TransactionChecker, TransactionResolution)
+import carry
+import features
+from common import (RECEIVE_WITHIN, Again, Seen, body, numbered, push_consumer, send_all, simple_consumer,
+                    start_producer, until)
+from rocketmq import ConsumeResult, MessageListener
 
-SEND_IN_FLIGHT = 64
-# The client tries three times for 3 s each.
-SEND_WITHIN = 15
-# Its poll of 5 s, what the client adds to the deadline of a poll, and acknowledgements of 3 s at most on a busy machine.
-RECEIVE_WITHIN = 20
 # A little before the test gives up, the program says on stderr where each of its threads is, and ends.
-LIMIT_S = {"roundtrip": 140, "redelivery": 80, "send": 50, "take": 95, "orphan": 100}
+LIMIT_S = {"roundtrip": 140, "push": 140, "take": 95, "send": 50}
+LIMIT_ELSE_S = 80
+# These go on until they are told or killed.
+WITHOUT_LIMIT = ("hold", "carry")
 
 
-def configuration(access):
-    keys = Credentials(os.environ.get("OFFICIAL_ACCESS_KEY", ""), os.environ.get("OFFICIAL_SECRET_KEY", ""))
-    return ClientConfiguration(access, keys)
-
-
-def send_all(access, topic, count):
-    """Sends `count` messages whose bodies are their sequence numbers; the first failure is raised.
-
-    A producer with a send under way must not be shut down: the client would try the send again without a route, and
-    wait for one on the very thread that would bring it, with every other client of this process. So it is shut down
-    only after the last answer, and never after a failure; the process ends instead.
-    """
-    producer = Producer(configuration(access), (topic,))
-    producer.startup()
-    permits = threading.Semaphore(SEND_IN_FLIGHT)
-    failed = threading.Event()
-
-    def sent(future):
-        if future.exception() is not None:
-            failed.set()
-        permits.release()
-
-    futures = []
-    while len(futures) < count and not failed.is_set():
-        sequence = len(futures)
-        message = Message()
-        message.topic = topic
-        message.body = str(sequence).encode()
-        message.tag = "official"
-        message.keys = f"key-{sequence}"
-        message.add_property("sequence", str(sequence))
-        if not permits.acquire(timeout=SEND_WITHIN):
-            raise TimeoutError(f"none of {SEND_IN_FLIGHT} sends ended in {SEND_WITHIN} s")
-        future = producer.send_async(message)
-        future.add_done_callback(sent)
-        futures.append(future)
-    if wait(futures, timeout=SEND_WITHIN).not_done:
-        raise TimeoutError(f"a send did not end in {SEND_WITHIN} s")
-    ids = {future.result().message_id for future in futures}
-    if len(ids) != count:
-        raise AssertionError("two sends were answered with one message id")
-    producer.shutdown()
-
-
-def simple_consumer(access, topic, group, wait=5):
-    consumer = SimpleConsumer(configuration(access), group, {topic: FilterExpression("*")}, wait)
-    consumer.startup()
-    return consumer
+def send(access, topic, _group, count):
+    send_all(access, topic, count)
+    return {"sent": count}
 
 
 def roundtrip(access, topic, group, count):
-    """Every message that was sent comes exactly once to a group whose members acknowledge it."""
+    """Every message that was sent comes exactly once to a group whose simple consumers acknowledge it."""
     started = time.monotonic()
-    lock = threading.Lock()
-    seen = Counter()
-    wrong = []
+    seen, failures = Seen(), []
     stop = threading.Event()
-
-    failures = []
 
     def receive(consumer):
         try:
             while not stop.is_set():
                 for message in consumer.receive(32, 30):
-                    body = message.body.decode()
-                    with lock:
-                        seen[body] += 1
-                        if message.delivery_attempt != 1 or message.properties.get("sequence") != body or message.tag != "official":
-                            wrong.append(str(message))
+                    seen.note(message)
                     consumer.ack(message)
         except Exception as failure:
-            with lock:
-                failures.append(str(failure))
+            failures.append(repr(failure))
 
     consumers = [simple_consumer(access, topic, group) for _ in range(2)]
     # Nothing may wait for them when something fails.
@@ -108,8 +54,7 @@ def roundtrip(access, topic, group, count):
         receiver.start()
     send_all(access, topic, count)
     sent = time.monotonic()
-    while len(seen) < count and len(failures) < len(receivers) and time.monotonic() - sent < 60:
-        time.sleep(0.02)
+    until(lambda: len(seen.bodies) >= count or len(failures) == len(receivers))
     received = time.monotonic()
     stop.set()
     # Each ends its poll first: a duplicate in the making would show.
@@ -119,117 +64,107 @@ def roundtrip(access, topic, group, count):
             raise TimeoutError(f"a receive did not end in {RECEIVE_WITHIN} s")
     for consumer in consumers:
         consumer.shutdown()
-    distinct = sum(1 for sequence in range(count) if str(sequence) in seen)
-    return {"sent": count, "distinct": distinct, "foreign": len(seen) - distinct, "deliveries": sum(seen.values()),
-            "wrong": wrong[:3], "failures": failures, "sent_ms": int((sent - started) * 1000),
+    return {**seen.result(count), "failures": failures, "sent_ms": int((sent - started) * 1000),
             "received_ms": int((received - started) * 1000)}
+
+
+class Listener(MessageListener):
+    """Hands each message to a function, which says whether it is finished."""
+
+    def __init__(self, finishes):
+        self.finishes = finishes
+
+    def consume(self, message):
+        return ConsumeResult.SUCCESS if self.finishes(message) else ConsumeResult.FAILURE
+
+
+def push(access, topic, group, count):
+    """Every message that was sent comes exactly once to a push consumer that finishes it."""
+    seen = Seen()
+
+    def finish(message):
+        seen.note(message)
+        return True
+
+    consumer = push_consumer(access, topic, group, Listener(finish))
+    started = time.monotonic()
+    send_all(access, topic, count)
+    until(lambda: len(seen.bodies) >= count)
+    received = time.monotonic()
+    # It ends its polls and finishes what they brought.
+    consumer.shutdown()
+    return {**seen.result(count), "received_ms": int((received - started) * 1000)}
 
 
 def redelivery(access, topic, group, count):
     """Messages that nobody acknowledges come back as attempt 2 after their invisible time and not before."""
     invisible = 10
+    return {**come_back(access, topic, group, count, invisible, None), "invisible_ms": invisible * 1000}
+
+
+def invisible(access, topic, group, count):
+    """A message held for longer and then for shorter than it was received for comes back when it was last told."""
+    last = 5
+    return {**come_back(access, topic, group, count, 120, last), "invisible_ms": last * 1000}
+
+
+def come_back(access, topic, group, count, received_for, changed_to):
+    again = Again()
     consumer = simple_consumer(access, topic, group)
     send_all(access, topic, count)
-    first, gaps, attempts, repeated = {}, [], [], 0
     deadline = time.monotonic() + 60
-    while len(gaps) < count and time.monotonic() < deadline:
+    while len(again.gaps) < count and time.monotonic() < deadline:
         called = time.monotonic()
-        for message in consumer.receive(32, invisible):
-            body = message.body.decode()
-            if body not in first:
-                first[body] = called
-            elif message.delivery_attempt == 2 and body in first and first[body] is not None:
-                gaps.append(int((time.monotonic() - first[body]) * 1000))
-                attempts.append(message.delivery_attempt)
-                first[body] = None
+        for message in consumer.receive(32, received_for):
+            if again.second(message, time.monotonic() if changed_to else called):
                 consumer.ack(message)
-            else:
-                repeated += 1
+            elif changed_to:
+                consumer.change_invisible_duration(message, 300)
+                consumer.change_invisible_duration(message, changed_to)
     consumer.shutdown()
-    return {"sent": count, "first": len(first), "second": len(gaps), "repeated": repeated, "attempts": attempts,
-            "min_gap_ms": min(gaps, default=0), "max_gap_ms": max(gaps, default=0), "invisible_ms": invisible * 1000}
+    return again.result(count)
 
 
-class Checker(TransactionChecker):
-    """Commits the half messages whose numbers are below `count`, and rolls the others back."""
-
-    def __init__(self, count):
-        self.count = count
-        self.lock = threading.Lock()
-        self.asked = set()
-        self.wrong = []
-
-    def check(self, message):
-        body = message.body.decode()
-        with self.lock:
-            self.asked.add(body)
-            if message.properties.get("sequence") != body or message.tag != "official":
-                self.wrong.append(str(message))
-        return TransactionResolution.COMMIT if int(body) < self.count else TransactionResolution.ROLLBACK
+def retry(access, topic, group, count):
+    """Messages that a push consumer fails once come back to it as attempt 2."""
+    again = Again()
+    consumer = push_consumer(access, topic, group, Listener(lambda message: again.second(message, time.monotonic())))
+    send_all(access, topic, count)
+    until(lambda: len(again.gaps) >= count)
+    consumer.shutdown()
+    return again.result(count)
 
 
-def orphan(access, topic, group, count):
-    """A producer that leaves its transactions open is asked about each of them."""
-    checker = Checker(count)
-    producer = Producer(configuration(access), (topic,), checker)
-    producer.startup()
-    for sequence in range(2 * count):
-        message = Message()
-        message.topic = topic
-        message.body = str(sequence).encode()
-        message.tag = "official"
-        message.add_property("sequence", str(sequence))
-        producer.send(message, producer.begin_transaction())
-    seen = Counter()
-    consumer = simple_consumer(access, topic, group)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and (len(seen) < count or len(checker.asked) < 2 * count):
-        for message in consumer.receive(32, 30):
-            seen[message.body.decode()] += 1
-            consumer.ack(message)
-    # A poll more: what should not come would show.
-    for message in consumer.receive(32, 30):
-        seen[message.body.decode()] += 1
-    distinct = sum(1 for sequence in range(count) if str(sequence) in seen)
-    return {"sent": count, "distinct": distinct, "foreign": len(seen) - distinct, "deliveries": sum(seen.values()),
-            "wrong": checker.wrong[:3], "asked": len(checker.asked)}
+def filter_by_tag(access, topic, group, count):
+    """A push consumer that asked for one of two tags gets that and nothing else."""
+    seen = Seen()
 
+    def finish(message):
+        seen.note(message, "wanted")
+        return True
 
-class Holder(MessageListener):
-    """Takes messages and finishes none."""
-
-    def __init__(self):
-        self.lock = threading.Lock()
-        self.held = 0
-
-    def consume(self, message):
-        with self.lock:
-            self.held += 1
-            print("HELD", self.held, flush=True)
-        threading.Event().wait()
-
-
-class Taker(MessageListener):
-    """Finishes every message at once and remembers its attempt."""
-
-    def __init__(self):
-        self.lock = threading.Lock()
-        self.attempts = {}
-        self.deliveries = 0
-
-    def consume(self, message):
-        with self.lock:
-            self.deliveries += 1
-            self.attempts[message.body.decode()] = message.delivery_attempt
-        return ConsumeResult.SUCCESS
+    consumer = push_consumer(access, topic, group, Listener(finish), "wanted || also")
+    producer = start_producer(access, topic)
+    for sequence in range(count):
+        producer.send(numbered(topic, sequence, "wanted"))
+        producer.send(numbered(topic, count + sequence, "other"))
+    producer.shutdown()
+    until(lambda: len(seen.bodies) >= count)
+    consumer.shutdown()
+    return seen.result(count)
 
 
 def hold(access, topic, group, count):
     """A push consumer that holds `count` messages until its process is killed."""
-    holder = Holder()
-    consumer = PushConsumer(configuration(access), group, holder, {topic: FilterExpression("*")},
-                            consumption_thread_count=count)
-    consumer.startup()
+    lock, held = threading.Lock(), []
+
+    def never(message):
+        with lock:
+            held.append(body(message))
+            print("HELD", len(held), flush=True)
+        threading.Event().wait()
+
+    consumer = push_consumer(access, topic, group, Listener(never), threads=count)
     # One line on stdin asks for a clean end (NotifyClientTermination); a kill is the other way.
     sys.stdin.readline()
     # shutdown() would wait for the listener, which holds on, before it tells the brokers.
@@ -241,33 +176,37 @@ def hold(access, topic, group, count):
 
 def take(access, topic, group, count):
     """A push consumer that finishes `count` messages: what another member of its group left."""
-    taker = Taker()
-    consumer = PushConsumer(configuration(access), group, taker, {topic: FilterExpression("*")})
-    consumer.startup()
+    lock, attempts, deliveries = threading.Lock(), {}, []
+
+    def finish(message):
+        with lock:
+            deliveries.append(body(message))
+            attempts[body(message)] = message.delivery_attempt
+        return True
+
+    consumer = push_consumer(access, topic, group, Listener(finish))
     print("READY", flush=True)
     started = time.monotonic()
-    while len(taker.attempts) < count and time.monotonic() - started < 90:
-        time.sleep(0.02)
+    until(lambda: len(attempts) >= count, 90)
     took = time.monotonic() - started
+    # The end of a consumer takes as long as its polls.
+    print("TAKEN", len(attempts), flush=True)
     consumer.shutdown()
-    return {"distinct": len(taker.attempts), "deliveries": taker.deliveries, "took_ms": int(took * 1000),
-            "attempts": sorted(set(taker.attempts.values()))}
+    return {"distinct": len(attempts), "deliveries": len(deliveries), "took_ms": int(took * 1000),
+            "attempts": sorted(set(attempts.values()))}
+
+
+SCENARIOS = {"send": send, "roundtrip": roundtrip, "push": push, "redelivery": redelivery, "invisible": invisible,
+             "retry": retry, "filter": filter_by_tag, "hold": hold, "take": take, **features.SCENARIOS,
+             **carry.SCENARIOS}
 
 
 def main():
     scenario, access, topic, group, count = sys.argv[1:]
-    count = int(count)
-    if scenario in LIMIT_S:
-        faulthandler.dump_traceback_later(LIMIT_S[scenario], exit=True)
-    if scenario == "send":
-        send_all(access, topic, count)
-        result = {"sent": count}
-    else:
-        scenarios = {"roundtrip": roundtrip, "redelivery": redelivery, "hold": hold, "take": take,
-                     "orphan": orphan}
-        result = scenarios[scenario](access, topic, group, count)
-    print("RESULT", json.dumps(result), flush=True)
-    # The client leaves threads behind that a failure would wait for.
+    if scenario not in WITHOUT_LIMIT:
+        faulthandler.dump_traceback_later(LIMIT_S.get(scenario, LIMIT_ELSE_S), exit=True)
+    print("RESULT", json.dumps(SCENARIOS[scenario](access, topic, group, int(count))), flush=True)
+    # The client leaves threads behind that a normal end would wait for.
     os._exit(0)
 
 

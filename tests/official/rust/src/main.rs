@@ -1,74 +1,16 @@
 //! The official Rust client (`rocketmq` 5.0.0) against a running cluster: `official-rust SCENARIO ACCESS TOPIC GROUP COUNT`.
-//! The last line on stdout is `RESULT` and a JSON object; `tests/tests/official.rs` judges it.
+//! The last line on stdout is `RESULT` and a JSON object; `tests/tests/official*.rs` judge it.
+
+mod carry;
+mod common;
+mod features;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rocketmq::conf::{ClientOption, ProducerOption, SimpleConsumerOption};
-use rocketmq::model::common::{FilterExpression, FilterType};
-use rocketmq::model::message::MessageBuilder;
-use rocketmq::{Producer, SimpleConsumer};
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-fn client_option(access: &str) -> ClientOption {
-    let mut option = ClientOption::default();
-    option.set_access_url(access);
-    option.set_enable_tls(false);
-    option.set_long_polling_timeout(Duration::from_secs(5));
-    option
-}
-
-async fn producer(access: &str, topic: &str) -> Result<Producer, Failure> {
-    let mut option = ProducerOption::default();
-    option.set_topics(vec![topic]);
-    let mut producer = Producer::new(option, client_option(access))?;
-    producer.start().await?;
-    Ok(producer)
-}
-
-async fn consumer(access: &str, topic: &str, group: &str) -> Result<SimpleConsumer, Failure> {
-    let mut option = SimpleConsumerOption::default();
-    option.set_topics(vec![topic]);
-    option.set_consumer_group(group);
-    let mut consumer = SimpleConsumer::new(option, client_option(access))?;
-    consumer.start().await?;
-    Ok(consumer)
-}
-
-fn everything() -> FilterExpression {
-    FilterExpression::new(FilterType::Tag, "*")
-}
-
-/// Sends `count` messages with `workers` calls in flight; the body is the sequence number.
-async fn send_all(producer: Arc<Producer>, topic: &str, count: usize, workers: usize) -> Result<(), Failure> {
-    let next = Arc::new(AtomicUsize::new(0));
-    let mut tasks = Vec::new();
-    for _ in 0..workers {
-        let (producer, next, topic) = (producer.clone(), next.clone(), topic.to_string());
-        tasks.push(tokio::spawn(async move {
-            loop {
-                let sequence = next.fetch_add(1, Ordering::Relaxed);
-                if sequence >= count {
-                    return Ok::<(), Failure>(());
-                }
-                let message = MessageBuilder::builder()
-                    .set_topic(topic.as_str())
-                    .set_tag("official")
-                    .set_keys(vec![format!("key-{sequence}")])
-                    .set_body(sequence.to_string().into_bytes())
-                    .build()?;
-                producer.send(message).await?;
-            }
-        }));
-    }
-    for task in tasks {
-        task.await??;
-    }
-    Ok(())
-}
+use common::{consumer, everything, producer, send_all, Failure, Task};
 
 /// Every message that was sent comes exactly once to a group whose members acknowledge it.
 async fn roundtrip(access: &str, topic: &str, group: &str, count: usize) -> Result<serde_json::Value, Failure> {
@@ -191,9 +133,10 @@ async fn take(access: &str, topic: &str, group: &str, count: usize) -> Result<se
 async fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [scenario, access, topic, group, count] = arguments.as_slice() else {
-        return Err("usage: official-rust roundtrip|redelivery|send|hold|take ACCESS TOPIC GROUP COUNT".into());
+        return Err("usage: official-rust SCENARIO ACCESS TOPIC GROUP COUNT".into());
     };
     let count = count.parse()?;
+    let task = Task { access: access.clone(), topic: topic.clone(), group: group.clone(), count };
     let result = match scenario.as_str() {
         "roundtrip" => roundtrip(access, topic, group, count).await?,
         "redelivery" => redelivery(access, topic, group, count).await?,
@@ -203,8 +146,17 @@ async fn main() -> Result<(), Failure> {
         }
         "hold" => hold(access, topic, group).await?,
         "take" => take(access, topic, group, count).await?,
+        "carry" => carry::carry(task).await?,
+        "delay" => features::delay(task).await?,
+        "transaction" => features::transaction(task).await?,
+        "orphans" => features::orphans(task).await?,
+        "fifo-simple" => features::fifo(task).await?,
+        "dead-letter" => features::dead_letter(task).await?,
+        "largest" => features::largest(task).await?,
+        "unknown-topic" => features::unknown_topic(task).await?,
         other => return Err(format!("no scenario is called {other}").into()),
     };
     println!("RESULT {result}");
-    Ok(())
+    // The client's own tasks need not end first.
+    std::process::exit(0)
 }

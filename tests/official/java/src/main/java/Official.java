@@ -1,12 +1,14 @@
+import java.io.BufferedReader;
+import java.io.InputStreamReader;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Collection;
 import java.util.Collections;
-import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Set;
 import java.util.TreeSet;
 import java.util.concurrent.CompletableFuture;
@@ -16,6 +18,7 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.stream.Collectors;
+import java.util.stream.Stream;
 import org.apache.rocketmq.client.apis.ClientConfiguration;
 import org.apache.rocketmq.client.apis.ClientException;
 import org.apache.rocketmq.client.apis.ClientServiceProvider;
@@ -25,10 +28,10 @@ import org.apache.rocketmq.client.apis.consumer.MessageListener;
 import org.apache.rocketmq.client.apis.consumer.PushConsumer;
 import org.apache.rocketmq.client.apis.consumer.SimpleConsumer;
 import org.apache.rocketmq.client.apis.message.Message;
+import org.apache.rocketmq.client.apis.message.MessageBuilder;
 import org.apache.rocketmq.client.apis.message.MessageView;
 import org.apache.rocketmq.client.apis.producer.Producer;
 import org.apache.rocketmq.client.apis.producer.SendReceipt;
-import org.apache.rocketmq.client.apis.producer.TransactionResolution;
 
 /**
  * The official Java client (rocketmq-client-java) against a running cluster: {@code SCENARIO ACCESS TOPIC GROUP COUNT}.
@@ -37,33 +40,33 @@ import org.apache.rocketmq.client.apis.producer.TransactionResolution;
  * client has it by itself, unless the environment says OFFICIAL_TLS=0.
  */
 public final class Official {
-    private static final ClientServiceProvider CLIENT = ClientServiceProvider.loadService();
+    static final ClientServiceProvider CLIENT = ClientServiceProvider.loadService();
     private static final int SEND_IN_FLIGHT = 64;
-    private static final Duration PATIENCE = Duration.ofSeconds(60);
+    static final Duration PATIENCE = Duration.ofSeconds(60);
+    /** What the test says to the program. */
+    static final BufferedReader INPUT = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
 
-    private interface Scenario {
+    interface Scenario {
         Map<String, Object> run(Official official) throws Exception;
     }
 
-    private static final Map<String, Scenario> SCENARIOS = Map.ofEntries(
-        Map.entry("send", Official::send),
-        Map.entry("roundtrip", Official::roundtrip),
-        Map.entry("push", Official::push),
-        Map.entry("redelivery", Official::redelivery),
-        Map.entry("retry", Official::retry),
-        Map.entry("filter", Official::filter),
-        Map.entry("invisible", Official::invisible),
-        Map.entry("hold", Official::hold),
-        Map.entry("take", Official::take),
-        Map.entry("carry", Official::carry),
-        Map.entry("orphan", Official::orphan));
+    private static final Map<String, Scenario> SCENARIOS = Map.of(
+        "send", Official::send,
+        "roundtrip", Official::roundtrip,
+        "push", Official::push,
+        "redelivery", Official::redelivery,
+        "retry", Official::retry,
+        "filter", Official::filter,
+        "invisible", Official::invisible,
+        "hold", Official::hold,
+        "take", Official::take);
 
-    private final String access;
-    private final String topic;
-    private final String group;
-    private final int count;
+    final String access;
+    final String topic;
+    final String group;
+    final int count;
 
-    private Official(String access, String topic, String group, int count) {
+    Official(String access, String topic, String group, int count) {
         this.access = access;
         this.topic = topic;
         this.group = group;
@@ -74,7 +77,8 @@ public final class Official {
         try {
             Official official =
                 new Official(arguments[1], arguments[2], arguments[3], Integer.parseInt(arguments[4]));
-            Scenario scenario = SCENARIOS.get(arguments[0]);
+            Scenario scenario = Stream.of(SCENARIOS, Features.SCENARIOS, Carry.SCENARIOS)
+                .map(scenarios -> scenarios.get(arguments[0])).filter(Objects::nonNull).findFirst().orElse(null);
             if (scenario == null) {
                 throw new IllegalArgumentException("no scenario is called " + arguments[0]);
             }
@@ -89,49 +93,53 @@ public final class Official {
 
     // What every scenario is made of.
 
-    private ClientConfiguration configuration() {
+    ClientConfiguration configuration() {
         boolean tls = !"0".equals(System.getenv("OFFICIAL_TLS"));
         return ClientConfiguration.newBuilder().setEndpoints(access).enableSsl(tls).build();
     }
 
-    private Producer producer() throws ClientException {
+    Producer producer() throws ClientException {
         return CLIENT.newProducerBuilder().setClientConfiguration(configuration()).setTopics(topic).build();
     }
 
-    private SimpleConsumer simpleConsumer() throws ClientException {
+    SimpleConsumer simpleConsumer() throws ClientException {
         return CLIENT.newSimpleConsumerBuilder().setClientConfiguration(configuration()).setConsumerGroup(group)
             .setAwaitDuration(Duration.ofSeconds(5))
             .setSubscriptionExpressions(Map.of(topic, FilterExpression.SUB_ALL)).build();
     }
 
-    private PushConsumer pushConsumer(FilterExpression filter, int threads, MessageListener listener)
+    PushConsumer pushConsumer(FilterExpression filter, int threads, MessageListener listener)
         throws ClientException {
         return CLIENT.newPushConsumerBuilder().setClientConfiguration(configuration()).setConsumerGroup(group)
             .setSubscriptionExpressions(Map.of(topic, filter)).setConsumptionThreadCount(threads)
             .setMessageListener(listener).build();
     }
 
-    private PushConsumer pushConsumer(MessageListener listener) throws ClientException {
+    PushConsumer pushConsumer(MessageListener listener) throws ClientException {
         return pushConsumer(FilterExpression.SUB_ALL, 8, listener);
     }
 
     /** The message whose body is its sequence number. */
-    private Message message(int sequence, String tag) {
-        return CLIENT.newMessageBuilder().setTopic(topic).setBody(Integer.toString(sequence).getBytes(StandardCharsets.UTF_8))
-            .setTag(tag).setKeys("key-" + sequence).addProperty("sequence", Integer.toString(sequence)).build();
+    Message message(int sequence, String tag) {
+        return builder(sequence, tag).build();
     }
 
-    private static String body(MessageView message) {
+    MessageBuilder builder(int sequence, String tag) {
+        return CLIENT.newMessageBuilder().setTopic(topic).setBody(Integer.toString(sequence).getBytes(StandardCharsets.UTF_8))
+            .setTag(tag).setKeys("key-" + sequence).addProperty("sequence", Integer.toString(sequence));
+    }
+
+    static String body(MessageView message) {
         return StandardCharsets.UTF_8.decode(message.getBody()).toString();
     }
 
-    private static boolean intact(MessageView message, String tag) {
+    static boolean intact(MessageView message, String tag) {
         return body(message).equals(message.getProperties().get("sequence"))
             && message.getTag().filter(tag::equals).isPresent()
             && message.getKeys().equals(List.of("key-" + body(message)));
     }
 
-    private void sendAll() throws Exception {
+    void sendAll() throws Exception {
         try (Producer producer = producer()) {
             Semaphore permits = new Semaphore(SEND_IN_FLIGHT);
             List<CompletableFuture<SendReceipt>> sends = new ArrayList<>();
@@ -151,11 +159,11 @@ public final class Official {
         }
     }
 
-    private interface Condition {
+    interface Condition {
         boolean holds() throws Exception;
     }
 
-    private static boolean await(Condition condition, Duration limit) throws Exception {
+    static boolean await(Condition condition, Duration limit) throws Exception {
         long deadline = System.nanoTime() + limit.toNanos();
         while (!condition.holds()) {
             if (System.nanoTime() > deadline) {
@@ -166,17 +174,17 @@ public final class Official {
         return true;
     }
 
-    private static long millisSince(long nanos) {
+    static long millisSince(long nanos) {
         return TimeUnit.NANOSECONDS.toMillis(System.nanoTime() - nanos);
     }
 
-    private static synchronized void say(String line) {
+    static synchronized void say(String line) {
         System.out.println(line);
         System.out.flush();
     }
 
     /** What consumers got: deliveries by body, and what was not as it was sent. */
-    private static final class Seen {
+    static final class Seen {
         final Map<String, AtomicInteger> bodies = new ConcurrentHashMap<>();
         final List<String> wrong = Collections.synchronizedList(new ArrayList<>());
 
@@ -358,37 +366,6 @@ public final class Official {
         return seen.result(count);
     }
 
-    /**
-     * A producer that leaves its transactions open is asked about each of them. The half messages below {@code count}
-     * it commits then, and as many others it rolls back.
-     */
-    private Map<String, Object> orphan() throws Exception {
-        Seen seen = new Seen();
-        Set<String> asked = ConcurrentHashMap.newKeySet();
-        PushConsumer consumer = pushConsumer(message -> {
-            seen.note(message, "official");
-            return ConsumeResult.SUCCESS;
-        });
-        Producer producer = CLIENT.newProducerBuilder().setClientConfiguration(configuration()).setTopics(topic)
-            .setTransactionChecker(half -> {
-                if (!intact(half, "official")) {
-                    seen.wrong.add(half.toString());
-                }
-                asked.add(body(half));
-                return Integer.parseInt(body(half)) < count ? TransactionResolution.COMMIT
-                    : TransactionResolution.ROLLBACK;
-            }).build();
-        for (int sequence = 0; sequence < 2 * count; sequence++) {
-            producer.send(message(sequence, "official"), producer.beginTransaction());
-        }
-        await(() -> asked.size() >= 2 * count && seen.bodies.size() >= count, PATIENCE);
-        consumer.close();
-        producer.close();
-        Map<String, Object> result = seen.result(count);
-        result.put("asked", asked.size());
-        return result;
-    }
-
     /** A message held for longer and then for shorter than it was received for comes back when it was last told. */
     private Map<String, Object> invisible() throws Exception {
         Duration last = Duration.ofSeconds(5);
@@ -420,7 +397,7 @@ public final class Official {
             new Semaphore(0).acquireUninterruptibly();
             return ConsumeResult.FAILURE;
         });
-        while (System.in.read() >= 0) { }
+        while (INPUT.readLine() != null) { }
         return Map.of();
     }
 
@@ -444,95 +421,7 @@ public final class Official {
             "attempts", new TreeSet<>(attempts.values()));
     }
 
-    /** The longest time between two of many events. */
-    private static final class Gap {
-        private long last = System.nanoTime();
-        private long longest;
-
-        synchronized void event() {
-            longest = Math.max(longest, millisSince(last));
-            last = System.nanoTime();
-        }
-
-        synchronized long millis() {
-            return longest;
-        }
-    }
-
-    /**
-     * Sends and consumes without a pause, says UNDER_LOAD once {@code count} went through, and after a line on stdin
-     * goes on until as many again did. What was answered OK must come; a send may fail, which is told.
-     */
-    private Map<String, Object> carry() throws Exception {
-        Map<String, AtomicInteger> seen = new HashMap<>();
-        Set<String> sent = ConcurrentHashMap.newKeySet();
-        AtomicInteger next = new AtomicInteger();
-        AtomicInteger failed = new AtomicInteger();
-        AtomicBoolean stop = new AtomicBoolean();
-        PushConsumer consumer = pushConsumer(message -> {
-            synchronized (seen) {
-                seen.computeIfAbsent(body(message), unused -> new AtomicInteger()).incrementAndGet();
-            }
-            return ConsumeResult.SUCCESS;
-        });
-        Producer producer = producer();
-        List<Thread> senders = new ArrayList<>();
-        Gap gap = new Gap();
-        for (int number = 0; number < 4; number++) {
-            Thread sender = new Thread(() -> {
-                while (!stop.get()) {
-                    int sequence = next.getAndIncrement();
-                    try {
-                        producer.send(message(sequence, "official"));
-                        sent.add(Integer.toString(sequence));
-                        gap.event();
-                        Thread.sleep(5);
-                    } catch (ClientException failure) {
-                        failed.incrementAndGet();
-                        failure.printStackTrace();
-                    } catch (InterruptedException stopped) {
-                        return;
-                    }
-                }
-            });
-            sender.start();
-            senders.add(sender);
-        }
-        Condition allCame = () -> {
-            synchronized (seen) {
-                return seen.keySet().containsAll(sent);
-            }
-        };
-        boolean underLoad = await(() -> {
-            synchronized (seen) {
-                return sent.size() >= count && seen.size() >= count;
-            }
-        }, PATIENCE);
-        say(underLoad ? "UNDER_LOAD" : "STUCK");
-        System.in.read();
-        int before = sent.size();
-        await(() -> sent.size() >= before + count, PATIENCE);
-        stop.set(true);
-        for (Thread sender : senders) {
-            sender.join();
-        }
-        await(allCame, PATIENCE);
-        consumer.close();
-        producer.close();
-        Map<String, Object> result = new LinkedHashMap<>();
-        synchronized (seen) {
-            result.put("sent", sent.size());
-            result.put("after", sent.size() - before);
-            result.put("failed", failed.get());
-            result.put("missing", sent.stream().filter(body -> !seen.containsKey(body)).count());
-            result.put("distinct", seen.size());
-            result.put("deliveries", seen.values().stream().mapToInt(AtomicInteger::get).sum());
-        }
-        result.put("send_gap_ms", gap.millis());
-        return result;
-    }
-
-    private static String json(Object value) {
+    static String json(Object value) {
         if (value instanceof Map<?, ?> map) {
             return map.entrySet().stream().map(entry -> json(entry.getKey()) + ":" + json(entry.getValue()))
                 .collect(Collectors.joining(",", "{", "}"));
