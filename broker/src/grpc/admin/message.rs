@@ -253,7 +253,7 @@ pub(super) async fn verify(
     let query =
         Query { topic, queue: None, from_ms: begin(&search), until_ms: u64::MAX, messages_max: 1, search, start: None };
     let (mut found, _) = look(front, &query, look_until(caller)).await?;
-    let found = found.pop().ok_or_else(|| ApiError::NoSuchMessage(query.topic.name))?;
+    let found = found.pop().ok_or(ApiError::NoSuchMessage(query.topic.name))?;
     let told = Told::Verify {
         message: found.message,
         stored_ms: found.place.store_ms,
