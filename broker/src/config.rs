@@ -73,7 +73,8 @@ pub struct Idempotence {
 /// What may be kept. What the leader's file says counts for the broker group; disk use is that of the fullest member.
 #[derive(Debug, Clone)]
 pub struct Retention {
-    /// How long messages are kept, in ms (`fileReservedTime`, in hours).
+    /// How long messages are kept, in ms (`fileReservedTime`, in hours). Not 48 hours as in RocketMQ but for ever unless
+    /// it is set: a group that removed anything from its log cannot fill a new member.
     pub kept_ms: u64,
     /// Hours of the day (UTC) in which messages that are too old go; none for any (`deleteWhen`).
     pub hours: Vec<u8>,
@@ -396,8 +397,14 @@ impl BrokerConfig {
     }
 }
 
+/// A hundred years.
+const KEPT_MS_MAX: u64 = 876_000 * 3_600_000;
+
 fn retention(s: &mut Settings, segment_bytes: u64) -> Retention {
-    let hours = s.number("fileReservedTime", 48.0, 0.001..=876_000.0f64);
+    let hours = s.number("fileReservedTime", 0.0, 0.0..=876_000.0f64);
+    if hours > 0.0 && hours < 0.001 {
+        s.rule(format!("fileReservedTime = {hours} must be 0 (for ever) or at least 0.001 (hours)"));
+    }
     let log_bytes_max = s.number("fileReservedSize", 0, 0..=1u64 << 50);
     if log_bytes_max > 0 && log_bytes_max < 2 * segment_bytes {
         s.rule(format!(
@@ -408,7 +415,7 @@ fn retention(s: &mut Settings, segment_bytes: u64) -> Retention {
     let force = s.boolean("cleanFileForciblyEnable", false);
     let force_percent = s.number("diskSpaceCleanForciblyRatio", 85, 1..=100u64);
     Retention {
-        kept_ms: (hours * 3_600_000.0) as u64,
+        kept_ms: if hours > 0.0 { (hours * 3_600_000.0) as u64 } else { KEPT_MS_MAX },
         hours: s
             .optional_parsed("deleteWhen", "hours of the day (UTC) such as 04 or 04;16", read_hours)
             .unwrap_or_default(),
@@ -471,7 +478,7 @@ fn join(peers: &[Peer]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{ALIASES, BrokerConfig, FlushDiskType};
+    use super::{ALIASES, BrokerConfig, FlushDiskType, KEPT_MS_MAX};
     use raftmq_server::settings::Settings;
     use std::path::Path;
 
@@ -524,12 +531,12 @@ mod tests {
     #[test]
     fn retention_has_rocketmqs_keys_and_bounds() {
         let kept = read("").expect("valid").retention;
-        assert_eq!((kept.kept_ms, kept.log_bytes_max, kept.force_percent), (48 * 3_600_000, 0, 0));
+        assert_eq!((kept.kept_ms, kept.log_bytes_max, kept.force_percent), (KEPT_MS_MAX, 0, 0));
         let kept =
             read("fileReservedTime=72\ndeleteWhen=04;16\ncleanFileForciblyEnable=true\n").expect("valid").retention;
         assert_eq!((kept.kept_ms, kept.hours, kept.force_percent), (72 * 3_600_000, vec![4, 16], 85));
         for (text, part) in [
-            ("fileReservedTime=0", "fileReservedTime = 0"),
+            ("fileReservedTime=0.0001", "fileReservedTime = 0.0001"),
             ("deleteWhen=24", "deleteWhen = 24"),
             ("fileReservedSize=1000", "at least two segments"),
             ("diskMaxUsedSpaceRatio=101", "diskMaxUsedSpaceRatio = 101"),

@@ -263,6 +263,17 @@ impl<T: FnMut(ChangeProgress) + Send> Change<'_, T> {
                 ));
             }
         }
+        // A node that has nothing needs the log from its beginning.
+        if let Some(purged) = self.shared.log().state().purged
+            && answer.applied.is_none_or(|applied| applied.index < purged.index)
+        {
+            return refused(format!(
+                "the log of the group no longer has its entries up to {}, which the node at {address} needs: they were \
+                 removed by retention (fileReservedTime, fileReservedSize), and this version fills a member from the \
+                 log alone",
+                purged.index
+            ));
+        }
         let addresses = NodeAddresses { peer: address.clone(), ..info.addresses };
         Ok(NodeInfo { addresses, ..info })
     }
