@@ -44,11 +44,12 @@ impl Turn<'_, '_> {
         ranges.extend([(key::HALF, &halves), (key::HALF, &count)]);
         self.drop_ranges(&ranges, note, rows_max, |turn, table, row| {
             // What stands at times and among the wanted checks goes when Tick and the leader come upon it.
-            if table == key::HALF && row.first() == Some(&b'h') {
-                if let Some(value) = turn.rows.get(key::HALF, row)? {
-                    let body = half::body_of(row, &value)?;
-                    turn.rows.delete(key::HALF, &key::in_log(body.log_index, body.slot));
-                }
+            if table == key::HALF
+                && row.first() == Some(&b'h')
+                && let Some(value) = turn.rows.get(key::HALF, row)?
+            {
+                let body = half::body_of(row, &value)?;
+                turn.rows.delete(key::HALF, &key::in_log(body.log_index, body.slot));
             }
             // The consumer group no longer has rows for this topic.
             if table == key::SUBSCRIPTION {
