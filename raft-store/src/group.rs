@@ -943,6 +943,8 @@ impl Opened {
                 other => StartError::Raft(other.to_string()),
             })?;
         raft.run();
+        // Made at a start with a purged log, to say that the rows are durable; nobody is sent it.
+        snapshots.forget();
         let (losses, lost) = mpsc::channel(4);
         let shared = Arc::new(Shared {
             peers: config.sorted_peers(),

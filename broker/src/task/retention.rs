@@ -7,7 +7,7 @@ use super::reappend::{Moved, reappend};
 use crate::broker::Node;
 use crate::config::Retention;
 use crate::store::{StateError, retention, topic};
-use raft_store::SegmentUse;
+use raft_store::{SegmentUse, State};
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::command::{Expire, Expired, Trim, Trimmed, reply};
 use raftmq_proto::forward::LogUse;
@@ -16,6 +16,8 @@ use tokio::time::Instant;
 
 /// How often is looked for what is too old or too much.
 const LOOK: Duration = Duration::from_secs(1);
+/// Looking through the topics takes at most one part of so many of the time.
+const TOPICS_SHARE: u32 = 50;
 /// After a trim that freed nothing.
 const NOTHING_FREED: Duration = Duration::from_secs(30);
 /// A warning that still holds is repeated after this.
@@ -29,10 +31,16 @@ const HOUR_MS: u64 = 3_600_000;
 pub(super) async fn run(node: &Node) {
     let mut warned = Warned::default();
     let mut not_before = Instant::now();
+    let mut topics_not_before = Instant::now();
     loop {
         tokio::time::sleep(LOOK).await;
         let looked = async {
-            expire_topics(node).await?;
+            if Instant::now() >= topics_not_before {
+                let since = Instant::now();
+                expire_topics(node).await?;
+                // A hundred thousand topics are looked through less often than ten.
+                topics_not_before = Instant::now() + since.elapsed() * TOPICS_SHARE;
+            }
             if Instant::now() >= not_before && !trim(node, &mut warned).await? {
                 not_before = Instant::now() + NOTHING_FREED;
             }
@@ -85,7 +93,10 @@ impl Warned {
 
 /// Takes what is older than the own age of its topic.
 async fn expire_topics(node: &Node) -> Result<(), Failure> {
-    for name in old_topics(node)? {
+    let (state, now) = (node.group.state(), node.proposer.now());
+    // Thousands of rows are no work for a thread that others wait for.
+    let old = tokio::task::spawn_blocking(move || old_topics(&state, now)).await;
+    for name in old.map_err(|error| Failure::Proposal(error.to_string()))?? {
         let mut from_queue = 0;
         loop {
             let expire = Kind::Expire(Expire { topic: name.clone(), from_queue });
@@ -100,13 +111,11 @@ async fn expire_topics(node: &Node) -> Result<(), Failure> {
 }
 
 /// Topics with an age of their own whose oldest message is past it.
-fn old_topics(node: &Node) -> Result<Vec<String>, StateError> {
-    let state = node.group.state();
-    let now = node.proposer.now();
+fn old_topics(state: &State, now: u64) -> Result<Vec<String>, StateError> {
     let mut old = Vec::new();
-    for row in topic::topics(&state)? {
+    for row in topic::topics(state)? {
         let Some(age_ms) = retention::reserve_ms(&row) else { continue };
-        if retention::oldest_ms(&state, &row)?.is_some_and(|oldest_ms| oldest_ms.saturating_add(age_ms) <= now) {
+        if retention::oldest_ms(state, &row)?.is_some_and(|oldest_ms| oldest_ms.saturating_add(age_ms) <= now) {
             old.push(row.name);
         }
     }
