@@ -105,10 +105,17 @@ impl AdminService {
         let handles = Handles::of(&self.node.config.broker_group);
         let mut reader = Reader::new(&self.node.group);
         let mut messages = Vec::with_capacity(rows.len());
-        for (topic, InLog { log_index, slot }, half) in rows {
-            let stored = reader.read(&LeasedMessage { log_index, slot, ..LeasedMessage::default() }).await;
+        for (topic, place, half) in rows {
+            let body = half.body(place);
+            let body = LeasedMessage { log_index: body.log_index, slot: body.slot, ..LeasedMessage::default() };
+            let stored = reader.read(&body).await;
             let stored = stored.map_err(|error| Status::internal(format!("a half message cannot be read: {error}")))?;
-            let transaction = WaitingHandle { log_index, slot, delivery_ms: 0, message_id_hash: half.message_id_hash };
+            let transaction = WaitingHandle {
+                log_index: place.log_index,
+                slot: place.slot,
+                delivery_ms: 0,
+                message_id_hash: half.message_id_hash,
+            };
             messages.push(HalfMessage {
                 topic,
                 transaction_id: handles.waiting_text(&transaction),

@@ -93,7 +93,8 @@ async fn check(node: &Node, room: &Semaphore, (id, place): Named) -> Option<Chec
 async fn ask(node: &Node, room: &Semaphore, topic: String, place: InLog, half: HalfMessage) -> bool {
     let kib = (half.body_bytes as usize).min(BYTES_AT_ONCE) >> 10;
     let _room = room.acquire_many(u32::try_from(kib.max(1)).expect("16 MiB at most")).await;
-    let message = match read(node, place).await {
+    // Retention may have moved the body; its name stays.
+    let message = match read(node, half.body(place)).await {
         Ok(message) => message,
         Err(error) => {
             tracing::error!(%error, topic, "a half message cannot be read");
