@@ -168,7 +168,7 @@ mod tests {
             label: format!("n{id}"),
             addresses: NodeAddresses::default(),
             voter: true,
-            matched: Some(LogIndex(5_000 - lag)),
+            matched: Some(LogIndex(5_000u64.saturating_sub(*lag))),
             lag: Some(*lag),
             last_ack: answers.then_some(Duration::from_millis(40)),
         };

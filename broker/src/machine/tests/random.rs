@@ -618,7 +618,9 @@ impl Model {
             .collect();
         let judgement = filter(group, number).filter(|filter| !filter.sql.is_empty()).map(|filter| {
             let stored = |place: &Place| {
-                let tag = self.places.get(&(place.log_index, place.slot)).map_or(0, |at| self.messages[*at].tag);
+                let place = (place.log_index, place.slot);
+                let origin = self.origins.get(&place).unwrap_or(&place);
+                let tag = self.places.get(origin).map_or(0, |at| self.messages[*at].tag);
                 let tag = (tag > 0).then(|| TAGS[tag].to_owned());
                 StoredMessage { tag, ..StoredMessage::default() }
             };
