@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
 /// A leader is looked for this long, also when the one that was at work died.
-const LEADER_WITHIN: Duration = Duration::from_secs(30);
+const LEADER_WITHIN: Duration = Duration::from_secs(15);
 /// Between two looks for a leader.
 const PAUSE: Duration = Duration::from_millis(300);
 /// A leader that is at work says something within this time.
