@@ -1,7 +1,7 @@
 //! One change, from the first look at the voters to the last step.
 
 use super::steps::Steps;
-use super::view::{Levels, View, labels};
+use super::view::{ANSWERS_WITHIN, Levels, View, labels};
 use super::{ChangePhase, ChangeProgress, MemberError, Newcomer};
 use crate::bootstrap;
 use crate::group::{RaftGroup, Shared};
@@ -26,6 +26,9 @@ const STUCK_AFTER: Duration = Duration::from_secs(45);
 
 /// A voter that lost its vote has this long to finish what its clients wait for.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Between two looks at who answered.
+const ANSWERS_LOOK: Duration = Duration::from_millis(20);
 
 /// The voters of a leader that was only just elected have this long to answer it.
 const ANSWERS_WAIT: Duration = Duration::from_secs(3);
@@ -56,6 +59,21 @@ impl<T: FnMut(ChangeProgress) + Send> Change<'_, T> {
         View::of(self.shared)
     }
 
+    /// The members after each voter had time to answer since now: who died a moment ago is not counted on. A step that
+    /// needs a voter which never comes back could neither be finished nor taken back.
+    async fn fresh_view(&self) -> Result<View, MemberError> {
+        let began = Instant::now();
+        loop {
+            let view = self.view()?;
+            let since = began.elapsed();
+            let answered = |member: &Member| member.id == view.own || member.last_ack.is_some_and(|ago| ago < since);
+            if since > ANSWERS_WITHIN || view.voters().all(answered) {
+                return Ok(view);
+            }
+            sleep(ANSWERS_LOOK).await;
+        }
+    }
+
     async fn step(&mut self, view: &View, change: ChangeMembers<NodeId, NodeInfo>) -> Result<(), MemberError> {
         self.steps.take(view, change).await?;
         self.changed = true;
@@ -65,7 +83,7 @@ impl<T: FnMut(ChangeProgress) + Send> Change<'_, T> {
     pub(super) async fn wait_for_answers(&self) -> Result<(), MemberError> {
         let deadline = Instant::now() + ANSWERS_WAIT;
         loop {
-            match self.view()?.decides() {
+            match self.fresh_view().await?.decides() {
                 Err(MemberError::Refused(_)) if Instant::now() < deadline => sleep(LOOK).await,
                 outcome => return outcome,
             }
@@ -86,7 +104,7 @@ impl<T: FnMut(ChangeProgress) + Send> Change<'_, T> {
         }
         self.admit(newcomer, standing, None).await?;
         self.tell(ChangePhase::Voting);
-        let view = self.view()?;
+        let view = self.fresh_view().await?;
         view.survives(None, Some(&newcomer.label))?;
         self.step(&view, ChangeMembers::AddVoterIds(BTreeSet::from([newcomer.node]))).await
     }
@@ -111,7 +129,7 @@ impl<T: FnMut(ChangeProgress) + Send> Change<'_, T> {
             }
             self.admit(newcomer, standing, (!alone).then_some(old.id)).await?;
             self.tell(ChangePhase::Voting);
-            let view = self.view()?;
+            let view = self.fresh_view().await?;
             let join = ChangeMembers::AddVoterIds(BTreeSet::from([newcomer.node]));
             if alone {
                 self.step(&view, join).await?;
@@ -147,7 +165,7 @@ impl<T: FnMut(ChangeProgress) + Send> Change<'_, T> {
 
     /// Takes a member's vote, if it has one, and then the member.
     async fn part(&mut self, member: Member) -> Result<(), MemberError> {
-        let view = self.view()?;
+        let view = self.fresh_view().await?;
         if member.voter {
             view.survives(Some(member.id), None)?;
             if member.id == view.own {
@@ -202,7 +220,7 @@ impl<T: FnMut(ChangeProgress) + Send> Change<'_, T> {
         replaced: Option<NodeId>,
     ) -> Result<(), MemberError> {
         let info = self.introduced(newcomer, standing).await?;
-        let view = self.view()?;
+        let view = self.fresh_view().await?;
         view.survives(replaced, Some(&newcomer.label))?;
         // An earlier attempt of the same place that was given up, or of this node at another address.
         let mut stale: BTreeSet<NodeId> = view

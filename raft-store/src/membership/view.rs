@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// A member that was heard of within this time answers.
-const ANSWERS_WITHIN: Duration = Duration::from_millis(1500);
+pub(super) const ANSWERS_WITHIN: Duration = Duration::from_millis(1500);
 
 /// A voter that lacks no more entries than this is level: under load a few are always under way.
 const LAG_MAX: u64 = 1000;
