@@ -806,7 +806,7 @@ impl Cluster {
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
-        Ok(tokio::time::timeout(Duration::from_secs(30), output).await.context("mqadmin takes more than 30 s")??)
+        Ok(tokio::time::timeout(Duration::from_secs(60), output).await.context("mqadmin takes more than 60 s")??)
     }
 
     /// Creates a topic in every group through its administration, `queues` queues in each.

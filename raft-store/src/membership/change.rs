@@ -66,8 +66,11 @@ impl<T: FnMut(ChangeProgress) + Send> Change<'_, T> {
         loop {
             let view = self.view()?;
             let since = began.elapsed();
-            let answered = |member: &Member| member.id == view.own || member.last_ack.is_some_and(|ago| ago < since);
-            if since > ANSWERS_WITHIN || view.voters().all(answered) {
+            // Who is silent is not counted on in any case.
+            let old_news = |member: &Member| {
+                member.id != view.own && view.answers(member) && member.last_ack.is_none_or(|ago| ago >= since)
+            };
+            if since > ANSWERS_WITHIN || !view.voters().any(old_news) {
                 return Ok(view);
             }
             sleep(ANSWERS_LOOK).await;
