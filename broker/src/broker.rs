@@ -295,7 +295,7 @@ fn reports(
             node.gate.reported(report.node, report.shortage);
         }
         node.uses.reported(report.node, report.log);
-        let deviates_from = task::agreement::judge(&node, report.node, report.marks);
+        let deviates_from = task::agreement::judge(&node, &members, report.node, report.marks);
         let sends_refused = node.gate.decide(&node.group).map(|why| why.to_string()).unwrap_or_default();
         Ok(ReportResponse { time_ms: node.clock.known(), sends_refused, deviates_from })
     }

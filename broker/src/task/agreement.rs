@@ -2,14 +2,13 @@
 
 use crate::agreement::Verdict;
 use crate::broker::Node;
-use raft_store::NodeId;
+use raft_store::{Member, NodeId};
 use raftmq_proto::forward::Mark;
 
 /// Takes the marks of `member` on the leader. Gives what the member is to be told.
-pub(crate) fn judge(node: &Node, member: NodeId, marks: Vec<Mark>) -> Option<Mark> {
-    let members = node.group.members();
+pub(crate) fn judge(node: &Node, members: &[Member], member: NodeId, marks: Vec<Mark>) -> Option<Mark> {
     let label = || members.iter().find(|known| known.id == member).map_or("?", |known| known.label.as_str());
-    match node.outlets.agreement.reported(member, marks, node.group.node(), &members) {
+    match node.outlets.agreement.reported(member, marks, node.group.node(), members) {
         Verdict::Agrees => None,
         Verdict::Deviates(majority) => {
             tracing::error!(
