@@ -15,6 +15,18 @@ use std::time::Instant;
 /// Payloads up to this size are copied beside their header: cheaper than a part of their own.
 const COPY_BYTES_MAX: usize = 2048;
 
+/// A group of fewer bytes is a small one: its sync costs more than its bytes.
+const SMALL_BYTES: u64 = 32 << 10;
+
+/// Zeros that are written at once ahead of small groups.
+const ZEROS_BYTES: u64 = 64 << 10;
+
+/// With fewer zeros ahead than this, more are written.
+const ZEROS_LEFT: u64 = 8 << 10;
+
+/// Bytes of a page of memory, or fewer.
+const PAGE: u64 = 4 << 10;
+
 /// The segment that is written.
 #[derive(Debug)]
 pub struct Active {
@@ -26,6 +38,8 @@ pub struct Active {
     pub at: u64,
     /// Bytes known to be durable.
     pub synced: u64,
+    /// Every byte up to here was written, if only as a zero.
+    zeroed: u64,
     /// Seed of the header checksums.
     pub seed: u32,
     /// Checksum over the header checksums so far.
@@ -45,6 +59,7 @@ impl Active {
             allocated: reserve.bytes,
             at,
             synced: at,
+            zeroed: at,
             seed: frame::seed(disk_id, reserve.number),
             closing_crc: 0,
             entries: 0,
@@ -101,6 +116,8 @@ pub struct Writer {
     ends_here: bool,
     time_ms: u64,
     run: Run,
+    /// Bytes of the group that was written last.
+    group_bytes: u64,
     changes: Vec<Change>,
 }
 
@@ -135,6 +152,7 @@ impl Writer {
             ends_here: false,
             time_ms,
             run: Run::default(),
+            group_bytes: 0,
             changes: Vec::new(),
         }
     }
@@ -144,7 +162,10 @@ impl Writer {
         let _told = TellOfPanic(Arc::clone(&self.shared));
         loop {
             match self.next() {
-                Next::Group(group) => self.write_group(group),
+                Next::Group(group) => {
+                    self.write_group(group);
+                    self.write_ahead();
+                }
                 Next::Idle => self.run_idle(),
                 Next::Closed(Closing::Clean) => return self.finish(),
                 Next::Closed(Closing::Dropped) | Next::Failed => return,
@@ -166,6 +187,38 @@ impl Writer {
             let group = take_group(&mut core, self.shared.options.group_bytes);
             drop(core);
             self.write_group(group);
+            self.write_ahead();
+        }
+    }
+
+    /// Writes zeros ahead of small groups. A sync after bytes that no block was written for yet also changes the
+    /// file's map of blocks, in the journal of the file system and for every file one after the other: half as long
+    /// again. Large groups are not worth writing twice.
+    fn write_ahead(&mut self) {
+        let active = &mut self.active;
+        let from = active.zeroed.max(active.at);
+        if self.shared.options.sync != SyncMode::Every
+            || self.group_bytes > SMALL_BYTES
+            || from >= active.at + ZEROS_LEFT
+        {
+            return;
+        }
+        {
+            let core = self.shared.core.lock();
+            if core.failure.is_some() || !core.queue.is_empty() {
+                return;
+            }
+        }
+        let upto = (active.at + ZEROS_BYTES).min(active.allocated);
+        active.zeroed = from;
+        while active.zeroed < upto {
+            // A page at a time: of what was written together, the system may write all again when a part changes.
+            let end = upto.min(active.zeroed / PAGE * PAGE + PAGE);
+            let zeros = &[0; PAGE as usize][..(end - active.zeroed) as usize];
+            if let Err(error) = active.file.write_at(active.zeroed, &mut [IoSlice::new(zeros)]) {
+                return self.shared.fail(&error, Vec::new());
+            }
+            active.zeroed = end;
         }
     }
 
@@ -242,6 +295,7 @@ impl Writer {
     }
 
     fn try_write_group(&mut self, group: &[Record]) -> io::Result<()> {
+        self.group_bytes = 0;
         let committed = self.shared.core.lock().known.committed;
         if committed != self.committed {
             self.make_room(frame_bytes(0))?;
@@ -493,6 +547,7 @@ impl Writer {
             }
         }
         self.active.file.write_at(self.run.start, &mut slices)?;
+        self.group_bytes += self.active.at - self.run.start;
         self.run.parts.clear();
         self.run.arena.clear();
         self.changes.push(Change::Written { bytes: self.active.at, last_ms: self.time_ms });
