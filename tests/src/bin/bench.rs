@@ -52,8 +52,8 @@ struct Run {
     /// Leader kills over which the longest write gap is taken
     #[arg(long, default_value_t = 5)]
     kills: usize,
-    /// Seconds at full load at the end, in which leadership must not change
-    #[arg(long, default_value_t = 0)]
+    /// Seconds at full load of `--only soak`, in which leadership must not change
+    #[arg(long, default_value_t = 600)]
     soak: u64,
     /// Gigabytes of bodies sent for the figure of disk bytes
     #[arg(long, default_value_t = 0.5)]
@@ -101,6 +101,9 @@ struct Load {
 const CONNECTIONS: usize = 3;
 
 const TOPIC: &str = "bench";
+
+/// What the log may take on each node in a run of minutes, which sends many times as much.
+const SOAK_LOG_BYTES: u64 = 1 << 30;
 
 fn main() -> Result<()> {
     match Cli::parse().command {
@@ -220,7 +223,8 @@ async fn run(options: Run) -> Result<()> {
             "sync" => measure_cluster(&options, true, &mut column).await,
             "async" => measure_cluster(&options, false, &mut column).await,
             "nats" => measure_nats(&options, &mut column).await,
-            other => bail!("--only takes do-nothing, sync, async and nats, not {other}"),
+            "soak" => measure_soak(&options, &mut column).await,
+            other => bail!("--only takes do-nothing, sync, async, nats and soak, not {other}"),
         };
         if let Err(failure) = outcome {
             column.put("not measured further", format!("{failure:#}"));
@@ -306,20 +310,33 @@ async fn measure_cluster(options: &Run, sync: bool, column: &mut Column) -> Resu
         let text = format!("{:.2} s ({})", longest.as_secs_f64(), list.join(" "));
         column.put("longest gap between acknowledged sends, leader killed", text);
     }
-    if options.soak > 0 && sync {
-        let term = leader_term(&mut cluster).await?;
-        let target = Target::connect(cluster.nodes[0].grpc, TOPIC, CONNECTIONS).await?;
-        let pool = Pool::new(TOPIC, options.body, 1);
-        let figures = load::send(&target, &pool, 1024, Duration::from_secs(options.soak)).await?;
-        let changes = leader_term(&mut cluster).await? - term;
-        let text = format!(
-            "{changes} changes of term in {} s, {} /s, {} failures",
-            options.soak,
-            thousands(figures.rate()),
-            figures.failures
-        );
-        column.put("full load for long", text);
+    Ok(())
+}
+
+/// Full load for long on a log of bounded size: leadership stays, and nothing grows.
+async fn measure_soak(options: &Run, column: &mut Column) -> Result<()> {
+    const PARTS: u32 = 10;
+    column.name = "RaftMQ ×3, SYNC_FLUSH, full load".into();
+    let settings = vec![("fileReservedSize".to_owned(), SOAK_LOG_BYTES.to_string())];
+    let mut cluster = Cluster::start(Options { segment_bytes: Some(64 << 20), settings, ..Default::default() }).await?;
+    cluster.create_topic(TOPIC, 8).await?;
+    let pids: Vec<u32> = (0..3).filter_map(|number| Some(cluster.process(number)?.pid())).collect();
+    let target = Target::connect(cluster.nodes[0].grpc, TOPIC, CONNECTIONS).await?;
+    let pool = Pool::new(TOPIC, options.body, 1);
+    let term = leader_term(&mut cluster).await?;
+    let (mut rates, mut resident, mut failures) = (Vec::new(), Vec::new(), 0);
+    for part in 1..=PARTS {
+        let figures = load::send(&target, &pool, 1024, Duration::from_secs(options.soak) / PARTS).await?;
+        failures += figures.failures;
+        rates.push(thousands(figures.rate()));
+        let used = pids.iter().map(|pid| Ok(Usage::of(*pid)?.resident_bytes)).collect::<Result<Vec<u64>>>()?;
+        resident.push(format!("{:.0}", used.into_iter().max().unwrap_or_default() as f64 / 1e6));
+        eprintln!("{}: {part} of {PARTS}: {} /s", column.name, rates.last().map_or("", String::as_str));
     }
+    let changes = leader_term(&mut cluster).await? - term;
+    column.put("changes of term, failed calls", format!("{changes}, {failures} in {} s", options.soak));
+    column.put("messages a second, tenth by tenth", rates.join(" "));
+    column.put("resident memory of the largest broker", format!("{} MB", resident.join(" ")));
     Ok(())
 }
 
