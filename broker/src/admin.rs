@@ -15,6 +15,7 @@ pub(crate) mod reset;
 mod status;
 mod traffic;
 
+pub(crate) use status::{disk_used_ratio, lonely};
 pub(crate) use traffic::Traffic;
 
 use crate::broker::Node;

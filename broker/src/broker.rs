@@ -13,6 +13,7 @@ use crate::deliver::confirm::{self, Deliveries};
 use crate::deliver::wait::Waiters;
 use crate::forward::{FORWARD_MESSAGE_BYTES_MAX, ForwardService, Merger};
 use crate::grpc;
+use crate::metrics::{self, Counters};
 use crate::namesrv::Reporter;
 use crate::propose::Proposer;
 use crate::room::SendGate;
@@ -24,7 +25,7 @@ use raftmq_proto::forward::forward_server::ForwardServer;
 use raftmq_proto::forward::{
     ClientsRequest, ClientsResponse, RelayRequest, RelayResponse, ReportRequest, ReportResponse,
 };
-use raftmq_server::listener::{Listener, ListenerOptions, Tls};
+use raftmq_server::listener::{BindError, Listener, ListenerOptions, Tls};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -74,6 +75,8 @@ pub struct Node {
     pub(crate) access: Arc<Access>,
     /// What the name servers are told, and what they told about other broker groups.
     pub reporter: Reporter,
+    /// What is counted for whoever asks.
+    pub(crate) counters: Counters,
     /// Work that outlives the call that began it: long polls, client streams, messages given back.
     pub calls: TaskTracker,
     /// Cancelled when the node stops: long polls and client streams end.
@@ -89,6 +92,8 @@ pub struct Listeners {
     pub admin: Listener,
     /// The own entry in `dLegerPeers`.
     pub peer: Listener,
+    /// `metricsPromExporterPort`; `None` where nobody wants it, or another node of this machine has it.
+    pub metrics: Option<Listener>,
 }
 
 impl Listeners {
@@ -107,7 +112,23 @@ impl Listeners {
             grpc: Listener::reserve(at(config.addresses.grpc_port), clients)?,
             admin: Listener::bind(at(config.addresses.admin_port), ListenerOptions::new("listenPort"))?,
             peer: Listener::bind(at(config.addresses.peer_port), ListenerOptions::new("dLegerPeers"))?,
+            metrics: Self::bind_metrics(config)?,
         })
+    }
+
+    fn bind_metrics(config: &BrokerConfig) -> Result<Option<Listener>, BindError> {
+        let Some(wanted) = &config.metrics else { return Ok(None) };
+        let options = ListenerOptions::new("metricsPromExporterPort").with_http1();
+        match Listener::bind(SocketAddr::new(config.addresses.bind, wanted.port), options) {
+            Ok(listener) => Ok(Some(listener)),
+            Err(error) if wanted.may_fail => {
+                tracing::warn!(
+                    "{error}; without it nobody can ask this node for metrics or its health; 0 turns it off"
+                );
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -174,6 +195,7 @@ impl Broker {
             uses: Uses::default(),
             access,
             reporter,
+            counters: Counters::default(),
             calls,
             closing,
             outlets,
@@ -200,6 +222,10 @@ impl Broker {
         rest_tasks.spawn(confirm::run(node.clone(), rest.clone()));
         rest_tasks.spawn(access::bootstrap::run(node.clone(), rest.clone()));
 
+        if let Some(listener) = listeners.metrics {
+            let server = Server::builder().accept_http1(true);
+            rest_tasks.spawn(serve(listener, server, metrics::routes(node.clone()), rest.clone()));
+        }
         door_tasks.spawn(serve_clients(node.clone(), listeners.grpc));
         door_tasks.spawn(serve(listeners.admin, door(), AdminService::routes(node.clone()), node.closing.clone()));
         Ok(Broker { node, rest, door_tasks, rest_tasks })

@@ -155,6 +155,15 @@ pub struct GrpcConfig {
     pub use_endpoint_port_from_request: bool,
 }
 
+/// Where this node answers who asks for figures and its health.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// `metricsPromExporterPort`.
+    pub port: u16,
+    /// Nobody set the port: another broker on this machine may have it.
+    pub may_fail: bool,
+}
+
 /// Everything that a broker node is told.
 #[derive(Debug, Clone)]
 pub struct BrokerConfig {
@@ -202,6 +211,8 @@ pub struct BrokerConfig {
     pub admin_token: Option<String>,
     /// Users and access rules.
     pub access: AccessConfig,
+    /// Figures and health over HTTP; `None` for nowhere.
+    pub metrics: Option<Metrics>,
 }
 
 impl fmt::Display for Peer {
@@ -365,6 +376,7 @@ impl BrokerConfig {
             slow: Duration::from_millis(s.number("slowDiskMillis", 200, 0..=600_000)),
             interval: Duration::from_millis(s.number("slowDiskHandoverIntervalMillis", 30_000, 1_000..=86_400_000)),
         };
+        let metrics = metrics(s);
         s.unused(&["brokerRole", "brokerId"], "replication is by majority and any member may lead");
         s.unused(&["sendMessageThreadPoolNums", "waitTimeMillsInSendQueue"], "requests are not bound to threads here");
         let effective = settings.finish()?;
@@ -392,9 +404,17 @@ impl BrokerConfig {
             tls_files,
             admin_token,
             access,
+            metrics,
         };
         Ok((config, effective))
     }
+}
+
+fn metrics(s: &mut Settings) -> Option<Metrics> {
+    let wanted = s.choice("metricsExporterType", "PROM", &[("PROM", true), ("DISABLE", false)]);
+    let may_fail = !s.is_set("metricsPromExporterPort");
+    let port = s.number("metricsPromExporterPort", 5557, 0..=u16::MAX);
+    (wanted && port != 0).then_some(Metrics { port, may_fail })
 }
 
 /// A hundred years.

@@ -29,6 +29,7 @@ pub mod forward;
 pub mod grpc;
 pub mod machine;
 mod main_function;
+mod metrics;
 pub mod namesrv;
 pub mod propose;
 mod room;

@@ -57,6 +57,8 @@ pub struct BrokerNode {
     pub admin: u16,
     /// The node's port in `dLegerPeers`.
     pub peer: u16,
+    /// `metricsPromExporterPort`.
+    pub metrics: u16,
 }
 
 /// One process to run.
@@ -91,22 +93,22 @@ impl BrokerNode {
 impl Layout {
     /// Two name servers and three broker nodes on the ports that the README names.
     pub fn standard(data: &Path) -> Self {
-        let brokers = [(8081, 30911, 40911), (8181, 30921, 40912), (8281, 30931, 40913)];
+        let brokers = [[8081, 30911, 40911, 5557], [8181, 30921, 40912, 5558], [8281, 30931, 40913, 5559]];
         Self::new(data, &[9876, 9877], &brokers)
     }
 
     /// The same on ports that are free now.
     pub fn on_free_ports(data: &Path) -> anyhow::Result<Self> {
         // All are held until the last one is known, so that no port is given twice.
-        let held = (0..11).map(|_| TcpListener::bind((HOST, 0))).collect::<Result<Vec<_>, _>>();
+        let held = (0..14).map(|_| TcpListener::bind((HOST, 0))).collect::<Result<Vec<_>, _>>();
         let held = held.context("no free port on 127.0.0.1")?;
         let ports =
             held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect::<anyhow::Result<Vec<u16>>>()?;
-        let brokers: Vec<_> = ports[2..].chunks_exact(3).map(|three| (three[0], three[1], three[2])).collect();
+        let brokers: Vec<_> = ports[2..].chunks_exact(4).filter_map(|four| <[u16; 4]>::try_from(four).ok()).collect();
         Ok(Self::new(data, &ports[..2], &brokers))
     }
 
-    fn new(data: &Path, name_servers: &[u16], brokers: &[(u16, u16, u16)]) -> Self {
+    fn new(data: &Path, name_servers: &[u16], brokers: &[[u16; 4]]) -> Self {
         Self {
             data: data.to_owned(),
             name_servers: name_servers
@@ -117,11 +119,12 @@ impl Layout {
             brokers: brokers
                 .iter()
                 .enumerate()
-                .map(|(i, (grpc, admin, peer))| BrokerNode {
+                .map(|(i, [grpc, admin, peer, metrics])| BrokerNode {
                     label: format!("n{i}"),
                     grpc: *grpc,
                     admin: *admin,
                     peer: *peer,
+                    metrics: *metrics,
                 })
                 .collect(),
         }
@@ -171,7 +174,12 @@ impl Layout {
         let servers =
             self.name_servers.iter().map(|server| self.process(&server.label, "mqnamesrv", vec![("", server.port)]));
         let brokers = self.brokers.iter().map(|broker| {
-            let ports = vec![("clients", broker.grpc), ("admin", broker.admin), ("peers", broker.peer)];
+            let ports = vec![
+                ("clients", broker.grpc),
+                ("admin", broker.admin),
+                ("peers", broker.peer),
+                ("metrics", broker.metrics),
+            ];
             self.process(&broker.label, "mqbroker", ports)
         });
         servers.chain(brokers).collect()
@@ -208,6 +216,7 @@ impl Layout {
             ("namesrvAddr", self.name_server_addresses()),
             ("listenPort", broker.admin.to_string()),
             ("grpcServerPort", broker.grpc.to_string()),
+            ("metricsPromExporterPort", broker.metrics.to_string()),
             ("enableDLegerCommitLog", "true".to_owned()),
             ("dLegerGroup", BROKER_GROUP.to_owned()),
             ("dLegerPeers", peers),
@@ -247,7 +256,7 @@ mod tests {
             layout.processes().iter().flat_map(|process| process.ports.iter().map(|(_, port)| *port)).collect();
         ports.sort_unstable();
         ports.dedup();
-        assert_eq!(ports.len(), 11);
+        assert_eq!(ports.len(), 14);
         let conf = std::fs::read_to_string(dir.path().join("conf/n1.conf")).expect("it was written");
         assert!(conf.contains(&format!("grpcServerPort={}\n", layout.brokers[1].grpc)), "{conf}");
         assert!(conf.contains("dLegerSelfId=n1\n"), "{conf}");

@@ -82,6 +82,8 @@ pub struct ListenerOptions {
     pub half_open_max: usize,
     /// Open connections; more are closed at once.
     pub connections_max: usize,
+    /// Whether HTTP/1 is spoken too, for people and for Prometheus.
+    pub http1: bool,
 }
 
 impl ListenerOptions {
@@ -94,7 +96,14 @@ impl ListenerOptions {
             handshake_timeout: Duration::from_secs(10),
             half_open_max: 1024,
             connections_max: 65_536,
+            http1: false,
         }
+    }
+
+    /// The same with HTTP/1.
+    #[must_use]
+    pub fn with_http1(self) -> Self {
+        Self { http1: true, ..self }
     }
 
     /// The same with TLS beside plaintext.
@@ -273,6 +282,15 @@ impl Door {
             let protocol = recognise(&stream).await?;
             let header = match protocol {
                 Protocol::Http2 => return Ok(Connection::plain(socket::Socket::new(stream), peer, open)),
+                Protocol::Http1 if self.options.http1 => {
+                    return Ok(Connection::http1(socket::Socket::new(stream), peer, open));
+                }
+                Protocol::Http1 => {
+                    return Err(Closed::Because(
+                        "closed a connection that speaks HTTP/1: this port is for gRPC, pages are on metricsPromExporterPort"
+                            .to_owned(),
+                    ));
+                }
                 Protocol::Tls => {
                     let Some(tls) = &self.options.tls else {
                         return Err(Closed::Because("closed a TLS connection: this port has no TLS".to_owned()));

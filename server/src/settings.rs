@@ -211,6 +211,11 @@ impl Settings {
         }
     }
 
+    /// Whether somebody gave this key a value.
+    pub fn is_set(&mut self, key: &str) -> bool {
+        self.look_up(key).is_some()
+    }
+
     /// A text; `None` when unset or empty.
     pub fn optional(&mut self, key: &str) -> Option<String> {
         let found = self.look_up(key);

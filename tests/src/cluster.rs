@@ -139,6 +139,8 @@ pub struct Node {
     pub admin: SocketAddr,
     /// Where the other members go.
     pub peer: SocketAddr,
+    /// `metricsPromExporterPort`.
+    pub metrics: SocketAddr,
     /// Its configuration file.
     pub config: PathBuf,
     /// `storePathRootDir`.
@@ -400,7 +402,7 @@ impl Cluster {
                 places.iter().enumerate().map(|(index, (host, port))| format!("n{index}-{host}:{port}")).collect();
             for (index, (host, peer)) in places.iter().enumerate() {
                 let name = format!("g{group}-n{index}");
-                let [grpc, admin] = [free_port()?, free_port()?];
+                let [grpc, admin, metrics] = [free_port()?, free_port()?, free_port()?];
                 let relays = if options.relayed {
                     let relay = async |port| {
                         Relay::start(SocketAddr::new(reached, port), SocketAddr::new(loopback, port)).await
@@ -416,6 +418,7 @@ impl Cluster {
                     grpc: SocketAddr::new(*host, grpc),
                     admin: SocketAddr::new(if options.relayed { loopback } else { *host }, admin),
                     peer: SocketAddr::new(*host, *peer),
+                    metrics: SocketAddr::new(if options.relayed { loopback } else { *host }, metrics),
                     config: dir.path().join(format!("{name}.conf")),
                     data: dir.path().join(&name),
                     namespace: options.hosts.get(group * options.nodes + index).map(|host| host.namespace.clone()),
@@ -443,6 +446,7 @@ impl Cluster {
                 line("autoCreateTopicEnable", &true);
                 line("adminToken", &ADMIN_TOKEN);
                 line("grpcServerPort", &grpc);
+                line("metricsPromExporterPort", &metrics);
                 if options.relayed {
                     line("bindAddress", &loopback);
                 }

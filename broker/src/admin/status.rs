@@ -205,14 +205,18 @@ impl Sum {
 
 /// Why the node is not of use, in a sentence; empty when all is well.
 fn trouble(status: &GroupStatus) -> String {
-    let lonely = status.quorum_ack.filter(|since| status.role == Role::Leader && *since > LONELY_AFTER);
-    let lonely = lonely.map(|since| format!("no majority has answered this leader for {} ms", since.as_millis()));
     let full = status.shortage.as_ref().map(|short| {
         let (folder, free, needed) = (&short.folder, short.free_bytes, short.needed_bytes);
         format!("the disk is full: {free} bytes are free in {folder}, sends need {needed}")
     });
     let halted = status.halted.as_ref().map(|reason| format!("stopped: {reason}"));
-    halted.or_else(|| status.waiting.clone()).or(lonely).or(full).unwrap_or_default()
+    halted.or_else(|| status.waiting.clone()).or_else(|| lonely(status)).or(full).unwrap_or_default()
+}
+
+/// Why a leader leads nobody, when it does not.
+pub(crate) fn lonely(status: &GroupStatus) -> Option<String> {
+    let since = status.quorum_ack.filter(|since| status.role == Role::Leader && *since > LONELY_AFTER)?;
+    Some(format!("no majority has answered this leader for {} ms", since.as_millis()))
 }
 
 fn role(status: &GroupStatus) -> &'static str {
@@ -245,7 +249,7 @@ fn micros(duration: Duration) -> u64 {
 }
 
 /// Part of the disk under a folder that is in use; 0 when the system does not say.
-fn disk_used_ratio(folder: &std::path::Path) -> f64 {
+pub(crate) fn disk_used_ratio(folder: &std::path::Path) -> f64 {
     // Blocks of any disk are far below 2^52.
     #[allow(clippy::cast_precision_loss)]
     match rustix::fs::statvfs(folder) {

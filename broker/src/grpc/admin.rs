@@ -88,7 +88,7 @@ macro_rules! answers {
                     Ok(()) => $handler(&self.0, &caller, request).await,
                     Err(error) => Err(error),
                 };
-                Ok(self.0.answer($name, outcome))
+                Ok(Response::new(self.0.answer($name, outcome)))
             })*
 
             async fn change_log_level(

@@ -112,8 +112,8 @@ impl Front {
         status
     }
 
-    fn answer<A: StatusOnly>(&self, rpc: &'static str, outcome: Result<A, ApiError>) -> Response<A> {
-        Response::new(outcome.unwrap_or_else(|error| A::status_only(self.log(rpc, error))))
+    fn answer<A: StatusOnly>(&self, rpc: &'static str, outcome: Result<A, ApiError>) -> A {
+        outcome.unwrap_or_else(|error| A::status_only(self.log(rpc, error)))
     }
 
     /// Has a command carried out; what it answers has been applied on this node.
@@ -188,13 +188,31 @@ impl Front {
 /// How long a node that does not know a name tries to catch up with its leader.
 const CATCH_UP: Duration = Duration::from_secs(1);
 
+/// Replies that say how the call went.
+trait Answered {
+    fn status(&self) -> Option<&v2::Status>;
+}
+
 /// Replies that can say nothing but a status.
 trait StatusOnly {
     fn status_only(status: v2::Status) -> Self;
 }
 
+macro_rules! answered {
+    ($($reply:ident),* $(,)?) => {$(
+        impl Answered for v2::$reply {
+            fn status(&self) -> Option<&v2::Status> {
+                self.status.as_ref()
+            }
+        }
+    )*};
+}
+answered!(SendMessageResponse, AckMessageResponse, ChangeInvisibleDurationResponse);
+
 macro_rules! status_only {
     ($($reply:ident),* $(,)?) => {$(
+        answered!($reply);
+
         impl StatusOnly for v2::$reply {
             #[allow(clippy::needless_update, reason = "some of the replies are nothing but a status")]
             fn status_only(status: v2::Status) -> Self {
@@ -224,7 +242,23 @@ impl Api {
     fn not_yet<Q: Needs, A: StatusOnly>(&self, rpc: &'static str, request: Request<Q>) -> Response<A> {
         let (caller, request) = Caller::split(request);
         let outcome = self.0.admit(&caller, &request).and(Err(ApiError::NotImplemented(rpc)));
-        self.0.answer(rpc, outcome)
+        Response::new(self.0.answer(rpc, outcome))
+    }
+
+    async fn answered<A: StatusOnly + Answered>(
+        &self,
+        rpc: &'static str,
+        outcome: impl Future<Output = Result<A, ApiError>>,
+    ) -> Answer<A> {
+        self.timed(rpc, async { self.0.answer(rpc, outcome.await) }).await
+    }
+
+    async fn timed<A: Answered>(&self, rpc: &'static str, answer: impl Future<Output = A>) -> Answer<A> {
+        let started = Instant::now();
+        let answer = answer.await;
+        let code = answer.status().map_or("CODE_UNSPECIFIED", status::code_name);
+        self.0.node.counters.called(rpc, code, started.elapsed());
+        Ok(Response::new(answer))
     }
 }
 
@@ -237,22 +271,22 @@ impl MessagingService for Api {
     type TelemetryStream = telemetry::Outbound;
 
     async fn query_route(&self, request: Request<v2::QueryRouteRequest>) -> Answer<v2::QueryRouteResponse> {
-        Ok(self.0.answer("QueryRoute", route::query(&self.0, request).await))
+        self.answered("QueryRoute", route::query(&self.0, request)).await
     }
 
     async fn heartbeat(&self, request: Request<v2::HeartbeatRequest>) -> Answer<v2::HeartbeatResponse> {
-        Ok(self.0.answer("Heartbeat", client::heartbeat(&self.0, request).await))
+        self.answered("Heartbeat", client::heartbeat(&self.0, request)).await
     }
 
     async fn send_message(&self, request: Request<v2::SendMessageRequest>) -> Answer<v2::SendMessageResponse> {
-        Ok(Response::new(send::handle(&self.0, request).await))
+        self.timed("SendMessage", send::handle(&self.0, request)).await
     }
 
     async fn query_assignment(
         &self,
         request: Request<v2::QueryAssignmentRequest>,
     ) -> Answer<v2::QueryAssignmentResponse> {
-        Ok(self.0.answer("QueryAssignment", route::assignment(&self.0, request).await))
+        self.answered("QueryAssignment", route::assignment(&self.0, request)).await
     }
 
     async fn receive_message(&self, request: Request<v2::ReceiveMessageRequest>) -> Answer<Self::ReceiveMessageStream> {
@@ -260,14 +294,14 @@ impl MessagingService for Api {
     }
 
     async fn ack_message(&self, request: Request<v2::AckMessageRequest>) -> Answer<v2::AckMessageResponse> {
-        Ok(Response::new(ack::handle(&self.0, request).await))
+        self.timed("AckMessage", ack::handle(&self.0, request)).await
     }
 
     async fn forward_message_to_dead_letter_queue(
         &self,
         request: Request<v2::ForwardMessageToDeadLetterQueueRequest>,
     ) -> Answer<v2::ForwardMessageToDeadLetterQueueResponse> {
-        Ok(self.0.answer("ForwardMessageToDeadLetterQueue", dead_letter::handle(&self.0, request).await))
+        self.answered("ForwardMessageToDeadLetterQueue", dead_letter::handle(&self.0, request)).await
     }
 
     async fn pull_message(&self, request: Request<v2::PullMessageRequest>) -> Answer<Self::PullMessageStream> {
@@ -275,19 +309,19 @@ impl MessagingService for Api {
     }
 
     async fn update_offset(&self, request: Request<v2::UpdateOffsetRequest>) -> Answer<v2::UpdateOffsetResponse> {
-        Ok(self.0.answer("UpdateOffset", offset::update(&self.0, request).await))
+        self.answered("UpdateOffset", offset::update(&self.0, request)).await
     }
 
     async fn get_offset(&self, request: Request<v2::GetOffsetRequest>) -> Answer<v2::GetOffsetResponse> {
-        Ok(self.0.answer("GetOffset", offset::get(&self.0, request).await))
+        self.answered("GetOffset", offset::get(&self.0, request)).await
     }
 
     async fn query_offset(&self, request: Request<v2::QueryOffsetRequest>) -> Answer<v2::QueryOffsetResponse> {
-        Ok(self.0.answer("QueryOffset", offset::query(&self.0, request).await))
+        self.answered("QueryOffset", offset::query(&self.0, request)).await
     }
 
     async fn end_transaction(&self, request: Request<v2::EndTransactionRequest>) -> Answer<v2::EndTransactionResponse> {
-        Ok(self.0.answer("EndTransaction", transaction::end(&self.0, request).await))
+        self.answered("EndTransaction", transaction::end(&self.0, request)).await
     }
 
     async fn telemetry(&self, request: Request<Streaming<v2::TelemetryCommand>>) -> Answer<Self::TelemetryStream> {
@@ -298,18 +332,18 @@ impl MessagingService for Api {
         &self,
         request: Request<v2::NotifyClientTerminationRequest>,
     ) -> Answer<v2::NotifyClientTerminationResponse> {
-        Ok(self.0.answer("NotifyClientTermination", client::terminated(&self.0, request).await))
+        self.answered("NotifyClientTermination", client::terminated(&self.0, request)).await
     }
 
     async fn change_invisible_duration(
         &self,
         request: Request<v2::ChangeInvisibleDurationRequest>,
     ) -> Answer<v2::ChangeInvisibleDurationResponse> {
-        Ok(Response::new(invisible::handle(&self.0, request).await))
+        self.timed("ChangeInvisibleDuration", invisible::handle(&self.0, request)).await
     }
 
     async fn recall_message(&self, request: Request<v2::RecallMessageRequest>) -> Answer<v2::RecallMessageResponse> {
-        Ok(self.0.answer("RecallMessage", recall::handle(&self.0, request).await))
+        self.answered("RecallMessage", recall::handle(&self.0, request)).await
     }
 
     async fn sync_lite_subscription(

@@ -368,7 +368,7 @@ async fn granted(mut asked: Asked, ask: &Ask) -> Result<Result<Leased, ApiError>
 
 /// Reads the bodies of a lease and makes the answer of it; `None` when no message of it can go to this client.
 async fn read(front: &Arc<Front>, ask: &Ask, leased: &Leased) -> Result<Option<Answer>, ApiError> {
-    let given_back = GiveBack::new(front, ask, leased);
+    let mut given_back = GiveBack::new(front, ask, leased);
     let mut responses = Vec::with_capacity(leased.messages.len() + 2);
     responses.push(response(Content::Status(status::ok())));
     let mut aside = Aside::default();
@@ -415,6 +415,7 @@ async fn read(front: &Arc<Front>, ask: &Ask, leased: &Leased) -> Result<Option<A
         given_back.forget();
         return Ok(None);
     }
+    given_back.holds = (responses.len() as u64 - 1, bytes as u64);
     responses.push(ends_at(front));
     Ok(Some(Answer { responses, given_back: Some(given_back), room: Some(room) }))
 }
@@ -471,6 +472,8 @@ struct GiveBack {
     consumer_group: String,
     topic: String,
     handles: Vec<Handle>,
+    /// Messages in the answer, and bytes of their bodies.
+    holds: (u64, u64),
     /// The lease is renewed, and its answer goes to this connection.
     renewed: Option<(LeaseName, Outgoing)>,
 }
@@ -483,6 +486,7 @@ impl GiveBack {
             consumer_group: ask.consumer_group.to_string(),
             topic: ask.topic.to_string(),
             handles: leased.messages.iter().map(|message| handle_of(leased, message)).collect(),
+            holds: (0, 0),
             renewed: ask.invisible_ms.is_none().then(|| {
                 let lease = LeaseName { consumer_group_id: leased.consumer_group_id, lease_id: leased.lease_id };
                 (lease, ask.outgoing.clone())
@@ -498,6 +502,8 @@ impl GiveBack {
     /// All of them are on their way to the client.
     fn gave(mut self) {
         self.handles.clear();
+        let (messages, bytes) = self.holds;
+        self.front.node.counters.received(&self.topic, &self.consumer_group, messages, bytes);
         if let Some((lease, outgoing)) = self.renewed.take() {
             self.front.node.deliveries.gave(lease, outgoing);
         }

@@ -128,6 +128,7 @@ async fn send(front: &Front, request: Request<v2::SendMessageRequest>) -> Result
     if let Some(sent) = append.messages.iter().find(|message| message.message_type == LITE) {
         return Err(refuse_type(front, &topic, sent.message_type).await);
     }
+    let counted = count(&append);
     let times: Vec<u64> = append.messages.iter().map(|message| message.delivery_ms).collect();
     if let Some(why) = node.gate.refusal() {
         return Err(ApiError::DiskFull(why));
@@ -141,7 +142,36 @@ async fn send(front: &Front, request: Request<v2::SendMessageRequest>) -> Result
         }
         outcome => outcome?,
     };
+    for (message_type, bodies) in counted {
+        node.counters.sent(topic.as_str(), metric_name(message_type), bodies.into_iter());
+    }
     Ok(answer(&appended, message_ids, &times, front.handles))
+}
+
+/// Bytes of the bodies of a call by message type; of one type, mostly.
+fn count(append: &Append) -> Vec<(i32, Vec<u64>)> {
+    let mut counted: Vec<(i32, Vec<u64>)> = Vec::with_capacity(1);
+    for message in &append.messages {
+        let body = u64::from(message.body_bytes);
+        match counted.iter_mut().find(|(message_type, _)| *message_type == message.message_type) {
+            Some((_, bodies)) => bodies.push(body),
+            None => counted.push((message.message_type, vec![body])),
+        }
+    }
+    counted
+}
+
+/// RocketMQ's metrics write types in small letters.
+fn metric_name(message_type: i32) -> &'static str {
+    match v2::MessageType::try_from(message_type).unwrap_or_default() {
+        v2::MessageType::Normal => "normal",
+        v2::MessageType::Fifo => "fifo",
+        v2::MessageType::Delay => "delay",
+        v2::MessageType::Transaction => "transaction",
+        v2::MessageType::Priority => "priority",
+        v2::MessageType::Lite => "lite",
+        v2::MessageType::Unspecified => "unspecified",
+    }
 }
 
 /// Stores the messages. Those of a call with several message groups may go to several queues.

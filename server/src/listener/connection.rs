@@ -56,7 +56,8 @@ pub struct Arrival {
 pub struct Connection {
     stream: Stream,
     arrival: Arrival,
-    authorities: Authorities,
+    /// `None` for HTTP/1, which has none.
+    authorities: Option<Authorities>,
     /// Counts the connection against the listener's limit until it is closed.
     _open: OwnedSemaphorePermit,
 }
@@ -69,12 +70,16 @@ enum Stream {
 impl Connection {
     pub(super) fn plain(socket: Socket, peer: Peer, open: OwnedSemaphorePermit) -> Self {
         let arrival = Arrival { peer, outgoing: socket.watch() };
-        Self { stream: Stream::Plain(socket), arrival, authorities: Authorities::new(), _open: open }
+        Self { stream: Stream::Plain(socket), arrival, authorities: Some(Authorities::new()), _open: open }
+    }
+
+    pub(super) fn http1(socket: Socket, peer: Peer, open: OwnedSemaphorePermit) -> Self {
+        Self { authorities: None, ..Self::plain(socket, peer, open) }
     }
 
     pub(super) fn tls(stream: TlsStream<Socket>, peer: Peer, open: OwnedSemaphorePermit) -> Self {
         let arrival = Arrival { peer, outgoing: stream.get_ref().0.watch() };
-        Self { stream: Stream::Tls(Box::new(stream)), arrival, authorities: Authorities::new(), _open: open }
+        Self { stream: Stream::Tls(Box::new(stream)), arrival, authorities: Some(Authorities::new()), _open: open }
     }
 
     /// Who is at the other end.
@@ -98,7 +103,9 @@ impl AsyncRead for Connection {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         };
-        self.authorities.pass(&mut buf.filled_mut()[before..]);
+        if let Some(authorities) = &mut self.authorities {
+            authorities.pass(&mut buf.filled_mut()[before..]);
+        }
         polled
     }
 }

@@ -15,6 +15,8 @@ pub(super) enum Protocol {
     Tls,
     /// HTTP/2 without TLS: gRPC in plaintext.
     Http2,
+    /// A request of HTTP/1 that reads.
+    Http1,
 }
 
 /// A protocol starts with these bytes.
@@ -29,6 +31,8 @@ const PROTOCOLS: &[Row] = &[
     Row { prefix: &[0x16, 0x03], protocol: Protocol::Tls },
     Row { prefix: b"PROXY ", protocol: Protocol::ProxyV1 },
     Row { prefix: PROXY_V2_SIGNATURE, protocol: Protocol::ProxyV2 },
+    Row { prefix: b"GET ", protocol: Protocol::Http1 },
+    Row { prefix: b"HEAD ", protocol: Protocol::Http1 },
 ];
 
 const PROXY_V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -183,7 +187,8 @@ mod tests {
             (b"\x16\x03\x01", Verdict::Speaks(Protocol::Tls)),
             (b"\x16", Verdict::NeedsMore),
             (b"\x16\x04", Verdict::Unknown),
-            (b"GET / HTTP/1.1", Verdict::Unknown),
+            (b"GET / HTTP/1.1", Verdict::Speaks(Protocol::Http1)),
+            (b"POST / HTTP/1.1", Verdict::Unknown),
             (b"\0\0\x01\x05\0\0\0", Verdict::Unknown),
         ] {
             assert_eq!(recognise(bytes), verdict, "{bytes:?}");

@@ -1,0 +1,187 @@
+//! What is looked up when somebody asks: the group's state, its rows, the disk, the clients.
+
+use super::counters::Received;
+use crate::broker::Node;
+use crate::store::consumer_group::{consumed, consumer_groups};
+use crate::store::topic::{self, is_internal};
+use crate::store::{ConsumerGroupId, StateError, TopicId, half, lag, session, timer};
+use prometheus_client::encoding::{EncodeLabelSet, text::encode};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::Registry;
+use raft_store::{GroupStatus, ReadState, State};
+use std::borrow::Cow;
+use std::sync::atomic::AtomicU64;
+
+/// Series of consumer groups with their topics in one answer; those that are left out are counted.
+const CONSUMED_MAX: usize = 20_000;
+/// The same of topics with messages that wait.
+const TOPICS_MAX: usize = 20_000;
+
+type Seconds = Gauge<f64, AtomicU64>;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfTopic {
+    topic: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPeer {
+    peer: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Quantile {
+    quantile: &'static str,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ScrapeError {
+    #[error("rows cannot be read: {0}")]
+    Rows(#[from] StateError),
+    #[error("figures cannot be written: {0}")]
+    Text(#[from] std::fmt::Error),
+}
+
+/// Everything, in the format of Prometheus.
+pub(super) fn text(node: &Node) -> Result<String, ScrapeError> {
+    let label = |name: &'static str, value: &str| (Cow::Borrowed(name), Cow::Owned(value.to_owned()));
+    let labels = [
+        label("cluster", &node.config.cluster),
+        label("node_type", "broker"),
+        label("node_id", &node.config.label),
+        label("broker_group", &node.config.broker_group),
+    ];
+    let mut registry = Registry::with_labels(labels.into_iter());
+    node.counters.register(&mut registry);
+    let status = node.group.status();
+    group(node, &status, &mut registry);
+    gauge(&mut registry, "rocketmq_client_connections", "Clients that this node hears of", node.registry.count());
+    if node.group.leadership().leads {
+        rows(&node.group.state(), node, &mut registry)?;
+    }
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str, value: impl TryInto<i64>) {
+    registry.register(name, help, ConstGauge::new(value.try_into().unwrap_or(i64::MAX)));
+}
+
+/// What Raft and the log say.
+fn group(node: &Node, status: &GroupStatus, registry: &mut Registry) {
+    let leads = node.group.leadership().leads;
+    gauge(registry, "rocketmq_broker_permission", "6 while this node serves clients, else 0", {
+        if super::readiness(status, node.closing.is_cancelled()).is_ok() { 6 } else { 0 }
+    });
+    gauge(registry, "rocketmq_raft_term", "The latest term that this node knows of", status.term.0);
+    gauge(registry, "rocketmq_raft_is_leader", "1 while this node leads", i64::from(leads));
+    let index = |id: Option<raft_store::LogId>| id.map_or(0, |id| id.index);
+    gauge(registry, "rocketmq_raft_commit_index", "Last entry known to be committed", index(status.committed));
+    gauge(registry, "rocketmq_raft_applied_index", "Last entry applied", index(status.applied));
+    let peers: Family<OfPeer, Gauge> = Family::default();
+    for member in status.members.iter().filter(|member| member.id != status.node) {
+        if let Some(lag) = member.lag {
+            let labels = OfPeer { peer: member.label.clone() };
+            peers.get_or_create(&labels).set(i64::try_from(lag).unwrap_or(i64::MAX));
+        }
+    }
+    registry.register("rocketmq_raft_peer_lag_entries", "Entries that a member lacks, as the leader knows", peers);
+
+    let syncs = node.group.sync_figures();
+    registry.register("rocketmq_raft_fsyncs", "Syncs of the log", ConstCounter::new(syncs.count));
+    registry.register(
+        "rocketmq_raft_fsync_spent_seconds",
+        "Seconds that they took together",
+        ConstCounter::new(syncs.total.as_secs_f64()),
+    );
+    let recent: Family<Quantile, Seconds> = Family::default();
+    for (quantile, took) in [("0.5", status.fsync_p50), ("0.99", status.fsync_p99), ("1", status.fsync_max)] {
+        recent.get_or_create(&Quantile { quantile }).set(took.as_secs_f64());
+    }
+    registry.register("rocketmq_raft_fsync_seconds", "How long recent syncs of the log took", recent);
+
+    gauge(registry, "rocketmq_storage_size", "Bytes of log files on disk", status.log_bytes);
+    let folder = node.config.log_dir.as_deref().unwrap_or(&node.config.store_dir);
+    let used = Seconds::default();
+    used.set(crate::admin::disk_used_ratio(folder));
+    registry.register("rocketmq_storage_disk_used_ratio", "Part of the log's disk that is in use, 0 to 1", used);
+    let refused = i64::from(node.gate.decide(&node.group).is_some());
+    gauge(registry, "rocketmq_storage_sends_refused", "1 while sends are refused for want of room", refused);
+}
+
+/// What the rows say; the same on every member.
+fn rows(state: &State, node: &Node, registry: &mut Registry) -> Result<(), StateError> {
+    gauge(registry, "rocketmq_topic_number", "Topics", node.reporter.topic_count());
+    let groups = consumer_groups(state)?;
+    gauge(registry, "rocketmq_consumer_group_number", "Consumer groups", groups.len());
+
+    let family = Family::<Received, Gauge>::default;
+    let (lags, ready, in_flight, waiting, filters) = (family(), family(), family(), family(), family());
+    let (dead, expired): (Family<Received, Counter>, Family<Received, Counter>) =
+        (Family::default(), Family::default());
+    let (mut leases, mut shown, mut left_out) = (0, 0, 0_u64);
+    for group in &groups {
+        for id in consumed(state, ConsumerGroupId(group.id), usize::MAX)? {
+            let Some(topic) = named(state, id)? else { continue };
+            if shown >= CONSUMED_MAX {
+                left_out += 1;
+                continue;
+            }
+            shown += 1;
+            let lag = lag(state, &topic, ConsumerGroupId(group.id))?;
+            let labels = Received { topic: topic.name.clone(), consumer_group: group.name.clone() };
+            set(&lags, &labels, lag.messages());
+            set(&ready, &labels, lag.ready);
+            set(&in_flight, &labels, lag.in_flight);
+            set(&waiting, &labels, lag.retry_waiting + lag.put_aside);
+            dead.get_or_create(&labels).inc_by(lag.dead_letters);
+            expired.get_or_create(&labels).inc_by(lag.expired);
+            let differing = session::filters(state, ConsumerGroupId(group.id), &topic.name)?.filters.len();
+            set(&filters, &labels, differing as u64);
+            leases += lag.in_flight;
+        }
+    }
+    registry.register("rocketmq_consumer_lag_messages", "Messages that are not finished", lags);
+    registry.register("rocketmq_consumer_ready_messages", "Messages that were never handed out", ready);
+    registry.register("rocketmq_consumer_inflight_messages", "Messages that are leased", in_flight);
+    registry.register("rocketmq_pop_revive_lag", "Messages that wait for another attempt or their turn", waiting);
+    registry.register("rocketmq_send_to_dlq_messages", "Messages that became dead letters", dead);
+    registry.register(
+        "rocketmq_consumer_expired_messages",
+        "Messages that retention took before they were consumed",
+        expired,
+    );
+    registry.register("rocketmq_consumer_filters", "Filters among the members; more than 1 is a disagreement", filters);
+    gauge(registry, "rocketmq_lease_active", "Messages that are leased, of all consumer groups", leases);
+    gauge(registry, "rocketmq_consumer_left_out", "Consumer groups with their topics beyond what is shown", left_out);
+
+    let (halves, timed): (Family<OfTopic, Gauge>, Family<OfTopic, Gauge>) = (Family::default(), Family::default());
+    for topic in topic::topics(state)?.into_iter().take(TOPICS_MAX) {
+        let labels = OfTopic { topic: topic.name.clone() };
+        for (family, count) in
+            [(&halves, half::waiting(state, TopicId(topic.id))?), (&timed, timer::waiting(state, TopicId(topic.id))?)]
+        {
+            if count > 0 {
+                family.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
+        }
+    }
+    registry.register("rocketmq_half_messages", "Transactional messages that nobody has ended", halves);
+    registry.register("rocketmq_timing_messages", "Messages that wait for their delivery time", timed);
+    Ok(())
+}
+
+/// A topic that people know, by its id.
+fn named(state: &impl ReadState, id: TopicId) -> Result<Option<raftmq_proto::command::Topic>, StateError> {
+    match topic::name(state, id)? {
+        Some(name) if !is_internal(&name) => topic::topic(state, &name),
+        _ => Ok(None),
+    }
+}
+
+fn set(family: &Family<Received, Gauge>, labels: &Received, value: u64) {
+    family.get_or_create(labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+}

@@ -1,0 +1,136 @@
+//! What Prometheus and health checks are told, against what clients did. Real processes.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use raftmq_tests::client::{Consumer, Producer, eventually};
+use raftmq_tests::cluster::{Cluster, LEADER_WITHIN, Options};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const TOPIC: &str = "orders";
+const GROUP: &str = "billing";
+const SENT: u64 = 90;
+const BODY: usize = 100;
+
+/// A page over HTTP/1: its status and its text.
+async fn page(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer has a head")?;
+    let status = head.split(' ').nth(1).context("a head has a status")?.parse()?;
+    Ok((status, body.to_owned()))
+}
+
+/// The series of a page by what stands before the value; labels that are the same on all of a node are left out.
+async fn series(address: SocketAddr) -> Result<BTreeMap<String, f64>> {
+    let (status, text) = page(address, "/metrics").await?;
+    ensure!(status == 200, "{status}: {text}");
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .filter_map(|line| line.rsplit_once(' '))
+        .map(|(name, value)| {
+            let (name, labels) = name.trim_end_matches('}').split_once('{').unwrap_or((name, ""));
+            let own = ["cluster=", "node_type=", "node_id=", "broker_group="];
+            let mut labels: Vec<&str> =
+                labels.split(',').filter(|label| own.iter().all(|own| !label.starts_with(own))).collect();
+            labels.sort_unstable();
+            Ok((format!("{name}{{{}}}", labels.join(",")), value.parse()?))
+        })
+        .collect()
+}
+
+/// The sum over all nodes, as Prometheus makes it.
+async fn sum(cluster: &Cluster, name: &str) -> Result<f64> {
+    let mut sum = 0.0;
+    for node in &cluster.nodes {
+        sum += series(node.metrics).await?.get(name).copied().unwrap_or_default();
+    }
+    Ok(sum)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn figures_are_what_clients_did_and_health_is_what_they_meet() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default()).await?;
+    cluster.create_topic(TOPIC, 4).await?;
+    for node in &cluster.nodes {
+        eventually("every node is ready", LEADER_WITHIN, async || {
+            page(node.metrics, "/readyz").await.is_ok_and(|(status, _)| status == 200)
+        })
+        .await?;
+    }
+    let producer = Producer::new(&cluster.access(0), &[TOPIC])?;
+    let consumer = Consumer::new(&cluster.access(0), GROUP, TOPIC, "*", false)?;
+    consumer.join(TOPIC).await;
+    for number in 0..SENT {
+        producer.send(TOPIC, &format!("M{number:015}"), None, Bytes::from(vec![7; BODY])).await?;
+    }
+    let mut deliveries = Vec::new();
+    while (deliveries.len() as u64) < SENT / 2 {
+        deliveries.extend(consumer.receive(TOPIC, 8, Duration::from_secs(300), Duration::from_secs(1)).await?);
+    }
+    for delivery in &deliveries[..10] {
+        consumer.ack(delivery).await?;
+    }
+    let delivered = deliveries.len() as f64;
+
+    // Whatever node took a call counts it, and no other.
+    let topic = format!("message_type=\"normal\",topic=\"{TOPIC}\"");
+    ensure!(sum(&cluster, &format!("rocketmq_messages_in_total{{{topic}}}")).await? == SENT as f64);
+    ensure!(sum(&cluster, &format!("rocketmq_throughput_in_total{{{topic}}}")).await? == (SENT * BODY as u64) as f64);
+    ensure!(sum(&cluster, "rocketmq_message_size_count{message_type=\"normal\"}").await? == SENT as f64);
+    let group = format!("consumer_group=\"{GROUP}\",topic=\"{TOPIC}\"");
+    ensure!(sum(&cluster, &format!("rocketmq_messages_out_total{{{group}}}")).await? == delivered);
+    let sends = "rocketmq_rpc_latency_count{protocol_type=\"grpc\",request_code=\"SendMessage\",response_code=\"OK\"}";
+    ensure!(sum(&cluster, sends).await? == SENT as f64);
+
+    // What is the same on all members is said once.
+    ensure!(sum(&cluster, "rocketmq_raft_is_leader{}").await? == 1.0);
+    let lag = SENT as f64 - 10.0;
+    eventually("the lag is that of the group", Duration::from_secs(5), async || {
+        sum(&cluster, &format!("rocketmq_consumer_lag_messages{{{group}}}")).await.is_ok_and(|found| found == lag)
+    })
+    .await?;
+    ensure!(sum(&cluster, &format!("rocketmq_consumer_inflight_messages{{{group}}}")).await? == delivered - 10.0);
+    ensure!(sum(&cluster, &format!("rocketmq_consumer_filters{{{group}}}")).await? == 1.0);
+    let leader = cluster.leader(0).await?;
+    let found = series(cluster.nodes[leader].metrics).await?;
+    for name in [
+        "rocketmq_topic_number{}",
+        "rocketmq_consumer_group_number{}",
+        "rocketmq_client_connections{}",
+        "rocketmq_storage_size{}",
+        "rocketmq_raft_term{}",
+        "rocketmq_raft_commit_index{}",
+        "rocketmq_raft_fsyncs_total{}",
+        "rocketmq_raft_fsync_seconds{quantile=\"0.99\"}",
+        "rocketmq_lease_active{}",
+    ] {
+        ensure!(found.get(name).is_some_and(|value| *value > 0.0), "{name} in {:#?}", found.keys());
+    }
+    let lags = found.keys().filter(|name| name.starts_with("rocketmq_raft_peer_lag_entries{"));
+    ensure!(lags.count() == 2);
+
+    // Without a majority the node that is left works and serves nobody.
+    cluster.kill_at_once(&[(leader + 1) % 3, (leader + 2) % 3])?;
+    let left = cluster.nodes[leader].metrics;
+    eventually("readyz says that nobody is served", LEADER_WITHIN, async || {
+        page(left, "/readyz").await.is_ok_and(|(status, text)| status == 503 && text.starts_with("no majority"))
+    })
+    .await?;
+    ensure!(page(left, "/healthz").await?.0 == 200);
+    ensure!(page(left, "/nothing").await?.0 == 404);
+    for number in [(leader + 1) % 3, (leader + 2) % 3] {
+        cluster.start_node(number)?;
+    }
+    eventually("readyz says that clients are served again", LEADER_WITHIN, async || {
+        page(left, "/readyz").await.is_ok_and(|(status, _)| status == 200)
+    })
+    .await
+}
