@@ -7,13 +7,14 @@
 //! - [`power`] has the runs in which the power goes; [`disk_journal`] knows what of RocksDB's files is left then.
 //! - [`invariant`] has the properties, one a file, that the oracle's history is held against.
 //! - [`official`] runs the official clients; [`emulate`] stands for two of them.
-//! - [`load`], [`do_nothing`] and [`usage`] are the benchmark's.
+//! - [`load`], [`do_nothing`], [`dev_start`] and [`usage`] are the benchmark's.
 
 // Tests measure real time and start tasks of their own.
 #![allow(clippy::disallowed_methods)]
 
 pub mod client;
 pub mod cluster;
+pub mod dev_start;
 pub mod disk_journal;
 pub mod do_nothing;
 pub mod emulate;
