@@ -640,6 +640,20 @@ impl Cluster {
         Usage::of(self.nodes[number].process.as_ref().context("the node runs")?.pid())
     }
 
+    /// What the process of a name server takes of the machine.
+    ///
+    /// # Errors
+    ///
+    /// It does not run.
+    pub fn namesrv_usage(&self, number: usize) -> Result<Usage> {
+        Usage::of(self.namesrvs[number].process.as_ref().context("the name server runs")?.pid())
+    }
+
+    /// Everything a name server wrote so far.
+    pub fn namesrv_log(&self, number: usize) -> String {
+        fs::read_to_string(self.dir.path().join(format!("namesrv-{number}.log"))).unwrap_or_default()
+    }
+
     /// Numbers of the nodes of a broker group.
     pub fn members(&self, group: usize) -> Vec<usize> {
         (0..self.nodes.len()).filter(|number| self.nodes[*number].group == group).collect()
