@@ -100,7 +100,7 @@ async fn after_a_failure(cluster: &mut Cluster, victim: usize, said: usize) -> R
         return Ok("the node goes on".into());
     }
     let log = cluster.log(victim);
-    let last = log[said..].lines().rev().find(|line| line.contains("IO error"));
+    let last = log[said..].lines().rev().find(|line| line.contains("Input/output error"));
     let last = last.with_context(|| format!("the node does not say why it ended\n{}", cluster.log_tails(0)))?;
     Ok(format!("the node ended: {last}"))
 }
