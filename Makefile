@@ -18,7 +18,7 @@ help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name what; do printf '  make %-14s %s\n' "$$name" "$$what"; done
 
 build: ## Build every program (mqnamesrv, mqbroker, mqadmin, raftmq-cluster) into $CARGO_TARGET_DIR/release
-	@$(CARGO) build --release --workspace --bins
+	@$(CARGO) build --release --workspace
 
 cluster: build ## Build, then run two name servers and a three-node broker group; data under DATA=raftmq-data; Ctrl-C stops
 	@exec $(BIN)/raftmq-cluster up --data "$(DATA)"
@@ -36,7 +36,7 @@ demo: build ## Produce and consume on a cluster of its own, kill -9 the leader i
 	@$(BIN)/raftmq-cluster demo
 
 test: lint python-client sdk-clients ## Everything the gate runs: formatting, lints, tests, doc tests, dependency and licence rules
-	@$(CARGO) build --release --workspace --bins --locked
+	@$(CARGO) build --release --workspace --locked
 	@RAFTMQ_BIN_DIR="$(BIN)" RAFTMQ_PYTHON="$$(scripts/python-client.sh)" $(CARGO) test --release --workspace --locked --no-fail-fast 2>&1 | tee "$(CARGO_TARGET_DIR)/test.log"
 	@awk '/^test result:/ { passed += $$4; failed += $$6; skipped += $$8 } END { print passed " passed, " failed " failed, " skipped " skipped" }' "$(CARGO_TARGET_DIR)/test.log"
 

@@ -3,7 +3,8 @@
 //! Four disks stand behind [`Disk`]: [`RealDisk`]; [`PowerLossDisk`], where what was not synced is gone when the
 //! process is killed; [`SlowDisk`] over one of them, whose syncs take as long as a test says; and [`MemoryDisk`], where
 //! tests fail the n-th call and choose which unsynced blocks survive.
-//! RocksDB is not behind it: its rows are flushed only after the log was synced, and its WAL is off.
+//! RocksDB is not behind it: its rows are flushed only after the log was synced, and its WAL is off. What of its files a
+//! power loss would take, tests learn from a library that they preload (`tests/disk-journal`).
 
 mod memory;
 mod power_loss;

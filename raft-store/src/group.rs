@@ -895,6 +895,13 @@ impl Opened {
         let path = home.state_path(home.state_number());
         let state = State::open(&path, machine.tables(), &config.state)?;
         check_state(&state, &log, home.installed()).map_err(|what| StartError::Corrupt { path, what })?;
+        // RocksDB syncs what is in its folder. That there is such a folder is for us to make durable, before anything
+        // that its rows stand for is purged from the log.
+        if !folder_stays_unsynced() {
+            let path = &config.data_dir;
+            let failed = |source| StartError::Io { what: "sync the data folder", path: path.clone(), source };
+            disk.sync_dir(path).map_err(failed)?;
+        }
         Ok(Opened { config, home: Arc::new(home), disk, log, recovery, state, machine })
     }
 
@@ -1007,6 +1014,15 @@ impl Shared {
         let shared = self.clone();
         tasks.spawn(async move { shared.watch_leadership().await });
     }
+}
+
+/// Whether a test wants to see what happens when the folder of the rows is lost.
+fn folder_stays_unsynced() -> bool {
+    #[cfg(feature = "test-faults")]
+    let broken = crate::log::faults::state_folder_unsynced();
+    #[cfg(not(feature = "test-faults"))]
+    let broken = false;
+    broken
 }
 
 /// Writes a log that has no thread of its own. What is queued waits, mostly a little: a crash may come first.

@@ -682,6 +682,14 @@ impl Delivery {
         self.properties().receipt_handle.as_deref().unwrap_or_default()
     }
 
+    /// The same with the handle that a change of its lease gave.
+    #[must_use]
+    pub fn with_handle(&self, handle: String) -> Self {
+        let mut changed = self.clone();
+        changed.message.system_properties.get_or_insert_default().receipt_handle = Some(handle);
+        changed
+    }
+
     /// 1 for the first delivery.
     pub fn attempt(&self) -> i32 {
         self.properties().delivery_attempt.unwrap_or_default()

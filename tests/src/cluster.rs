@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use raftmq_proto::admin::{self as pb, admin_client::AdminClient};
 use raftmq_proto::signature::Credentials;
-use rand::RngExt;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::sync::OwnedMutexGuard;
@@ -28,7 +28,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::{relay::Relay, usage::Usage};
+use crate::{disk_journal::DiskJournal, relay::Relay, usage::Usage};
 
 /// How long a healthy machine may take to elect a leader, two cores and other work considered.
 pub const LEADER_WITHIN: Duration = Duration::from_secs(20);
@@ -53,7 +53,8 @@ pub struct Options {
     pub nodes: usize,
     /// `flushDiskType`: whether OK waits for fdatasync on a majority.
     pub sync_flush: bool,
-    /// Bytes reach files only at fdatasync, so that a kill is a power cut.
+    /// Bytes reach files only at fdatasync, so that a kill is a power cut. Of RocksDB's files too: what was not synced
+    /// is gone at the node's next start.
     pub power_loss: bool,
     /// Syncs can be made slow, see [`Cluster::delay_syncs`].
     pub slow_disks: bool,
@@ -121,6 +122,8 @@ pub struct Cluster {
     /// How it was started.
     pub options: Options,
     dir: TempDir,
+    /// What disks keep of what RocksDB has not synced, see [`Cluster::keep_unsynced`].
+    keep: Option<StdRng>,
     // One cluster at a time in a process: two would share the machine's cores and blame each other's slowness on faults.
     _turn: OwnedMutexGuard<()>,
 }
@@ -302,7 +305,7 @@ fn build() -> Result<PathBuf> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the package is in a workspace")?;
     // By itself cargo would build RocksDB anew: the script knows the environment that all builds share.
     let output = Command::new(workspace.join("scripts/cargo.sh"))
-        .args(["build", "--release", "--workspace", "--bins", "--offline", "--quiet"])
+        .args(["build", "--release", "--workspace", "--offline", "--quiet"])
         .env("CARGO_TARGET_DIR", target)
         .current_dir(workspace)
         .output()
@@ -464,7 +467,7 @@ impl Cluster {
                 nodes.push(node);
             }
         }
-        Ok(Self { nodes, namesrvs, options, dir, _turn: turn })
+        Ok(Self { nodes, namesrvs, options, dir, keep: None, _turn: turn })
     }
 
     /// The folder that holds configurations, data and logs.
@@ -485,6 +488,17 @@ impl Cluster {
         Ok(())
     }
 
+    /// From now on a disk that loses its power keeps nothing of what RocksDB has not synced, or, with a seed, some.
+    pub fn keep_unsynced(&mut self, seed: Option<u64>) {
+        self.keep = seed.map(StdRng::seed_from_u64);
+    }
+
+    /// What a node does to RocksDB's files. Needs [`Options::power_loss`].
+    pub fn journal(&self, number: usize) -> DiskJournal {
+        let data = &self.nodes[number].data;
+        DiskJournal::new(data, &journal_folder(data))
+    }
+
     /// Kills a name server.
     pub fn kill_namesrv(&mut self, number: usize) {
         self.namesrvs[number].process = None;
@@ -501,6 +515,11 @@ impl Cluster {
         let mut place = Place { namespace: node.namespace.clone(), environment: node.environment.clone() };
         if self.options.power_loss {
             place.environment.push(("RAFTMQ_TEST_POWER_LOSS".into(), "1".into()));
+            let journal = DiskJournal::new(&node.data, &journal_folder(&node.data));
+            let loss = journal.cut(self.keep.as_mut()).with_context(|| format!("cutting node {number}"))?;
+            println!("node {number} starts; of RocksDB's files {loss}");
+            journal.begin()?;
+            place.environment.extend(journal.environment()?);
         }
         if self.options.slow_disks {
             let file = delay_file(&node.data).to_str().context("a path of ours is text")?.to_string();
@@ -591,6 +610,7 @@ impl Cluster {
     pub fn wipe(&mut self, number: usize) -> Result<()> {
         let node = &self.nodes[number];
         ensure!(node.process.is_none(), "a running node must not be wiped");
+        DiskJournal::new(&node.data, &journal_folder(&node.data)).forget()?;
         fs::remove_dir_all(&node.data).with_context(|| format!("wiping {}", node.data.display()))
     }
 
@@ -622,6 +642,20 @@ impl Cluster {
     /// It does not run.
     pub fn usage(&self, number: usize) -> Result<Usage> {
         Usage::of(self.nodes[number].process.as_ref().context("the node runs")?.pid())
+    }
+
+    /// What the process of a name server takes of the machine.
+    ///
+    /// # Errors
+    ///
+    /// It does not run.
+    pub fn namesrv_usage(&self, number: usize) -> Result<Usage> {
+        Usage::of(self.namesrvs[number].process.as_ref().context("the name server runs")?.pid())
+    }
+
+    /// Everything a name server wrote so far.
+    pub fn namesrv_log(&self, number: usize) -> String {
+        fs::read_to_string(self.dir.path().join(format!("namesrv-{number}.log"))).unwrap_or_default()
     }
 
     /// Numbers of the nodes of a broker group.
@@ -952,6 +986,10 @@ fn access_lines(administrator: &Credentials) -> String {
 
 fn delay_file(data: &Path) -> PathBuf {
     data.with_extension("delay")
+}
+
+fn journal_folder(data: &Path) -> PathBuf {
+    data.with_extension("journal")
 }
 
 fn gateway(host: &Host) -> Ipv4Addr {

@@ -4,16 +4,18 @@
 //! - [`cluster`] starts, breaks and ends processes; [`client`] speaks to them as an SDK does.
 //! - [`relay`] stands in front of ports and loses bytes; [`netns`] cuts links between hosts.
 //! - [`workload`] runs clients through a fault and writes down in [`oracle`] what they were told.
-//! - [`power`] has the runs in which the power goes.
+//! - [`power`] has the runs in which the power goes; [`disk_journal`] knows what of RocksDB's files is left then.
 //! - [`invariant`] has the properties, one a file, that the oracle's history is held against.
 //! - [`official`] runs the official clients; [`emulate`] stands for two of them.
-//! - [`load`], [`do_nothing`] and [`usage`] are the benchmark's.
+//! - [`load`], [`do_nothing`], [`dev_start`] and [`usage`] are the benchmark's.
 
 // Tests measure real time and start tasks of their own.
 #![allow(clippy::disallowed_methods)]
 
 pub mod client;
 pub mod cluster;
+pub mod dev_start;
+pub mod disk_journal;
 pub mod do_nothing;
 pub mod emulate;
 pub mod invariant;

@@ -27,6 +27,15 @@ const BREAK_VARIABLE: &str = "RAFTMQ_TEST_BREAK";
 /// See `raft-store/src/disk.rs`.
 const SYNC_DELAY_VARIABLE: &str = "RAFTMQ_TEST_SYNC_DELAY_MS";
 
+/// Breaks nothing of ours: RocksDB's syncs succeed and do nothing.
+pub const ROCKSDB_SYNC_NOOP: &str = "rocksdb_sync_noop";
+
+/// See `tests/disk-journal/src/lib.rs`.
+const LIE_VARIABLE: &str = "RAFTMQ_TEST_JOURNAL_LIE";
+
+/// What a leader says once it has taken messages out of the log.
+pub const TRIMMED: &str = "the log of the broker group was trimmed";
+
 /// Begins the error of a run that did not come to its power cut, and so says nothing.
 pub const NOT_CUT: &str = "the power was not cut";
 
@@ -50,7 +59,10 @@ impl Build {
         Options {
             power_loss: true,
             broker,
-            environment: vec![setting(BREAK_VARIABLE, broken)],
+            environment: vec![
+                setting(BREAK_VARIABLE, broken),
+                setting(LIE_VARIABLE, if broken == ROCKSDB_SYNC_NOOP { "1" } else { "" }),
+            ],
             settings: vec![
                 setting("raftElectionTimeoutMinMillis", "1000"),
                 setting("raftElectionTimeoutMaxMillis", "1750"),
@@ -58,6 +70,30 @@ impl Build {
             ..Options::default()
         }
     }
+}
+
+/// Messages go soon after they were delivered, so that rows are flushed and the log is trimmed every other second: what
+/// a trim removes from the log is in the rows alone.
+pub fn trimming() -> Options {
+    Options {
+        power_loss: true,
+        segment_bytes: Some(1 << 20),
+        settings: vec![("fileReservedTime".into(), "0.005".into())],
+        ..Options::default()
+    }
+}
+
+/// Waits until some node has begun to flush its rows.
+///
+/// # Errors
+///
+/// None does within a minute.
+pub async fn next_flush(cluster: &Cluster) -> Result<()> {
+    let lines = || (0..cluster.nodes.len()).map(|number| cluster.journal(number).bytes()).sum::<u64>();
+    let before = lines();
+    let begun = async || lines() != before;
+    let waited = eventually("rows are flushed", Duration::from_secs(60), begun).await;
+    waited.with_context(|| format!("{NOT_CUT}\n{}", cluster.log_tails(0)))
 }
 
 fn set_sync_delay(cluster: &mut Cluster, number: usize, delay: Duration) {
@@ -117,6 +153,34 @@ pub async fn all_at_once(build: Build) -> Result<()> {
     cluster.start_node(leader)?;
     let outcome = workload.finish().await.with_context(|| cluster.log_tails(0))?;
     outcome.judge("power loss on slow disks", &cluster).await
+}
+
+/// Under load the power of all three nodes goes, after messages were taken out of the log and while rows are flushed: what
+/// their nodes know of them is in RocksDB's files alone, and must be on the disks.
+///
+/// # Errors
+///
+/// Something that was acknowledged is lost, a node does not come back, or the replicas differ.
+pub async fn after_a_trim(build: Build) -> Result<()> {
+    let built = build.options();
+    let settings = [trimming().settings, built.settings].concat();
+    let mut cluster = Cluster::start(Options { settings, segment_bytes: trimming().segment_bytes, ..built }).await?;
+    let options = workload::Options { topic: "trimmed".into(), hold: 8, ..Default::default() };
+    cluster.create_topic(&options.topic, 8).await?;
+    let workload = Workload::start(&cluster.access(0), options).await?;
+    let trimmed = async || (0..3).any(|number| cluster.log(number).contains(TRIMMED));
+    let waited = eventually("the log is trimmed", Duration::from_secs(90), trimmed).await;
+    waited.with_context(|| format!("{NOT_CUT}\n{}", cluster.log_tails(0)))?;
+    // The members purge what the leader has trimmed one by one.
+    for _ in 0..2 {
+        next_flush(&cluster).await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    workload.fault(async || cluster.kill_at_once(&[0, 1, 2])).await?;
+    (0..3).try_for_each(|number| cluster.start_node(number))?;
+    cluster.leader(0).await?;
+    let outcome = workload.finish().await.with_context(|| cluster.log_tails(0))?;
+    outcome.judge("power loss after a trim", &cluster).await
 }
 
 /// What changes when RocksDB has made rows durable: the files that name its tables.

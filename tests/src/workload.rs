@@ -38,7 +38,8 @@ pub struct Options {
     pub invisible: Duration,
     /// One in so many deliveries of a first attempt is left to come back.
     pub leave_one_in: u64,
-    /// Deliveries whose handles are kept through the fault.
+    /// Deliveries whose handles are kept through the fault. Half of them are renewed before it, and of those a few
+    /// ([`TRIED`]) are there for handles that must acknowledge nothing after it.
     pub hold: usize,
 }
 
@@ -57,6 +58,20 @@ impl Default for Options {
     }
 }
 
+/// Held deliveries that nobody acknowledges after the fault but with handles that are not theirs. They come back.
+pub const TRIED: usize = 2;
+
+/// Lease of what is held: longer than any run.
+const HELD_LEASE: Duration = Duration::from_secs(300);
+
+/// A delivery under a lease that outlasts the fault.
+struct Kept {
+    /// With the handle that is valid.
+    delivery: Delivery,
+    /// The handle before its lease was changed, if it was.
+    superseded: Option<String>,
+}
+
 /// Clients under way.
 pub struct Workload {
     /// What they were told.
@@ -64,7 +79,8 @@ pub struct Workload {
     options: Options,
     access: Vec<SocketAddr>,
     shared: Arc<Shared>,
-    held: Vec<Delivery>,
+    held: Vec<Kept>,
+    stranger: Consumer,
     senders: JoinSet<()>,
     receivers: JoinSet<()>,
 }
@@ -89,6 +105,8 @@ impl Workload {
     pub async fn start(access: &[SocketAddr], options: Options) -> Result<Self> {
         let oracle = Arc::new(Oracle::default());
         let shared = Arc::new(Shared::default());
+        let stranger = Consumer::new(access, &format!("{}-strangers", options.group), &options.topic, "*", false)?;
+        stranger.join(&options.topic).await;
         let held = hold(access, &options, &oracle, &shared).await?;
         let mut workload = Self {
             oracle,
@@ -96,6 +114,7 @@ impl Workload {
             access: access.to_vec(),
             shared,
             held,
+            stranger,
             senders: JoinSet::new(),
             receivers: JoinSet::new(),
         };
@@ -169,6 +188,31 @@ impl Workload {
         Ok(())
     }
 
+    /// What each held handle, and those that are none, are answered after the fault.
+    async fn use_handles(&mut self) -> Result<Vec<Held>> {
+        let consumer = self.consumer(&self.options.group)?;
+        let mut held = Vec::new();
+        let mut tried = 0;
+        for Kept { delivery, superseded } in std::mem::take(&mut self.held) {
+            let mut accepted = Vec::new();
+            if let Some(superseded) = &superseded
+                && consumer.ack_handle(&delivery, superseded).await.is_ok()
+            {
+                accepted.push(format!("superseded {superseded}"));
+            }
+            let refused = if superseded.is_some() && tried < TRIED {
+                tried += 1;
+                accepted.extend(invariant::forgeries(&consumer, &self.stranger, &delivery).await);
+                // Only its own handle can do this; then nobody has it, and it must come back.
+                change(&consumer, &self.oracle, &delivery, self.options.invisible).await.err()
+            } else {
+                acknowledge(&consumer, &self.oracle, &delivery).await
+            };
+            held.push(Held { delivery, refused, accepted });
+        }
+        Ok(held)
+    }
+
     fn consumer(&self, group: &str) -> Result<Consumer> {
         Consumer::new(&self.access, group, &self.options.topic, "*", false)
     }
@@ -229,12 +273,7 @@ impl Workload {
     pub async fn finish(mut self) -> Result<Outcome> {
         self.acknowledged(invariant::ACKNOWLEDGED_MIN, Duration::from_secs(60)).await?;
         self.shared.senders_over.store(true, Ordering::Relaxed);
-        let mut held = Vec::new();
-        let consumer = self.consumer(&self.options.group)?;
-        for delivery in std::mem::take(&mut self.held) {
-            let refused = acknowledge(&consumer, &self.oracle, &delivery).await;
-            held.push(Held { delivery, refused });
-        }
+        let held = self.use_handles().await?;
         while self.senders.join_next().await.is_some() {}
         let deadline = Instant::now() + self.options.invisible + Duration::from_secs(45);
         while (self.oracle.missing() > 0 || self.oracle.open() > 0) && Instant::now() < deadline {
@@ -268,7 +307,7 @@ impl Workload {
             history.acknowledged_after,
             history.in_flight_at_fault,
         );
-        Ok(Outcome { verdicts, summary, gap })
+        Ok(Outcome { verdicts, summary, gap, options: self.options })
     }
 }
 
@@ -280,6 +319,7 @@ pub struct Outcome {
     pub summary: String,
     /// Longest time between two acknowledged sends.
     pub gap: Duration,
+    options: Options,
 }
 
 impl Outcome {
@@ -301,6 +341,10 @@ impl Outcome {
         for group in 0..cluster.options.groups {
             let verdict = invariant::replicas_agree(cluster, group, replicas).await;
             self.verdicts.push(("replicas agree", verdict));
+            let Options { group: consumers, topic, invisible, .. } = &self.options;
+            let limit = *invisible + Duration::from_secs(10);
+            let verdict = invariant::nothing_stays_leased(cluster, group, consumers, topic, limit).await;
+            self.verdicts.push(("nothing stays leased", verdict));
         }
         println!("{name}: {}", self.summary);
         for (property, verdict) in &self.verdicts {
@@ -337,15 +381,27 @@ async fn acknowledge(consumer: &Consumer, oracle: &Oracle, delivery: &Delivery) 
     }
 }
 
-/// Sends messages before the run and takes them under leases that outlast it.
-async fn hold(access: &[SocketAddr], options: &Options, oracle: &Oracle, shared: &Shared) -> Result<Vec<Delivery>> {
+/// Makes the lease of `delivery` end after `invisible` from now; gives the new handle, or why it was refused.
+async fn change(
+    consumer: &Consumer,
+    oracle: &Oracle,
+    delivery: &Delivery,
+    invisible: Duration,
+) -> Result<String, String> {
+    let ends = oracle.now() + invisible.mul_f64(1.0 - invariant::SLEW);
+    let changed = consumer.change_invisible(delivery, invisible).await;
+    oracle.fate(delivery, Fate::Changed(ends));
+    changed.map_err(|failure| failure.to_string())
+}
+
+/// Sends messages before the run and takes them under leases that outlast it, every second of them renewed.
+async fn hold(access: &[SocketAddr], options: &Options, oracle: &Oracle, shared: &Shared) -> Result<Vec<Kept>> {
     if options.hold == 0 {
         return Ok(Vec::new());
     }
     let producer = Producer::new(access, &[&options.topic])?;
     let consumer = Consumer::new(access, &options.group, &options.topic, "*", false)?;
     consumer.join(&options.topic).await;
-    let lease = Duration::from_secs(300);
     for _ in 0..options.hold {
         let sequence = shared.next.fetch_add(1, Ordering::Relaxed);
         oracle.sending(sequence);
@@ -356,9 +412,15 @@ async fn hold(access: &[SocketAddr], options: &Options, oracle: &Oracle, shared:
     let deadline = Instant::now() + Duration::from_secs(30);
     while held.len() < options.hold {
         ensure!(Instant::now() < deadline, "only {} of {} messages came to be held", held.len(), options.hold);
-        for delivery in consumer.receive(&options.topic, 32, lease, Duration::from_secs(5)).await? {
+        for delivery in consumer.receive(&options.topic, 32, HELD_LEASE, Duration::from_secs(5)).await? {
             ensure!(oracle.received(&delivery), "a message that nobody sent");
-            held.push(delivery);
+            if held.len() % 2 == 0 {
+                held.push(Kept { delivery, superseded: None });
+                continue;
+            }
+            let renewed = change(&consumer, oracle, &delivery, HELD_LEASE).await.map_err(anyhow::Error::msg)?;
+            let superseded = Some(delivery.handle().to_owned());
+            held.push(Kept { delivery: delivery.with_handle(renewed), superseded });
         }
     }
     Ok(held)

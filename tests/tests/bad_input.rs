@@ -45,16 +45,27 @@ async fn judge(cluster: &mut Cluster) -> Result<()> {
     drop((producer, consumer));
     tokio::time::sleep(Duration::from_secs(1)).await;
     let nodes = cluster.running(0);
-    let usage = |cluster: &Cluster| nodes.iter().map(|number| cluster.usage(*number)).collect::<Result<Vec<Usage>>>();
-    let before = usage(cluster)?;
+    // Brokers, then name servers.
+    let usage = |cluster: &Cluster| -> Result<Vec<Usage>> {
+        let brokers = nodes.iter().map(|number| cluster.usage(*number));
+        brokers.chain((0..cluster.namesrvs.len()).map(|number| cluster.namesrv_usage(number))).collect()
+    };
+    let before = usage(cluster).context("a process ended")?;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    for ((number, after), before) in nodes.iter().zip(usage(cluster)?).zip(before) {
+    for (number, (after, before)) in usage(cluster).context("a process ended")?.iter().zip(before).enumerate() {
         let cpu = after.since(&before).cpu;
-        ensure!(cpu < Duration::from_millis(700), "idle node {number} used {cpu:?} of 2 s\n{}", cluster.log_tails(0));
+        ensure!(
+            cpu < Duration::from_millis(700),
+            "idle process {number} used {cpu:?} of 2 s\n{}",
+            cluster.log_tails(0)
+        );
     }
-    for number in cluster.members(0) {
-        ensure!(!cluster.log(number).contains("panicked"), "node {number} panicked\n{}", cluster.log_tails(0));
+    let brokers = cluster.members(0).into_iter().map(|number| cluster.log(number));
+    for log in brokers.chain((0..cluster.namesrvs.len()).map(|number| cluster.namesrv_log(number))) {
+        ensure!(!log.contains("panicked"), "a process panicked\n{log}");
     }
+    let known = cluster.mqadmin(&["clusterList", "-o", "json"]).await?;
+    ensure!(known.status.success(), "the name servers do not answer: {}", String::from_utf8_lossy(&known.stderr));
     let verdict = invariant::replicas_agree(cluster, 0, nodes.len()).await;
     ensure!(verdict == Verdict::True, "replicas agree: {verdict}");
     Ok(())

@@ -1,5 +1,5 @@
-//! The power-loss runs notice what they are there for: made with a broker that breaks one promise of the log they
-//! fail, and with the same broker that breaks none they pass.
+//! The power-loss runs notice what they are there for: made with a broker that breaks one promise of the log, or on
+//! a disk that breaks its promise to RocksDB, they fail, and with the same broker that breaks none they pass.
 //!
 //! `make controls` builds that broker, `mqbroker-faults`, and runs this; so does `make chaos`.
 
@@ -11,7 +11,8 @@ const ROUNDS: usize = 3;
 
 /// What a broken promise is noticed by: a loss, as clients or the node itself see it. Whatever else fails a run says
 /// nothing about the promise.
-const SYMPTOMS: [&str; 5] = [
+const SYMPTOMS: [&str; 6] = [
+    "the rows are gone, and entries up to",
     "was acknowledged and never delivered",
     "was acknowledged and is not stored",
     "entries were lost that had been synced",
@@ -22,6 +23,7 @@ const SYMPTOMS: [&str; 5] = [
 async fn run(build: Build) -> Result<()> {
     match build {
         Build::Control("vote_unsynced") => power::after_a_vote(build).await,
+        Build::Control("state_folder_unsynced" | power::ROCKSDB_SYNC_NOOP) => power::after_a_trim(build).await,
         _ => power::all_at_once(build).await,
     }
 }
@@ -71,7 +73,20 @@ async fn rows_ahead_of_the_log_are_noticed() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "wants a build of its own: make controls"]
+async fn a_lost_folder_of_rows_is_noticed() -> Result<()> {
+    is_noticed("state_folder_unsynced").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "wants a build of its own: make controls"]
+async fn rows_that_were_never_synced_are_noticed() -> Result<()> {
+    is_noticed(power::ROCKSDB_SYNC_NOOP).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "wants a build of its own: make controls"]
 async fn nothing_broken_is_nothing_noticed() -> Result<()> {
     power::all_at_once(Build::Control("")).await?;
-    power::after_a_vote(Build::Control("")).await
+    power::after_a_vote(Build::Control("")).await?;
+    power::after_a_trim(Build::Control("")).await
 }

@@ -164,6 +164,15 @@ async fn name_servers_die() -> Result<()> {
         })
     };
     eventually("a restarted name server knows the brokers", Duration::from_secs(45), seen).await?;
+    let leader = cluster.leader(0).await?;
+    let rows = cluster.mqadmin(&["clusterList", "-o", "json"]).await?.stdout;
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&rows).context("clusterList prints JSON")?;
+    for (number, node) in cluster.nodes.iter().enumerate() {
+        let address = node.admin.to_string();
+        let row = rows.iter().find(|row| row["addr"] == address.as_str());
+        let row = row.with_context(|| format!("clusterList has no #Addr {address}: {rows:?}"))?;
+        ensure!((row["brokerId"] == 0) == (number == leader), "#BID is 0 for the leader alone: {rows:?}");
+    }
     workload.finish().await?.judge("name servers killed", &cluster).await
 }
 

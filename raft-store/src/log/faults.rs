@@ -39,3 +39,8 @@ pub fn vote_before_sync() -> bool {
 pub fn apply_before_sync() -> bool {
     broken("apply_unsynced")
 }
+
+/// `state_folder_unsynced`: that the folder of the rows is there is never made durable.
+pub fn state_folder_unsynced() -> bool {
+    broken("state_folder_unsynced")
+}

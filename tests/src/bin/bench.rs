@@ -18,7 +18,7 @@ use clap::{Args, Parser, Subcommand};
 use raftmq_tests::{
     client::Producer,
     cluster::{Cluster, Options, Place, Process, free_port, program},
-    do_nothing,
+    dev_start, do_nothing,
     load::{self, Figures, Pool, Receivers, Target},
     usage::Usage,
 };
@@ -274,6 +274,9 @@ async fn measure_cluster(options: &Run, sync: bool, column: &mut Column) -> Resu
     column.name = format!("RaftMQ ×3, {}", if sync { "SYNC_FLUSH" } else { "ASYNC_FLUSH" });
     // Built before the clock starts.
     program("mqbroker")?;
+    if sync {
+        column.put("`mqbroker --dev`, process start to first acknowledged send", dev_starts().await?);
+    }
     let started = Instant::now();
     let mut cluster = Cluster::start(Options { sync_flush: sync, segment_bytes: None, ..Default::default() }).await?;
     cluster.create_topic(TOPIC, 8).await?;
@@ -338,6 +341,16 @@ async fn measure_soak(options: &Run, column: &mut Column) -> Result<()> {
     column.put("messages a second, tenth by tenth", rates.join(" "));
     column.put("resident memory of the largest broker", format!("{} MB", resident.join(" ")));
     Ok(())
+}
+
+/// Median and worst of five new processes on empty folders.
+async fn dev_starts() -> Result<String> {
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        times.push(dev_start::first_acknowledged_send().await?);
+    }
+    times.sort();
+    Ok(format!("{:.2} s, worst {:.2} s", times[2].as_secs_f64(), times[4].as_secs_f64()))
 }
 
 async fn leader_term(cluster: &mut Cluster) -> Result<u64> {

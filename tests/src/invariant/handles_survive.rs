@@ -9,21 +9,24 @@ pub struct Held {
     pub delivery: Delivery,
     /// What its acknowledgement after the fault was answered with; none for OK.
     pub refused: Option<String>,
+    /// Handles that are not its own, or not any more, and were answered OK after the fault.
+    pub accepted: Vec<String>,
 }
 
-/// Holds when every held handle was answered OK. That none of them returned, [`super::acked_never_returns`] says.
+/// Holds when every held handle was answered OK, and no other. That no message returned whose handle was, and each of
+/// the others did, [`super::acked_never_returns`] and the end of the run say; that no lease was left,
+/// [`super::nothing_stays_leased`].
 pub fn handles_survive(held: &[Held]) -> Verdict {
     if held.is_empty() {
         return Verdict::Unknown("no handle was held through the fault".into());
     }
-    let refused = held.iter().filter_map(|held| held.refused.as_ref().map(|reason| (held, reason)));
-    Verdict::of(refused.map(|(held, reason)| {
-        format!(
-            "the handle of {} (attempt {}) was refused: {reason}",
-            held.delivery.message_id(),
-            held.delivery.attempt()
-        )
-    }))
+    let wrong = held.iter().flat_map(|held| {
+        let (id, attempt) = (held.delivery.message_id(), held.delivery.attempt());
+        let refused = held.refused.iter().map(move |reason| format!("its handle was refused: {reason}"));
+        let accepted = held.accepted.iter().map(|handle| format!("this handle acknowledged: {handle}"));
+        refused.chain(accepted).map(move |what| format!("{id} (attempt {attempt}): {what}"))
+    });
+    Verdict::of(wrong)
 }
 
 /// Tries to acknowledge `delivery` with handles that are not its own: changed in one character at every place, cut,

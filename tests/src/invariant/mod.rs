@@ -4,6 +4,7 @@ mod acked_is_delivered;
 mod acked_never_returns;
 mod handles_survive;
 mod no_early_redelivery;
+mod nothing_stays_leased;
 mod replicas_agree;
 mod stored_once;
 
@@ -15,7 +16,8 @@ pub use {
     acked_is_delivered::acked_is_delivered,
     acked_never_returns::acked_never_returns,
     handles_survive::{Held, forgeries, handles_survive},
-    no_early_redelivery::no_early_redelivery,
+    no_early_redelivery::{SLEW, no_early_redelivery},
+    nothing_stays_leased::nothing_stays_leased,
     replicas_agree::replicas_agree,
     stored_once::stored_once,
 };
@@ -80,9 +82,10 @@ pub fn coverage(history: &History) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::client::Delivery;
     use crate::oracle::{DeliveryRecord, Fate, SendRecord};
 
     const fn s(seconds: u64) -> Duration {
@@ -134,6 +137,24 @@ mod tests {
         assert!(!holds(&no_early_redelivery(&history(vec![delivery(1, 2, Fate::Left), delivery(1, 20, Fate::Left)]))));
         let changed = vec![delivery(1, 2, Fate::Changed(s(60))), delivery(2, 20, Fate::Left)];
         assert!(!holds(&no_early_redelivery(&history(changed))));
+    }
+
+    #[test]
+    fn a_handle_that_is_refused_and_one_that_should_be_are_seen() {
+        let held = |refused: Option<&str>, accepted: &[&str]| Held {
+            delivery: Delivery {
+                message: Default::default(),
+                called: Instant::now(),
+                received: Instant::now(),
+                broker: "g".into(),
+                invisible: s(300),
+            },
+            refused: refused.map(str::to_owned),
+            accepted: accepted.iter().map(|handle| (*handle).to_owned()).collect(),
+        };
+        assert!(holds(&handles_survive(&[held(None, &[])])));
+        assert!(!holds(&handles_survive(&[held(None, &[]), held(Some("INVALID_RECEIPT_HANDLE"), &[])])));
+        assert!(!holds(&handles_survive(&[held(None, &["superseded 01"]), held(None, &[])])));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::Verdict;
 use crate::oracle::{Fate, History};
 
 /// Cluster time may run this much faster than the test's clock.
-const SLEW: f64 = 0.001;
+pub const SLEW: f64 = 0.001;
 
 /// Deadlines are kept in whole milliseconds.
 const GRAIN: Duration = Duration::from_millis(2);

@@ -1,0 +1,64 @@
+//! Configuration as users meet it: the example files are good as they stand, environment and flags go on top of them, and
+//! what `--print-config` prints is a file that says the same.
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::{Context, Result, ensure};
+use raftmq_tests::cluster::program;
+
+const EXAMPLES: [(&str, &str); 4] = [
+    ("mqbroker", "broker-n0.conf"),
+    ("mqbroker", "broker-n1.conf"),
+    ("mqbroker", "broker-n2.conf"),
+    ("mqnamesrv", "namesrv.conf"),
+];
+
+/// What a program prints with `--print-config`, but for comments, and whether it warned.
+fn printed(name: &str, file: &Path, flags: &[&str], environment: &[(&str, &str)]) -> Result<Vec<String>> {
+    let output = Command::new(program(name)?)
+        .arg("-c")
+        .arg(file)
+        .args(flags)
+        .arg("--print-config")
+        .env_remove("NAMESRV_ADDR")
+        .envs(environment.iter().copied())
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{name} -c {}: {said}", file.display());
+    ensure!(!said.contains("unknown"), "{name} -c {}: {said}", file.display());
+    let text = String::from_utf8(output.stdout)?;
+    Ok(text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect())
+}
+
+#[test]
+fn examples_are_good_and_what_is_printed_can_be_read_back() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the tests are one folder below the root")?;
+    let dir = tempfile::tempdir()?;
+    for (name, example) in EXAMPLES {
+        let file = root.join("deploy/config").join(example);
+        let effective = printed(name, &file, &[], &[])?;
+        // Every key of the file stands in it with its value, and what is printed prints itself.
+        let properties = raftmq_server::properties::parse(&fs::read_to_string(&file)?);
+        for property in properties.map_err(|mistakes| anyhow::anyhow!("{example}: {mistakes:?}"))? {
+            let line = format!("{}={}", property.key, property.value);
+            let unused = property.key == "sendMessageThreadPoolNums";
+            ensure!(unused || effective.contains(&line), "{example}: {line} is not in\n{}", effective.join("\n"));
+        }
+        let copy = dir.path().join(example);
+        fs::write(&copy, effective.join("\n"))?;
+        ensure!(printed(name, &copy, &[], &[])? == effective, "{example}: what is printed says something else");
+    }
+    Ok(())
+}
+
+#[test]
+fn flags_stand_above_the_environment_and_that_above_the_file() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the tests are one folder below the root")?;
+    let file = root.join("deploy/config/broker-n0.conf");
+    let environment = [("RAFTMQ_GRPC_SERVER_PORT", "8999"), ("RAFTMQ_LISTEN_PORT", "30999")];
+    let effective = printed("mqbroker", &file, &["-D", "listenPort=31000"], &environment)?;
+    for line in ["grpcServerPort=8999", "listenPort=31000", "brokerName=RaftNode00"] {
+        ensure!(effective.iter().any(|printed| printed == line), "{line} is not in\n{}", effective.join("\n"));
+    }
+    Ok(())
+}
