@@ -21,7 +21,7 @@ const ABSENT: &[(&str, &str)] = &[
     ("removeBroker", "takes a broker out of a container, of which there are none; use removePeer"),
     ("copyUser", "is needless: users are replicated, and createUser goes to every broker group of the cluster"),
     ("copyAcl", "is needless: access rules are replicated, and createAcl goes to every broker group of the cluster"),
-    ("updateBrokerConfig", "would be gone after a restart; change broker.conf and restart node by node"),
+    ("updateBrokerConfig", "is not there: settings are read at start; change broker.conf and restart node by node"),
     ("getBrokerEpoch", "shows the history of masters; the present term is in haStatus and getSyncStateSet"),
     ("cleanExpiredCQ", TRIM),
     ("cleanUnusedTopic", "finds topics that are left on one broker only; use topicList and deleteTopic"),

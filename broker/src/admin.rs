@@ -9,6 +9,7 @@ mod access;
 mod catalog;
 pub(crate) mod door;
 mod half;
+mod inspect;
 mod members;
 pub(crate) mod progress;
 pub(crate) mod reset;
@@ -28,8 +29,9 @@ use raftmq_proto::admin::{
     ChangeMembersRequest, ChangeMembersResponse, ConsumerProgressRequest, ConsumerProgressResponse, DeleteAclRequest,
     DeleteAclResponse, DeleteConsumerGroupRequest, DeleteConsumerGroupResponse, DeleteTopicRequest,
     DeleteTopicResponse, DeleteUserRequest, DeleteUserResponse, DumpRequest, DumpResponse, EndTransactionRequest,
-    EndTransactionResponse, GetConsumerGroupRequest, GetConsumerGroupResponse, GroupStatusRequest, GroupStatusResponse,
-    ListAclsRequest, ListAclsResponse, ListConsumerGroupsRequest, ListConsumerGroupsResponse, ListHalfMessagesRequest,
+    EndTransactionResponse, GetConfigRequest, GetConfigResponse, GetConsumerGroupRequest, GetConsumerGroupResponse,
+    GroupStatusRequest, GroupStatusResponse, ListAclsRequest, ListAclsResponse, ListClientsRequest,
+    ListClientsResponse, ListConsumerGroupsRequest, ListConsumerGroupsResponse, ListHalfMessagesRequest,
     ListHalfMessagesResponse, ListTopicsRequest, ListTopicsResponse, ListUsersRequest, ListUsersResponse,
     PutAclRequest, PutAclResponse, PutConsumerGroupRequest, PutConsumerGroupResponse, PutTopicRequest,
     PutTopicResponse, PutUserRequest, PutUserResponse, ResetOffsetRequest, ResetOffsetResponse, TopicRouteRequest,
@@ -249,6 +251,19 @@ impl Admin for AdminService {
 
     async fn group_status(&self, _: Request<GroupStatusRequest>) -> Result<Response<GroupStatusResponse>, Status> {
         self.group_status().await.map(Response::new)
+    }
+
+    async fn get_config(&self, _: Request<GetConfigRequest>) -> Result<Response<GetConfigResponse>, Status> {
+        Ok(Response::new(self.get_config()))
+    }
+
+    type ListClientsStream = Parts<ListClientsResponse>;
+
+    async fn list_clients(
+        &self,
+        request: Request<ListClientsRequest>,
+    ) -> Result<Response<Self::ListClientsStream>, Status> {
+        Ok(Response::new(self.list_clients(request.into_inner()).await))
     }
 
     async fn transfer_leader(

@@ -30,6 +30,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -77,6 +78,8 @@ pub struct Node {
     pub reporter: Reporter,
     /// What is counted for whoever asks.
     pub(crate) counters: Counters,
+    /// When it started.
+    pub(crate) started: Instant,
     /// Work that outlives the call that began it: long polls, client streams, messages given back.
     pub calls: TaskTracker,
     /// Cancelled when the node stops: long polls and client streams end.
@@ -196,6 +199,7 @@ impl Broker {
             access,
             reporter,
             counters: Counters::default(),
+            started: Instant::now(),
             calls,
             closing,
             outlets,

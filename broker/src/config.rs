@@ -5,7 +5,7 @@ use crate::forward::MergeLimits;
 use crate::machine::{EXPRESSION_BYTES_MAX, MESSAGES_MAX_DEFAULT, WINDOW_MS_DEFAULT};
 use crate::propose::ProposeLimits;
 use crate::task::SlowDiskLimits;
-use raftmq_server::settings::{Alias, Effective, SettingErrors, Settings};
+use raftmq_server::settings::{Alias, Effective, Entry, SettingErrors, Settings};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -213,6 +213,8 @@ pub struct BrokerConfig {
     pub access: AccessConfig,
     /// Figures and health over HTTP; `None` for nowhere.
     pub metrics: Option<Metrics>,
+    /// What all of this was read from, secrets masked.
+    pub entries: Vec<Entry>,
 }
 
 impl fmt::Display for Peer {
@@ -405,6 +407,7 @@ impl BrokerConfig {
             admin_token,
             access,
             metrics,
+            entries: effective.entries(),
         };
         Ok((config, effective))
     }

@@ -479,7 +479,36 @@ impl Display for Effective {
     }
 }
 
+/// A key of the configuration, for whoever asks a running program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// As documented.
+    pub key: String,
+    /// As written, or the default; `***` for a secret that is set.
+    pub value: Option<String>,
+    /// File and line, variable or flag; `None` for a default.
+    pub source: Option<String>,
+    /// It is accepted and does nothing.
+    pub unused: bool,
+}
+
 impl Effective {
+    /// Every key that was asked for, in that order; an unused one only where it is set.
+    #[must_use]
+    pub fn entries(&self) -> Vec<Entry> {
+        let known = self.asked.iter().filter(|asked| asked.shown != Shown::Unused || asked.value.is_some());
+        let entry = |asked: &Asked| Entry {
+            key: asked.key.clone(),
+            value: match asked.shown {
+                Shown::Masked => asked.value.as_ref().map(|_| "***".to_owned()),
+                Shown::Plain | Shown::Unused => asked.value.clone(),
+            },
+            source: asked.source.clone(),
+            unused: asked.shown == Shown::Unused,
+        };
+        known.map(entry).collect()
+    }
+
     /// Writes it to standard output; a reader that has seen enough (`| head`) is no error.
     pub fn print(&self) {
         let _ = std::io::stdout().write_all(self.to_string().as_bytes());
@@ -597,6 +626,19 @@ mod tests {
         assert_eq!(
             printed,
             "grpcServerPort=8081\n# no effect: threads=4\npassword=***\nname=a b\n# group is not set\n"
+        );
+        let entries: Vec<(String, Option<String>, bool)> =
+            effective.entries().into_iter().map(|entry| (entry.key, entry.value, entry.unused)).collect();
+        let entry = |key: &str, value: Option<&str>, unused| (key.to_owned(), value.map(str::to_owned), unused);
+        assert_eq!(
+            entries,
+            [
+                entry("grpcServerPort", Some("8081"), false),
+                entry("threads", Some("4"), true),
+                entry("password", Some("***"), false),
+                entry("name", Some("a b"), false),
+                entry("group", None, false),
+            ]
         );
     }
 

@@ -85,7 +85,7 @@ pub(super) async fn queues_of(
 }
 
 /// What was not acknowledged: in the queue from `progress` on, and in the retry index.
-fn diff(queue: &QueueProgress) -> u64 {
+pub(super) fn diff(queue: &QueueProgress) -> u64 {
     queue.broker_offset.saturating_sub(queue.progress) + queue.retrying
 }
 

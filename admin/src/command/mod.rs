@@ -2,19 +2,23 @@
 
 mod acl;
 mod add_peer;
+mod broker_status;
 mod cluster_list;
 mod consume_message;
+mod consumer_connection;
 mod consumer_progress;
 mod delete_sub_group;
 mod delete_topic;
 mod dump;
 mod elect_master;
+mod get_broker_config;
 mod get_consumer_config;
 mod get_sync_state_set;
 mod ha_status;
 mod half_message;
 mod message;
 mod print_msg;
+mod producer_connection;
 mod public;
 mod query_msg_by_id;
 mod query_msg_by_key;
@@ -24,6 +28,7 @@ mod replace_peer;
 mod reset_offset;
 mod search;
 mod send_message;
+mod stats_all;
 mod topic_cluster_list;
 mod topic_list;
 mod topic_route;
@@ -56,11 +61,16 @@ pub(crate) enum Command {
     DeleteSubGroup(delete_sub_group::Arguments),
     GetConsumerConfig(get_consumer_config::Arguments),
     ConsumerProgress(consumer_progress::Arguments),
+    ConsumerConnection(consumer_connection::Arguments),
+    ProducerConnection(producer_connection::Arguments),
     ResetOffsetByTime(reset_offset::ByTime),
     SkipAccumulatedMessage(reset_offset::Skip),
+    StatsAll(stats_all::Arguments),
     ListHalfMessages(half_message::List),
     EndTransaction(half_message::End),
     ClusterList(cluster_list::Arguments),
+    BrokerStatus(broker_status::Arguments),
+    GetBrokerConfig(get_broker_config::Arguments),
     HaStatus(ha_status::Arguments),
     GetSyncStateSet(get_sync_state_set::Arguments),
     ElectMaster(elect_master::Arguments),
@@ -102,6 +112,16 @@ impl Where {
     fn target(&self) -> Target<'_> {
         Target::new(self.broker.as_deref(), self.cluster.as_deref())
     }
+
+    /// Admin addresses of nodes: of the one that -b names, or of all.
+    async fn nodes(&self, directory: &Directory) -> Result<Vec<String>, AdminError> {
+        if let Some(address) = &self.broker {
+            return Ok(vec![address.clone()]);
+        }
+        let groups = directory.groups(self.target()).await?;
+        let nodes = groups.into_iter().flat_map(|group| group.nodes).map(|node| node.admin);
+        Ok(nodes.filter(|address| !address.is_empty()).collect())
+    }
 }
 
 /// Carries a command out and prints what came of it; false when part of it failed.
@@ -136,17 +156,28 @@ pub(crate) async fn run(cli: Cli) -> Result<bool, AdminError> {
         Command::ConsumerProgress(arguments) => {
             (consumer_progress::run(directory, arguments).await?, arguments.output.output)
         }
+        Command::ConsumerConnection(arguments) => {
+            (consumer_connection::run(directory, arguments).await?, arguments.output.output)
+        }
+        Command::ProducerConnection(arguments) => {
+            (producer_connection::run(directory, arguments).await?, arguments.output.output)
+        }
         Command::ResetOffsetByTime(arguments) => {
             (reset_offset::by_time(directory, arguments).await?, arguments.output.output)
         }
         Command::SkipAccumulatedMessage(arguments) => {
             (reset_offset::skip(directory, arguments).await?, arguments.output.output)
         }
+        Command::StatsAll(arguments) => (stats_all::run(directory, arguments).await?, arguments.output.output),
         Command::ListHalfMessages(arguments) => {
             (half_message::list(directory, arguments).await?, arguments.output.output)
         }
         Command::EndTransaction(arguments) => (half_message::end(directory, arguments).await?, arguments.output.output),
         Command::ClusterList(arguments) => (cluster_list::run(directory, arguments).await?, arguments.output.output),
+        Command::BrokerStatus(arguments) => (broker_status::run(directory, arguments).await?, arguments.output.output),
+        Command::GetBrokerConfig(arguments) => {
+            (get_broker_config::run(directory, arguments).await?, arguments.output.output)
+        }
         Command::HaStatus(arguments) => (ha_status::run(directory, arguments).await?, arguments.output.output),
         Command::GetSyncStateSet(arguments) => {
             (get_sync_state_set::run(directory, arguments).await?, arguments.output.output)

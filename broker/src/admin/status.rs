@@ -74,6 +74,7 @@ impl AdminService {
             in_rate: traffic.rates.0,
             out_rate: traffic.rates.1,
             trouble,
+            uptime_ms: u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             ..GroupStatusResponse::default()
         })
     }
