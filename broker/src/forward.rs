@@ -458,7 +458,12 @@ mod tests {
     #[test]
     fn a_batch_of_a_full_disk_has_refusals_for_its_sends_and_no_message() {
         let command = |kind| Command { deadline_ms: 7, kind: Some(kind) };
-        let append = Append { topic: "t".to_owned(), messages: vec![AppendMessage::default(); 2], checks: None };
+        let append = Append {
+            topic: "t".to_owned(),
+            messages: vec![AppendMessage::default(); 2],
+            checks: None,
+            ..Append::default()
+        };
         let commands = vec![command(Kind::Append(append)), command(Kind::Tick(Tick {}))];
         let batch = Batch { node: 1, boot: 2, sequence: 3, settled: 0, slots: 2, commands };
         let blobs = vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")];

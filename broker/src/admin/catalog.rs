@@ -2,6 +2,7 @@
 
 use super::door::Caller;
 use super::{AdminService, Parts, in_parts};
+use crate::namesrv::owners_of_new;
 use crate::store::consumer_group::{RETRY_MAX_DEFAULT, START, Start, consumer_group, consumer_groups};
 use crate::store::fifo::ORDER;
 use crate::store::retention::{RESERVE_TIME, parse_age};
@@ -48,7 +49,13 @@ impl AdminService {
         };
         let created = known.is_none();
         let default_queues = self.node.config.grpc.default_topic_queues;
-        let row = wanted_topic(request, known, default_queues).map_err(Status::invalid_argument)?;
+        let wanted_owners = request.fifo_owners.clone();
+        let mut row = wanted_topic(request, known, default_queues).map_err(Status::invalid_argument)?;
+        if created {
+            let hosts = self.node.reporter.routes().ask(name.as_str()).await;
+            let owners = owners_of_new(name.as_str(), &self.broker_group(), &hosts, wanted_owners);
+            row.fifo_owners = owners.map_err(Status::failed_precondition)?;
+        }
         let put = Kind::PutTopic(PutTopic { topic: Some(row), create_only: false });
         let what = if created { "topic created" } else { "topic changed" };
         let reply = self.change(what, name.as_str(), caller, put).await?;
@@ -96,6 +103,7 @@ impl AdminService {
                 ordered: route.topic.ordered,
                 id: route.topic.id,
                 version: route.topic.version,
+                fifo_owners: route.topic.fifo_owners,
                 ..Topic::default()
             }),
             members: route
@@ -308,6 +316,7 @@ fn to_topic(row: command::Topic) -> Topic {
         version: row.version,
         created_ms: row.created_ms,
         updated_ms: row.updated_ms,
+        fifo_owners: row.fifo_owners,
     }
 }
 

@@ -268,7 +268,12 @@ fn a_topics_own_age_hides_its_messages_at_once() {
 
 fn send(harness: &mut Harness, messages: usize) {
     let message = AppendMessage { message_type: 1, body_bytes: 1, ..AppendMessage::default() };
-    harness.run(command::Kind::Append(Append { topic: "t".into(), messages: vec![message; messages], checks: None }));
+    harness.run(command::Kind::Append(Append {
+        topic: "t".into(),
+        messages: vec![message; messages],
+        checks: None,
+        ..Append::default()
+    }));
 }
 
 #[test]
