@@ -5,8 +5,8 @@ use crate::admin::{AdminService, Traffic};
 use crate::agreement::Agreement;
 use crate::apply::{Applier, Origin, Outlets};
 use crate::client::Registry;
-use crate::client::relay;
 use crate::client::streams::Streams;
+use crate::client::{reconnect, relay};
 use crate::clock::{ClusterClock, system_clock};
 use crate::config::{BrokerConfig, FlushDiskType};
 use crate::deliver::confirm::{self, Deliveries};
@@ -220,6 +220,7 @@ impl Broker {
         rest_tasks.spawn(task::unlink(node.clone(), rest.clone()));
         rest_tasks.spawn(crate::namesrv::run(node.clone(), rest.clone()));
         rest_tasks.spawn(confirm::run(node.clone(), rest.clone()));
+        rest_tasks.spawn(reconnect::run(node.clone(), rest.clone()));
         rest_tasks.spawn(access::bootstrap::run(node.clone(), rest.clone()));
 
         if let Some(listener) = listeners.metrics {

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use raftmq_proto::admin::{ChangeMembersRequest, GroupStatusResponse};
+use raftmq_proto::rocketmq::telemetry_command::Command;
 use raftmq_tests::client::eventually;
 use raftmq_tests::cluster::{Cluster, LEADER_WITHIN, Options};
 use raftmq_tests::invariant::{self, Verdict};
+use raftmq_tests::session::Session;
 use raftmq_tests::workload::{self, Workload};
 
 /// A node that lost its disk, or was removed, says so within this time.
@@ -188,12 +190,21 @@ async fn a_group_grows_and_shrinks_under_load() -> Result<()> {
                     None => cluster.leader(0).await?,
                 };
                 let label = format!("n{leaves}");
+                let stays = cluster.running(0).into_iter().find(|number| *number != leaves).context("others stay")?;
+                let mut sessions = Vec::new();
+                for number in [leaves, stays] {
+                    sessions.push(Session::producer(cluster.nodes[number].grpc, &[]).await?);
+                }
                 let remove = ["removePeer", "-c", "RaftCluster", "-b", "RaftNode00", "-l", &label, "-y"];
                 done(&cluster.mqadmin(&remove).await?, "is no member")?;
                 let removed = async || cluster.status(leaves).await.is_ok_and(|status| status.role == "removed");
                 eventually("the removed node knows", SAID_WITHIN, removed).await?;
                 ensure!(TcpStream::connect(cluster.nodes[leaves].grpc).is_err(), "a removed node takes clients' calls");
                 ensure!(cluster.process(leaves).is_some_and(|process| process.runs()), "a removed node ended");
+                for session in &mut sessions {
+                    let told = session.told(SAID_WITHIN).await?;
+                    ensure!(matches!(told, Some(Command::ReconnectEndpointsCommand(_))), "told {told:?}");
+                }
                 done(&cluster.mqadmin(&remove).await?, "Nothing had to be done")?;
                 cluster.kill(leaves);
             }
