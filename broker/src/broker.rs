@@ -16,6 +16,7 @@ use crate::grpc;
 use crate::metrics::{self, Counters};
 use crate::namesrv::Reporter;
 use crate::propose::Proposer;
+use crate::rate::Rates;
 use crate::room::SendGate;
 use crate::task::{self, Paces, Uses};
 use futures::future::BoxFuture;
@@ -67,6 +68,8 @@ pub struct Node {
     pub clock: Arc<ClusterClock>,
     /// Whether there is room for messages.
     pub(crate) gate: Arc<SendGate>,
+    /// How fast messages may be sent.
+    pub(crate) rates: Arc<Rates>,
     /// How fast the disks of the group are.
     pub(crate) paces: Paces,
     /// What the logs of the group take of their disks.
@@ -154,9 +157,10 @@ impl Broker {
         let clock = Arc::new(ClusterClock::new(system_clock));
         let proposer = Proposer::new(config.propose.clone(), clock.clone());
         let gate = Arc::new(SendGate::default());
-        let merger = Arc::new(Merger::new(config.merge.clone(), clock.clone(), gate.clone()));
         let waiters = Waiters::new(config.grpc.long_polls_max);
         let access = Arc::new(Access::new(config.access.clone()));
+        let rates = Arc::new(Rates::new(config.grpc.client_rate, access.clone()));
+        let merger = Arc::new(Merger::new(config.merge.clone(), clock.clone(), gate.clone(), rates.clone()));
         let outlets = Arc::new(Outlets {
             origin: OnceLock::new(),
             proposer: proposer.clone(),
@@ -191,6 +195,7 @@ impl Broker {
             relays: relay::Room::default(),
             clock,
             gate,
+            rates,
             paces: Paces::default(),
             uses: Uses::default(),
             access,

@@ -4,6 +4,7 @@ use crate::access::AccessConfig;
 use crate::forward::MergeLimits;
 use crate::machine::{EXPRESSION_BYTES_MAX, MESSAGES_MAX_DEFAULT, WINDOW_MS_DEFAULT};
 use crate::propose::ProposeLimits;
+use crate::rate::Limit;
 use crate::task::SlowDiskLimits;
 use raftmq_server::settings::{Alias, Effective, SettingErrors, Settings};
 use std::fmt;
@@ -139,6 +140,8 @@ pub struct GrpcConfig {
     pub filter_expression_bytes_max: usize,
     /// Bytes of messages that this node has read for clients and they have not taken (`deliverInflightBytesMax`).
     pub deliver_bytes_max: usize,
+    /// What one client may send in a second, 0 for any amount (`clientRateMessages`, `clientRateBytes`).
+    pub client_rate: Limit,
     /// Attempts that a producer is told (`grpcClientProducerMaxAttempts`).
     pub producer_attempts_max: i32,
     /// A producer's backoff: first, longest, factor (`grpcClientProducerBackoff…`).
@@ -329,6 +332,10 @@ impl BrokerConfig {
             long_polls_max: s.number("maxPopPollingSize", 100_000, 1..=10_000_000),
             receive_batch_max: s.number("grpcClientConsumerLongPollingBatchSize", 32, 1..=1_024),
             filter_expression_bytes_max: s.number("filterExpressionBytesMax", 16 << 10, 1..=EXPRESSION_BYTES_MAX),
+            client_rate: Limit {
+                messages: s.number("clientRateMessages", 0, 0..=1u64 << 40),
+                bytes: s.number("clientRateBytes", 0, 0..=1u64 << 50),
+            },
             deliver_bytes_max: s.number("deliverInflightBytesMax", 64 << 20, 8 << 20..=16usize << 30),
             producer_attempts_max: s.number("grpcClientProducerMaxAttempts", 3, 1..=100),
             producer_backoff: (

@@ -193,6 +193,7 @@ async fn watch_node(node: &Arc<Node>) {
             });
             match read.await {
                 Ok((version, Ok(topics))) => {
+                    node.rates.topics(&topics);
                     let topics: Vec<Topic> = topics.into_iter().map(to_wire).collect();
                     node.reporter.topics(&topics);
                     node.reporter.update(report(node), version);

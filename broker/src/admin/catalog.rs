@@ -3,6 +3,7 @@
 use super::door::Caller;
 use super::{AdminService, Parts, in_parts};
 use crate::namesrv::owners_of_new;
+use crate::rate::{self, BYTES, MESSAGES};
 use crate::store::consumer_group::{RETRY_MAX_DEFAULT, START, Start, consumer_group, consumer_groups};
 use crate::store::fifo::ORDER;
 use crate::store::retention::{RESERVE_TIME, parse_age};
@@ -283,13 +284,16 @@ fn message_types_of(value: &str) -> Result<Vec<i32>, String> {
 }
 
 fn check_attribute_key(key: &str) -> Result<&'static [&'static str], String> {
-    if key == RESERVE_TIME {
+    if [RESERVE_TIME, MESSAGES, BYTES].contains(&key) {
         return Ok(&[]);
     }
     let known = KEPT_ATTRIBUTES.iter().find(|(name, _)| *name == key);
     known.map(|(_, values)| *values).ok_or_else(|| {
         let names: Vec<&str> = KEPT_ATTRIBUTES.iter().map(|(name, _)| *name).collect();
-        format!("topics have no attribute {key}; there are {MESSAGE_TYPE}, {RESERVE_TIME}, {}", names.join(", "))
+        let names = names.join(", ");
+        format!(
+            "topics have no attribute {key}; there are {MESSAGE_TYPE}, {RESERVE_TIME}, {MESSAGES}, {BYTES}, {names}"
+        )
     })
 }
 
@@ -298,6 +302,11 @@ fn check_attribute(key: &str, value: &str) -> Result<(), String> {
         // The group says whether its log keeps messages for as long.
         let wrong = || format!("{key} = {value}: must be an age such as 12h, 30m or 2d");
         return parse_age(value).map(|_| ()).ok_or_else(wrong);
+    }
+    if [MESSAGES, BYTES].contains(&key) {
+        let wrong =
+            || format!("{key} = {value}: must be a whole number a second, from 1 on; take it away for no limit");
+        return rate::parse(value).map(|_| ()).ok_or_else(wrong);
     }
     let values = check_attribute_key(key)?;
     if values.contains(&value) { Ok(()) } else { Err(format!("{key} = {value}: must be one of {}", values.join(", "))) }
@@ -369,6 +378,8 @@ mod tests {
             (&[("mesage.type", "NORMAL")], "topics have no attribute mesage.type"),
             (&[("cleanup.policy", "COMPACTION")], "must be one of DELETE"),
             (&[("reserve.time", "soon")], "must be an age such as 12h"),
+            (&[("rate.messages", "0")], "must be a whole number a second"),
+            (&[("rate.bytes", "1k")], "must be a whole number a second"),
         ] {
             let refused = wanted_topic(request(pairs), Some(fifo.clone()), 8).expect_err(part);
             assert!(refused.contains(part), "{refused}");

@@ -5,6 +5,7 @@ use super::caller::Caller;
 use super::convert;
 use super::owner;
 use super::status::{self, ApiError};
+use crate::access::Permit;
 use crate::command::encode_message;
 use crate::config::GrpcConfig;
 use crate::deliver::handle::{Handles, WaitingHandle, message_id_hash};
@@ -117,13 +118,12 @@ pub(super) async fn handle(front: &Front, request: Request<v2::SendMessageReques
 async fn send(front: &Front, request: Request<v2::SendMessageRequest>) -> Result<v2::SendMessageResponse, ApiError> {
     let (caller, request) = Caller::split(request);
     let handed_over = owner::is_handed_over(&caller);
-    let client_id = if handed_over {
-        // The client is not at this broker group: it came by a node of another one.
-        front.permit(&caller, &request)?;
-        caller.client_id()?
-    } else {
-        front.admit(&caller, &request)?
-    };
+    let permit = front.permit(&caller, &request)?;
+    let client_id = caller.client_id()?;
+    // One that came by a node of another broker group is not at this one.
+    if !handed_over {
+        front.node.registry.seen(client_id, caller.language());
+    }
     let peer = caller.address().map(|client| client.to_string()).unwrap_or_default();
     let node = &*front.node;
     let context = Context {
@@ -135,6 +135,7 @@ async fn send(front: &Front, request: Request<v2::SendMessageRequest>) -> Result
     };
     let ordered = request.messages.iter().any(has_message_group).then(|| request.clone());
     let Draft { topic, mut append, blobs, message_ids } = draft(request, &context)?;
+    front.count_for(&mut append, client_id, permit.as_ref());
     let hashes = append.messages.iter().map(|message| message.message_group_hash);
     let owners = match ordered {
         Some(request) => front.owners(&topic, hashes)?.map(|owners| (owners, request)),
@@ -157,6 +158,20 @@ async fn send(front: &Front, request: Request<v2::SendMessageRequest>) -> Result
         return Err(refuse_type(front, &topic, sent.message_type).await);
     }
     store(front, &caller, Draft { topic, append, blobs, message_ids }, !handed_over).await
+}
+
+impl Front {
+    /// Names the client and the user of a send, where they are limited, to the leader.
+    fn count_for(&self, append: &mut Append, client_id: &str, permit: Option<&Permit>) {
+        if self.node.config.grpc.client_rate.is_set() {
+            client_id.clone_into(&mut append.client_id);
+        }
+        if let Some(user) = permit.map(|permit| &permit.identity.user)
+            && self.node.access.limit_of(user, || self.state()).is_set()
+        {
+            append.user.clone_from(user);
+        }
+    }
 }
 
 /// Stores messages in this broker group; with `create`, a topic that does not exist may be made.

@@ -252,7 +252,7 @@ fn refused(refusal: Refusal) -> Code {
         Refusal::InvalidHandle => Code::InvalidReceiptHandle,
         Refusal::DeadlinePassed => Code::ProxyTimeout,
         // Clients wait a little before they try again.
-        Refusal::DiskFull => Code::TooManyRequests,
+        Refusal::DiskFull | Refusal::RateLimited => Code::TooManyRequests,
         Refusal::InvalidArgument => Code::BadRequest,
         Refusal::OffsetOutOfRange => Code::IllegalOffset,
         Refusal::NotSupported => Code::NotImplemented,
