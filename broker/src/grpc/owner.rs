@@ -9,7 +9,6 @@ use super::Front;
 use super::caller::Caller;
 use super::status::ApiError;
 use crate::store::fifo::{owner_of, slot_of};
-use crate::store::topic::topic;
 use parking_lot::Mutex;
 use raftmq_proto::name::TopicName;
 use raftmq_proto::rocketmq as v2;
@@ -46,7 +45,7 @@ impl Front {
     ///
     /// # Errors
     /// When broker groups disagree on who keeps the message groups of the topic.
-    pub(super) fn owners(
+    pub(super) async fn owners(
         &self,
         name: &TopicName,
         hashes: impl Iterator<Item = u64>,
@@ -57,7 +56,7 @@ impl Front {
         }
         let own = &self.node.config.broker_group;
         // A topic that is not here yet is made later in the call, or not.
-        let Some(row) = topic(&self.state(), name.as_str())? else { return Ok(None) };
+        let Some(row) = self.topic(name).await? else { return Ok(None) };
         let owners: Vec<&str> = match row.fifo_owners.is_empty() {
             true => vec![own],
             false => row.fifo_owners.iter().map(String::as_str).collect(),
@@ -99,7 +98,7 @@ impl Nodes {
         Nodes { nodes: Mutex::default(), room, bytes_max }
     }
 
-    /// Has messages, which are all of one topic and of message groups that `owner` keeps, stored there.
+    /// Has messages, which are all of `topic` and of message groups that `owner` keeps, stored there.
     ///
     /// # Errors
     /// When no node of `owner` can be reached, or too much is on its way. What it answers is passed back as it is.
@@ -107,14 +106,21 @@ impl Nodes {
         &self,
         front: &Front,
         caller: &Caller,
-        owner: &str,
+        (topic, owner): (&TopicName, &str),
         messages: Vec<v2::Message>,
     ) -> Result<v2::SendMessageResponse, ApiError> {
         let bytes: usize = messages.iter().map(prost::Message::encoded_len).sum();
         let kib = u32::try_from((bytes.min(self.bytes_max) >> 10).max(1)).unwrap_or(u32::MAX);
         let _room = self.room.try_acquire_many(kib).map_err(|_| ApiError::OwnersBusy { limit: self.bytes_max })?;
         let until = caller.answer_by().unwrap_or_else(|| caller.arrived() + TIMEOUT);
-        let addresses = self.in_order(front.node.reporter.routes().members_of(owner), &messages);
+        let routes = front.node.reporter.routes();
+        let mut addresses = routes.members_of(owner);
+        if addresses.is_empty() {
+            // Of a broker group that has just come, this node may not have heard yet.
+            routes.ask(topic.as_str()).await;
+            addresses = routes.members_of(owner);
+        }
+        let addresses = self.in_order(addresses, &messages);
         let mut why = "no name server has told where it is".to_owned();
         let count = addresses.len();
         for (number, address) in addresses.into_iter().enumerate() {
@@ -154,7 +160,8 @@ impl Nodes {
             }
             return Ok(answer);
         }
-        Err(away(owner, &messages, why))
+        let (owner, slot) = (owner.to_owned(), slot_of(first_hash(&messages)));
+        Err(ApiError::OwnerAway { owner, slot, topic: topic.to_string(), why })
     }
 
     /// The addresses of an owner: those that failed lately last, the others beginning with one that differs from message
@@ -224,16 +231,6 @@ fn hand_over(from: &MetadataMap, to: &mut MetadataMap) {
 fn first_hash(messages: &[v2::Message]) -> u64 {
     let system = messages.first().and_then(|message| message.system_properties.as_ref());
     system.map_or(0, |system| super::send::message_group_hash(system, v2::MessageType::Fifo))
-}
-
-fn away(owner: &str, messages: &[v2::Message], why: String) -> ApiError {
-    let topic = messages.first().and_then(|message| message.topic.as_ref());
-    ApiError::OwnerAway {
-        owner: owner.to_owned(),
-        slot: slot_of(first_hash(messages)),
-        topic: topic.map(|topic| topic.name.clone()).unwrap_or_default(),
-        why,
-    }
 }
 
 #[cfg(test)]

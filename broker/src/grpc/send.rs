@@ -138,7 +138,7 @@ async fn send(front: &Front, request: Request<v2::SendMessageRequest>) -> Result
     front.count_for(&mut append, client_id, permit.as_ref());
     let hashes = append.messages.iter().map(|message| message.message_group_hash);
     let owners = match ordered {
-        Some(request) => front.owners(&topic, hashes)?.map(|owners| (owners, request)),
+        Some(request) => front.owners(&topic, hashes).await?.map(|owners| (owners, request)),
         None => None,
     };
     if let Some((owners, request)) = owners {
@@ -242,8 +242,9 @@ async fn apart(
     messages: Vec<v2::Message>,
     owners: Vec<Option<String>>,
 ) -> v2::SendMessageResponse {
+    let topic = draft.topic;
     let mut own = Draft {
-        topic: draft.topic,
+        topic: topic.clone(),
         append: Append { messages: Vec::new(), ..draft.append.clone() },
         blobs: Vec::new(),
         message_ids: Vec::new(),
@@ -277,9 +278,9 @@ async fn apart(
             false => store(front, caller, own, true).await,
         }
     };
-    let there = elsewhere
-        .into_iter()
-        .map(async |(owner, (ats, messages))| (ats, front.owner_nodes.send(front, caller, &owner, messages).await));
+    let there = elsewhere.into_iter().map(async |(owner, (ats, messages))| {
+        (ats, front.owner_nodes.send(front, caller, (&topic, &owner), messages).await)
+    });
     let (here, there) = futures::future::join(here, futures::future::join_all(there)).await;
     let mut entries = vec![v2::SendResultEntry::default(); count];
     for (ats, outcome) in std::iter::once((own_at, here)).chain(there) {
