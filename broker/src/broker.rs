@@ -291,6 +291,7 @@ fn raft_config(config: &BrokerConfig) -> RaftConfig {
         election_ms_max,
         segment_bytes: config.segment_bytes,
         disk_free_bytes_min: config.disk_free_bytes_min,
+        fill_bytes_per_second: config.fill_bytes_per_second,
         advertised: NodeAddresses {
             peer: address(config.addresses.peer_port),
             admin: address(config.addresses.admin_port),
