@@ -128,24 +128,25 @@ async fn a_wiped_node_is_replaced_under_load() -> Result<()> {
 async fn a_wiped_node_is_replaced_after_a_trim() -> Result<()> {
     const FLOOD: &str = "flood";
     let settings = vec![
-        ("fileReservedSize".into(), (16 << 20).to_string()),
-        ("fillBytesPerSecondMax".into(), (4 << 20).to_string()),
+        ("fileReservedSize".into(), (96 << 20).to_string()),
+        ("fillBytesPerSecondMax".into(), (8 << 20).to_string()),
     ];
-    let mut cluster = Cluster::start(Options { segment_bytes: Some(2 << 20), settings, ..Options::default() }).await?;
+    let mut cluster = Cluster::start(Options { segment_bytes: Some(8 << 20), settings, ..Options::default() }).await?;
     let options = workload::Options::default();
     cluster.create_topic(&options.topic, 8).await?;
     cluster.create_topic(FLOOD, 4).await?;
-    let workload = Workload::start(&cluster.access(0), options).await?;
+    cluster.caught_up(0, LEADER_WITHIN).await?;
+    // More than is kept. What goes from now on is of these messages, and none that the consumers below wait for.
     let producer = Producer::new(&cluster.access(0), &[FLOOD])?;
-    let body = bytes::Bytes::from(vec![b'x'; 16 << 10]);
-    for batch in 0..160 {
+    let body = bytes::Bytes::from(vec![b'x'; 64 << 10]);
+    for batch in 0..140 {
         let ids: Vec<String> = (0..16).map(|at| format!("{batch}-{at}")).collect();
         let sends = ids.iter().map(|id| producer.send(FLOOD, id, None, body.clone()));
         futures::future::join_all(sends).await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let trimmed = async || (0..3).all(|node| cluster.log(node).contains("segments of the log were removed"));
     eventually("every node removes what the log may not keep", Duration::from_secs(45), trimmed).await?;
+    let workload = Workload::start(&cluster.access(0), options).await?;
     let leader = cluster.leader(0).await?;
     let wiped = (leader + 1) % 3;
     let before = cluster.status(wiped).await?.node;
