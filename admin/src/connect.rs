@@ -4,6 +4,7 @@ use crate::error::{AdminError, reason};
 use crate::time::now_ms;
 use raftmq_proto::admin::admin_client::AdminClient;
 use raftmq_proto::namesrv::name_server_client::NameServerClient;
+use raftmq_proto::rocketmq::admin_client::AdminClient as PublicAdminClient;
 use raftmq_proto::rocketmq::messaging_service_client::MessagingServiceClient;
 use raftmq_proto::signature::Credentials;
 use std::time::Duration;
@@ -91,6 +92,15 @@ pub(crate) fn name_server(address: &str, token: &Token) -> Result<NameServer, Ad
 pub(crate) fn messaging(address: &str) -> Result<MessagingServiceClient<Channel>, AdminError> {
     let channel = channel(address).map_err(|problem| AdminError::Usage(format!("{address} {problem}")))?;
     Ok(MessagingServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+}
+
+/// The public Admin service of a node.
+pub(crate) type PublicAdmin = PublicAdminClient<InterceptedService<Channel, Token>>;
+
+/// The public Admin service, on the public port of a node.
+pub(crate) fn public_admin(address: &str, token: &Token) -> Result<PublicAdmin, AdminError> {
+    let channel = channel(address).map_err(|problem| AdminError::Usage(format!("{address} {problem}")))?;
+    Ok(PublicAdminClient::with_interceptor(channel, token.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 
 /// Whether another node of the group may do better: this one was not reached, or has no leader to turn to.

@@ -7,6 +7,7 @@
 //! Every command is a file in `command/`. A command that goes to several broker groups does what it can and reports
 //! each of them; the exit code is 0 only when all of them agreed: 0 done, 1 failed, 2 wrong usage.
 
+mod absent;
 mod cli;
 mod command;
 mod connect;
@@ -21,6 +22,7 @@ mod time;
 pub use error::AdminError;
 
 use clap::Parser as _;
+use clap::error::{ContextKind, ContextValue};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -31,6 +33,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match cli::Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(refused) => {
+            if let Some(ContextValue::String(name)) = refused.get(ContextKind::InvalidSubcommand)
+                && let Some(why) = absent::why(name)
+            {
+                eprintln!("mqadmin: {why}");
+                return ExitCode::from(2);
+            }
             let code = if refused.use_stderr() { 2 } else { 0 };
             // Nothing can be said when standard output and error are closed.
             let _ = refused.print();

@@ -41,6 +41,15 @@ pub(crate) fn parse(text: &str) -> Option<u64> {
     Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000 + ms)
 }
 
+/// A point in time as flags take it, in ms since the Unix epoch: `now`, that many ms, or what [`parse`] reads.
+pub(crate) fn point(text: &str) -> Result<u64, String> {
+    if ["now", "currentTimeMillis"].contains(&text) {
+        return Ok(now_ms());
+    }
+    let time = text.parse().ok().or_else(|| parse(text));
+    time.ok_or_else(|| format!("{text:?} is neither now, nor ms since 1970, nor yyyy-MM-dd#HH:mm:ss:SSS"))
+}
+
 /// Year, month and day of a day since the Unix epoch, by whole 400-year cycles that begin on 1 March.
 fn date(day: u64) -> (u64, u64, u64) {
     const CYCLE_DAYS: u64 = 146_097;

@@ -1,20 +1,18 @@
 //! `consumeMessage`: receives messages through the public API, prints and acknowledges them.
 
+use super::message::{self, resource};
 use super::public::{Client, check, on_group};
 use super::send_message::hosts;
 use crate::directory::{Directory, Group};
 use crate::error::AdminError;
 use crate::output::{LongOutput, Outcome};
-use crate::time::human;
 use clap::Args;
-use prost_types::{Duration, Timestamp};
+use prost_types::Duration;
 use raftmq_proto::rocketmq::receive_message_response::Content;
 use raftmq_proto::rocketmq::{
     AckMessageEntry, AckMessageRequest, Code, FilterExpression, FilterType, Message, MessageQueue,
-    ReceiveMessageRequest, Resource,
+    ReceiveMessageRequest,
 };
-use serde_json::{Value, json};
-use std::fmt::Write as _;
 use tokio_stream::StreamExt as _;
 
 /// Messages of one receive.
@@ -93,7 +91,8 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
                 acknowledge(&client, &address, arguments, &messages).await?;
             }
             for message in &messages {
-                rows.push(describe(&mut text, &group.name, message));
+                text.push_str(&message::line(&group.name, message));
+                rows.push(message::to_json(&group.name, message));
             }
         }
         giving = still;
@@ -102,10 +101,6 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
         text.push_str("no messages\n");
     }
     Ok(Outcome::done(text, rows.into()))
-}
-
-fn resource(name: &str) -> Option<Resource> {
-    Some(Resource { resource_namespace: String::new(), name: name.to_owned() })
 }
 
 async fn receive(
@@ -179,73 +174,4 @@ async fn acknowledge(
     let answer = crate::connect::messaging(address)?.ack_message(client.request(request)).await;
     let answer = answer.map_err(|status| AdminError::refused(address, &status))?.into_inner();
     check(address, answer.status.as_ref())
-}
-
-fn millis(at: Option<&Timestamp>) -> u64 {
-    at.map_or(0, |at| u64::try_from(at.seconds).unwrap_or(0) * 1_000 + u64::try_from(at.nanos).unwrap_or(0) / 1_000_000)
-}
-
-/// A line for people, a row for programs.
-fn describe(text: &mut String, broker_group: &str, message: &Message) -> Value {
-    let properties = message.system_properties.clone().unwrap_or_default();
-    let body = String::from_utf8_lossy(&message.body);
-    let born_ms = millis(properties.born_timestamp.as_ref());
-    let store_ms = millis(properties.store_timestamp.as_ref());
-    let _ = writeln!(
-        text,
-        "MSGID: {} {}[{broker_group}:{}:{}] attempt={} keys={} tag={} born={} stored={} BODY: {body}",
-        properties.message_id,
-        message.topic.as_ref().map_or("", |topic| topic.name.as_str()),
-        properties.queue_id,
-        properties.queue_offset.unwrap_or_default(),
-        properties.delivery_attempt.unwrap_or(1),
-        properties.keys.join(" "),
-        properties.tag.as_deref().unwrap_or("-"),
-        human(born_ms),
-        human(store_ms),
-    );
-    json!({
-        "msgId": properties.message_id,
-        "brokerName": broker_group,
-        "queueId": properties.queue_id,
-        "queueOffset": properties.queue_offset,
-        "attempt": properties.delivery_attempt.unwrap_or(1),
-        "keys": properties.keys,
-        "tag": properties.tag,
-        "bornMs": born_ms,
-        "storeMs": store_ms,
-        "properties": message.user_properties,
-        "body": body,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use raftmq_proto::rocketmq::SystemProperties;
-
-    #[test]
-    fn a_message_in_a_line() {
-        let message = Message {
-            topic: resource("T"),
-            system_properties: Some(SystemProperties {
-                message_id: "01AB".to_owned(),
-                queue_id: 3,
-                queue_offset: Some(7),
-                keys: vec!["k".to_owned()],
-                delivery_attempt: Some(2),
-                born_timestamp: Some(Timestamp { seconds: 1, nanos: 5_000_000 }),
-                ..SystemProperties::default()
-            }),
-            body: "hello".into(),
-            ..Message::default()
-        };
-        let mut text = String::new();
-        let row = describe(&mut text, "G", &message);
-        assert_eq!(
-            text,
-            "MSGID: 01AB T[G:3:7] attempt=2 keys=k tag=- born=1970-01-01 00:00:01,005 stored=- BODY: hello\n"
-        );
-        assert_eq!(row["body"], "hello");
-    }
 }

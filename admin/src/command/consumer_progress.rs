@@ -1,6 +1,6 @@
 //! `consumerProgress`: how far consumer groups have come.
 
-use crate::directory::{Directory, Target};
+use crate::directory::{Directory, Group, Target};
 use crate::error::AdminError;
 use crate::output::{Outcome, ShortOutput};
 use crate::table::Table;
@@ -42,23 +42,9 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
     };
     let (mut queues, mut failures) = (Vec::new(), Vec::new());
     for group in groups {
-        let progress = directory.read_group(&group, |mut node, stale| {
-            let request = ConsumerProgressRequest {
-                consumer_group: arguments.group.clone(),
-                topic: arguments.topic.clone(),
-                stale,
-            };
-            async move {
-                let mut parts = node.consumer_progress(request).await?.into_inner();
-                let mut queues = Vec::new();
-                while let Some(part) = parts.next().await {
-                    queues.extend(part?.queues);
-                }
-                Ok(queues)
-            }
-        });
+        let progress = queues_of(directory, &group, &arguments.group, &arguments.topic);
         match progress.await {
-            Ok((_, found)) => queues.extend(found.into_iter().map(|queue| (group.name.clone(), queue))),
+            Ok(found) => queues.extend(found.into_iter().map(|queue| (group.name.clone(), queue))),
             Err(AdminError::Refused { code: tonic::Code::NotFound, .. }) => {}
             Err(error) => failures.push(super::failure(&group.name, &error)),
         }
@@ -74,6 +60,28 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
         ));
     }
     Ok(Outcome { failures, ..details(queues) })
+}
+
+/// How far a consumer group has come in a topic of one broker group; all of them where the name is empty.
+pub(super) async fn queues_of(
+    directory: &Directory,
+    group: &Group,
+    consumer_group: &str,
+    topic: &str,
+) -> Result<Vec<QueueProgress>, AdminError> {
+    let progress = directory.read_group(group, |mut node, stale| {
+        let request =
+            ConsumerProgressRequest { consumer_group: consumer_group.to_owned(), topic: topic.to_owned(), stale };
+        async move {
+            let mut parts = node.consumer_progress(request).await?.into_inner();
+            let mut queues = Vec::new();
+            while let Some(part) = parts.next().await {
+                queues.extend(part?.queues);
+            }
+            Ok(queues)
+        }
+    });
+    progress.await.map(|(_, queues)| queues)
 }
 
 /// What was not acknowledged: in the queue from `progress` on, and in the retry index.

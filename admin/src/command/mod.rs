@@ -10,12 +10,19 @@ mod delete_topic;
 mod dump;
 mod elect_master;
 mod get_consumer_config;
+mod get_sync_state_set;
 mod ha_status;
 mod half_message;
+mod message;
+mod print_msg;
 mod public;
+mod query_msg_by_id;
+mod query_msg_by_key;
+mod query_msg_by_offset;
 mod remove_peer;
 mod replace_peer;
 mod reset_offset;
+mod search;
 mod send_message;
 mod topic_cluster_list;
 mod topic_list;
@@ -23,6 +30,7 @@ mod topic_route;
 mod topic_status;
 mod update_sub_group;
 mod update_topic;
+mod update_topic_perm;
 mod user;
 
 use crate::cli::Cli;
@@ -38,6 +46,7 @@ use clap::{Args, Subcommand};
 #[command(rename_all = "camelCase")]
 pub(crate) enum Command {
     UpdateTopic(update_topic::Arguments),
+    UpdateTopicPerm(update_topic_perm::Arguments),
     DeleteTopic(delete_topic::Arguments),
     TopicList(topic_list::Arguments),
     TopicRoute(topic_route::Arguments),
@@ -53,12 +62,18 @@ pub(crate) enum Command {
     EndTransaction(half_message::End),
     ClusterList(cluster_list::Arguments),
     HaStatus(ha_status::Arguments),
+    GetSyncStateSet(get_sync_state_set::Arguments),
     ElectMaster(elect_master::Arguments),
     AddPeer(add_peer::Arguments),
     ReplacePeer(replace_peer::Arguments),
     RemovePeer(remove_peer::Arguments),
     SendMessage(send_message::Arguments),
     ConsumeMessage(consume_message::Arguments),
+    QueryMsgById(query_msg_by_id::ById),
+    QueryMsgByUniqueKey(query_msg_by_id::ByUniqueKey),
+    QueryMsgByKey(query_msg_by_key::Arguments),
+    QueryMsgByOffset(query_msg_by_offset::Arguments),
+    PrintMsg(print_msg::Arguments),
     Dump(dump::Arguments),
     CreateUser(user::Create),
     UpdateUser(user::Update),
@@ -99,6 +114,9 @@ pub(crate) async fn run(cli: Cli) -> Result<bool, AdminError> {
     let directory = &directory;
     let (outcome, format) = match &cli.command {
         Command::UpdateTopic(arguments) => (update_topic::run(directory, arguments).await?, arguments.output.output),
+        Command::UpdateTopicPerm(arguments) => {
+            (update_topic_perm::run(directory, arguments).await?, arguments.output.output)
+        }
         Command::DeleteTopic(arguments) => (delete_topic::run(directory, arguments).await?, arguments.output.output),
         Command::TopicList(arguments) => (topic_list::run(directory, arguments).await?, arguments.output.output),
         Command::TopicRoute(arguments) => (topic_route::run(directory, arguments).await?, arguments.output.output),
@@ -130,6 +148,9 @@ pub(crate) async fn run(cli: Cli) -> Result<bool, AdminError> {
         Command::EndTransaction(arguments) => (half_message::end(directory, arguments).await?, arguments.output.output),
         Command::ClusterList(arguments) => (cluster_list::run(directory, arguments).await?, arguments.output.output),
         Command::HaStatus(arguments) => (ha_status::run(directory, arguments).await?, arguments.output.output),
+        Command::GetSyncStateSet(arguments) => {
+            (get_sync_state_set::run(directory, arguments).await?, arguments.output.output)
+        }
         Command::ElectMaster(arguments) => (elect_master::run(directory, arguments).await?, arguments.output.output),
         Command::AddPeer(arguments) => (add_peer::run(directory, arguments).await?, arguments.output.output),
         Command::ReplacePeer(arguments) => (replace_peer::run(directory, arguments).await?, arguments.output.output),
@@ -138,6 +159,19 @@ pub(crate) async fn run(cli: Cli) -> Result<bool, AdminError> {
         Command::ConsumeMessage(arguments) => {
             (consume_message::run(directory, arguments).await?, arguments.output.output)
         }
+        Command::QueryMsgById(arguments) => {
+            (query_msg_by_id::by_id(directory, arguments).await?, arguments.output.output)
+        }
+        Command::QueryMsgByUniqueKey(arguments) => {
+            (query_msg_by_id::by_unique_key(directory, arguments).await?, arguments.output.output)
+        }
+        Command::QueryMsgByKey(arguments) => {
+            (query_msg_by_key::run(directory, arguments).await?, arguments.output.output)
+        }
+        Command::QueryMsgByOffset(arguments) => {
+            (query_msg_by_offset::run(directory, arguments).await?, arguments.output.output)
+        }
+        Command::PrintMsg(arguments) => (print_msg::run(directory, arguments).await?, arguments.output.output),
         Command::Dump(arguments) => (dump::run(directory, arguments).await?, arguments.output.output),
         Command::CreateUser(arguments) => (user::create(directory, arguments).await?, arguments.output.output),
         Command::UpdateUser(arguments) => (user::update(directory, arguments).await?, arguments.output.output),

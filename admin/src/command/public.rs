@@ -1,7 +1,7 @@
 //! The public API as a client without sessions uses it: any node of a broker group, one call after another.
 
-use crate::connect::{at, messaging, sign, try_another};
-use crate::directory::Group;
+use crate::connect::{PublicAdmin, at, messaging, public_admin, sign, try_another};
+use crate::directory::{Directory, Group};
 use crate::error::AdminError;
 use raftmq_proto::rocketmq::messaging_service_client::MessagingServiceClient;
 use raftmq_proto::rocketmq::{Code, Status};
@@ -74,9 +74,31 @@ pub(super) async fn on_group<T, F>(
 where
     F: Future<Output = Result<T, tonic::Status>>,
 {
+    on_any(group, |address| Ok(call(messaging(address)?))).await
+}
+
+/// As [`on_group`], of the public Admin service.
+pub(super) async fn on_group_admin<T, F>(
+    directory: &Directory,
+    group: &Group,
+    mut call: impl FnMut(PublicAdmin) -> F,
+) -> Result<(String, T), AdminError>
+where
+    F: Future<Output = Result<T, tonic::Status>>,
+{
+    on_any(group, |address| Ok(call(public_admin(address, &directory.token)?))).await
+}
+
+async fn on_any<T, F>(
+    group: &Group,
+    mut call: impl FnMut(&str) -> Result<F, AdminError>,
+) -> Result<(String, T), AdminError>
+where
+    F: Future<Output = Result<T, tonic::Status>>,
+{
     let mut reasons = Vec::new();
     for node in group.by_promise().into_iter().filter(|node| !node.grpc.is_empty()) {
-        match call(messaging(&node.grpc)?).await {
+        match call(&node.grpc)?.await {
             Ok(answer) => return Ok((node.grpc.clone(), answer)),
             Err(status) if try_another(&status) => reasons.push(at(&node.grpc, &status)),
             Err(status) => return Err(AdminError::refused(&node.grpc, &status)),

@@ -5,7 +5,6 @@ use crate::directory::Directory;
 use crate::error::AdminError;
 use crate::output::{Outcome, ShortOutput};
 use crate::table::Table;
-use crate::time::{now_ms, parse};
 use clap::Args;
 use raftmq_proto::admin::ResetOffsetRequest;
 use serde_json::json;
@@ -66,13 +65,9 @@ enum Point {
 }
 
 fn point(text: &str) -> Result<Point, String> {
-    match text {
-        "now" => Ok(Point::Time(now_ms())),
-        negative if negative.parse::<i64>().is_ok_and(|ms| ms < 0) => Ok(Point::End),
-        time => match time.parse().ok().or_else(|| parse(time)) {
-            Some(ms) => Ok(Point::Time(ms)),
-            None => Err(format!("{text:?} is neither now, nor ms since 1970, nor yyyy-MM-dd#HH:mm:ss:SSS")),
-        },
+    match text.parse::<i64>() {
+        Ok(ms) if ms < 0 => Ok(Point::End),
+        _ => crate::time::point(text).map(Point::Time),
     }
 }
 

@@ -53,7 +53,7 @@ pub(crate) struct Arguments {
     pub output: LongOutput,
 }
 
-fn parse_permission(text: &str) -> Result<u32, String> {
+pub(super) fn parse_permission(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(permission @ (2 | 4 | 6)) => Ok(permission),
         _ => Err("must be 2, 4 or 6 (write, read, both)".to_owned()),
@@ -100,7 +100,7 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
 }
 
 /// As RocketMQ prints a topic.
-fn config_line(topic: &Topic) -> String {
+pub(super) fn config_line(topic: &Topic) -> String {
     let types: Vec<String> = topic.message_types.iter().map(|value| message_type_name(*value)).collect();
     let mut attributes: Vec<String> = topic.attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
     attributes.sort_unstable();

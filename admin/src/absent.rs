@@ -1,0 +1,70 @@
+//! RocketMQ's commands that have no meaning here, or another name: why, and what to use.
+
+/// Commands and the end of the sentence that begins with their name.
+const ABSENT: &[(&str, &str)] = &[
+    ("wipeWritePerm", DRAIN),
+    ("addWritePerm", DRAIN),
+    (
+        "resetOffsetByTimeOld",
+        "is for clients that must be restarted; use resetOffsetByTime, which works while they run",
+    ),
+    (
+        "resetMasterFlushOffset",
+        "repairs a master and its slaves; members of a Raft group agree by themselves (haStatus)",
+    ),
+    ("setCommitLogReadAheadMode", "tunes a memory-mapped commit log, which there is none of here"),
+    ("checkRocksdbCqWriteProgress", "compares two kinds of consume queues; there is one here (dump compares members)"),
+    ("getControllerConfig", NO_CONTROLLER),
+    ("updateControllerConfig", NO_CONTROLLER),
+    ("getControllerMetaData", NO_CONTROLLER),
+    ("addBroker", "adds a broker to a container, of which there are none; use addPeer for one more member"),
+    ("removeBroker", "takes a broker out of a container, of which there are none; use removePeer"),
+    ("copyUser", "is needless: users are replicated, and createUser goes to every broker group of the cluster"),
+    ("copyAcl", "is needless: access rules are replicated, and createAcl goes to every broker group of the cluster"),
+    ("updateBrokerConfig", "would be gone after a restart; change broker.conf and restart node by node"),
+    ("getBrokerEpoch", "shows the history of masters; the present term is in haStatus and getSyncStateSet"),
+    ("cleanExpiredCQ", TRIM),
+    ("cleanUnusedTopic", "finds topics that are left on one broker only; use topicList and deleteTopic"),
+    ("deleteExpiredCommitLog", TRIM),
+    ("updateKvConfig", NO_KV),
+    ("deleteKvConfig", NO_KV),
+    (
+        "updateOrderConf",
+        "is needless: the order of a message group holds on any number of queues (updateTopic -o true)",
+    ),
+    ("switchTimerEngine", "chooses between two timers; there is one here"),
+];
+
+const DRAIN: &str = "steers clients away from one broker; here every member of a broker group serves every client, so use \
+                     electMaster before its restart, or updateTopicPerm -p 4 to stop writes to a topic";
+const NO_CONTROLLER: &str =
+    "asks a controller, which there is none of: members elect by themselves (haStatus, getSyncStateSet, electMaster)";
+const TRIM: &str = "is needless: the log is trimmed by fileReservedTime and fileReservedSize, index and all";
+const NO_KV: &str = "writes into name servers, which keep nothing here; topics and groups are the brokers'";
+
+/// Why there is no such command, in a sentence; the name is understood in any case.
+pub(crate) fn why(command: &str) -> Option<String> {
+    let (name, rest) = ABSENT.iter().find(|(name, _)| name.eq_ignore_ascii_case(command))?;
+    Some(format!("{name} {rest}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ABSENT, why};
+    use crate::cli::Cli;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn what_is_said_to_be_absent_is() {
+        let cli = Cli::command();
+        for (name, _) in ABSENT {
+            assert!(cli.find_subcommand(name).is_none(), "there is a {name}");
+        }
+    }
+
+    #[test]
+    fn names_in_any_case() {
+        assert!(why("WIPEwritePERM").is_some_and(|why| why.starts_with("wipeWritePerm steers")));
+        assert_eq!(why("topicLost"), None);
+    }
+}
