@@ -509,7 +509,7 @@ fn join(peers: &[Peer]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{ALIASES, BrokerConfig, FlushDiskType, KEPT_MS_MAX};
+    use super::{ALIASES, BrokerConfig, FlushDiskType};
     use raftmq_server::settings::Settings;
     use std::path::Path;
 
