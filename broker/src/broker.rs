@@ -5,8 +5,8 @@ use crate::admin::{AdminService, Traffic};
 use crate::agreement::Agreement;
 use crate::apply::{Applier, Origin, Outlets};
 use crate::client::Registry;
-use crate::client::relay;
 use crate::client::streams::Streams;
+use crate::client::{reconnect, relay};
 use crate::clock::{ClusterClock, system_clock};
 use crate::config::{BrokerConfig, FlushDiskType};
 use crate::deliver::confirm::{self, Deliveries};
@@ -16,6 +16,7 @@ use crate::grpc;
 use crate::metrics::{self, Counters};
 use crate::namesrv::Reporter;
 use crate::propose::Proposer;
+use crate::rate::Rates;
 use crate::room::SendGate;
 use crate::task::{self, Paces, Uses};
 use futures::future::BoxFuture;
@@ -68,6 +69,8 @@ pub struct Node {
     pub clock: Arc<ClusterClock>,
     /// Whether there is room for messages.
     pub(crate) gate: Arc<SendGate>,
+    /// How fast messages may be sent.
+    pub(crate) rates: Arc<Rates>,
     /// How fast the disks of the group are.
     pub(crate) paces: Paces,
     /// What the logs of the group take of their disks.
@@ -157,9 +160,10 @@ impl Broker {
         let clock = Arc::new(ClusterClock::new(system_clock));
         let proposer = Proposer::new(config.propose.clone(), clock.clone());
         let gate = Arc::new(SendGate::default());
-        let merger = Arc::new(Merger::new(config.merge.clone(), clock.clone(), gate.clone()));
         let waiters = Waiters::new(config.grpc.long_polls_max);
         let access = Arc::new(Access::new(config.access.clone()));
+        let rates = Arc::new(Rates::new(config.grpc.client_rate, access.clone()));
+        let merger = Arc::new(Merger::new(config.merge.clone(), clock.clone(), gate.clone(), rates.clone()));
         let outlets = Arc::new(Outlets {
             origin: OnceLock::new(),
             proposer: proposer.clone(),
@@ -194,6 +198,7 @@ impl Broker {
             relays: relay::Room::default(),
             clock,
             gate,
+            rates,
             paces: Paces::default(),
             uses: Uses::default(),
             access,
@@ -224,6 +229,7 @@ impl Broker {
         rest_tasks.spawn(task::unlink(node.clone(), rest.clone()));
         rest_tasks.spawn(crate::namesrv::run(node.clone(), rest.clone()));
         rest_tasks.spawn(confirm::run(node.clone(), rest.clone()));
+        rest_tasks.spawn(reconnect::run(node.clone(), rest.clone()));
         rest_tasks.spawn(access::bootstrap::run(node.clone(), rest.clone()));
 
         if let Some(listener) = listeners.metrics {
@@ -289,6 +295,7 @@ fn raft_config(config: &BrokerConfig) -> RaftConfig {
         election_ms_max,
         segment_bytes: config.segment_bytes,
         disk_free_bytes_min: config.disk_free_bytes_min,
+        fill_bytes_per_second: config.fill_bytes_per_second,
         advertised: NodeAddresses {
             peer: address(config.addresses.peer_port),
             admin: address(config.addresses.admin_port),

@@ -4,6 +4,7 @@ use crate::access::AccessConfig;
 use crate::forward::MergeLimits;
 use crate::machine::{EXPRESSION_BYTES_MAX, MESSAGES_MAX_DEFAULT, WINDOW_MS_DEFAULT};
 use crate::propose::ProposeLimits;
+use crate::rate::Limit;
 use crate::task::SlowDiskLimits;
 use raftmq_server::settings::{Alias, Effective, Entry, SettingErrors, Settings};
 use std::fmt;
@@ -73,8 +74,7 @@ pub struct Idempotence {
 /// What may be kept. What the leader's file says counts for the broker group; disk use is that of the fullest member.
 #[derive(Debug, Clone)]
 pub struct Retention {
-    /// How long messages are kept, in ms (`fileReservedTime`, in hours). Not 48 hours as in RocketMQ but for ever unless
-    /// it is set: a group that removed anything from its log cannot fill a new member.
+    /// How long messages are kept, in ms (`fileReservedTime`, in hours).
     pub kept_ms: u64,
     /// Hours of the day (UTC) in which messages that are too old go; none for any (`deleteWhen`).
     pub hours: Vec<u8>,
@@ -139,6 +139,8 @@ pub struct GrpcConfig {
     pub filter_expression_bytes_max: usize,
     /// Bytes of messages that this node has read for clients and they have not taken (`deliverInflightBytesMax`).
     pub deliver_bytes_max: usize,
+    /// What one client may send in a second, 0 for any amount (`clientRateMessages`, `clientRateBytes`).
+    pub client_rate: Limit,
     /// Attempts that a producer is told (`grpcClientProducerMaxAttempts`).
     pub producer_attempts_max: i32,
     /// A producer's backoff: first, longest, factor (`grpcClientProducerBackoff…`).
@@ -189,6 +191,9 @@ pub struct BrokerConfig {
     pub segment_bytes: u64,
     /// Bytes of the disk that messages leave free; with fewer, sends are refused (`diskFreeBytesMin`).
     pub disk_free_bytes_min: u64,
+    /// Bytes a second that a leader sends at most to members that it fills with what the log no longer has
+    /// (`fillBytesPerSecondMax`).
+    pub fill_bytes_per_second: u64,
     /// Heartbeat and least and greatest election timeout, in ms.
     pub raft_ms: (u64, u64, u64),
     /// A node whose clock is further than this from the median does not lead, in ms.
@@ -331,6 +336,10 @@ impl BrokerConfig {
             long_polls_max: s.number("maxPopPollingSize", 100_000, 1..=10_000_000),
             receive_batch_max: s.number("grpcClientConsumerLongPollingBatchSize", 32, 1..=1_024),
             filter_expression_bytes_max: s.number("filterExpressionBytesMax", 16 << 10, 1..=EXPRESSION_BYTES_MAX),
+            client_rate: Limit {
+                messages: s.number("clientRateMessages", 0, 0..=1u64 << 40),
+                bytes: s.number("clientRateBytes", 0, 0..=1u64 << 50),
+            },
             deliver_bytes_max: s.number("deliverInflightBytesMax", 64 << 20, 8 << 20..=16usize << 30),
             producer_attempts_max: s.number("grpcClientProducerMaxAttempts", 3, 1..=100),
             producer_backoff: (
@@ -373,6 +382,7 @@ impl BrokerConfig {
         }
         let segment_bytes = s.number("mappedFileSizeCommitLog", 512 << 20, 1 << 20..=u64::from(u32::MAX));
         let disk_free_bytes_min = s.number("diskFreeBytesMin", 256 << 20, 16 << 20..=1u64 << 40);
+        let fill_bytes_per_second = s.number("fillBytesPerSecondMax", 32 << 20, 1 << 20..=1u64 << 40);
         let retention = retention(s, segment_bytes);
         let slow_disk = SlowDiskLimits {
             slow: Duration::from_millis(s.number("slowDiskMillis", 200, 0..=600_000)),
@@ -395,6 +405,7 @@ impl BrokerConfig {
             flush,
             segment_bytes,
             disk_free_bytes_min,
+            fill_bytes_per_second,
             raft_ms: (heartbeat, election_min, election_max),
             clock_skew_ms_max,
             slow_disk,
@@ -424,7 +435,7 @@ fn metrics(s: &mut Settings) -> Option<Metrics> {
 const KEPT_MS_MAX: u64 = 876_000 * 3_600_000;
 
 fn retention(s: &mut Settings, segment_bytes: u64) -> Retention {
-    let hours = s.number("fileReservedTime", 0.0, 0.0..=876_000.0f64);
+    let hours = s.number("fileReservedTime", 48.0, 0.0..=876_000.0f64);
     if hours > 0.0 && hours < 0.001 {
         s.rule(format!("fileReservedTime = {hours} must be 0 (for ever) or at least 0.001 (hours)"));
     }
@@ -501,7 +512,7 @@ fn join(peers: &[Peer]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{ALIASES, BrokerConfig, FlushDiskType, KEPT_MS_MAX};
+    use super::{ALIASES, BrokerConfig, FlushDiskType};
     use raftmq_server::settings::Settings;
     use std::path::Path;
 
@@ -554,7 +565,7 @@ mod tests {
     #[test]
     fn retention_has_rocketmqs_keys_and_bounds() {
         let kept = read("").expect("valid").retention;
-        assert_eq!((kept.kept_ms, kept.log_bytes_max, kept.force_percent), (KEPT_MS_MAX, 0, 0));
+        assert_eq!((kept.kept_ms, kept.log_bytes_max, kept.force_percent), (48 * 3_600_000, 0, 0));
         let kept =
             read("fileReservedTime=72\ndeleteWhen=04;16\ncleanFileForciblyEnable=true\n").expect("valid").retention;
         assert_eq!((kept.kept_ms, kept.hours, kept.force_percent), (72 * 3_600_000, vec![4, 16], 85));

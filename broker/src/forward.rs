@@ -4,10 +4,11 @@
 //! A follower streams its batches over the peer port. The leader's [`Merger`] puts everything that came while the
 //! previous entries were being committed into the next entry, so that a lone batch leaves at once and a busy
 //! leader writes few, large entries. Nothing is answered here: answers come with each node's own apply. Sends that a
-//! full disk cannot take go into the log as refusals, without their messages.
+//! full disk cannot take, and those that are too many (`rate.rs`), go into the log as refusals, without their messages.
 
 use crate::clock::ClusterClock;
 use crate::command::{EncodedBatch, encode_entry};
+use crate::rate::Rates;
 use crate::room::SendGate;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -161,6 +162,7 @@ pub struct Merger {
     limits: MergeLimits,
     clock: Arc<ClusterClock>,
     gate: Arc<SendGate>,
+    rates: Arc<Rates>,
     merging: Mutex<Merging>,
     changed: Notify,
     /// Grows when proposals came to nothing: the streams end, and the members send again.
@@ -170,9 +172,9 @@ pub struct Merger {
 impl Merger {
     /// A merger that takes nothing until this node leads.
     #[must_use]
-    pub(crate) fn new(limits: MergeLimits, clock: Arc<ClusterClock>, gate: Arc<SendGate>) -> Merger {
+    pub(crate) fn new(limits: MergeLimits, clock: Arc<ClusterClock>, gate: Arc<SendGate>, rates: Arc<Rates>) -> Merger {
         let refused = watch::channel(0).0;
-        Merger { limits, clock, gate, merging: Mutex::default(), changed: Notify::new(), refused }
+        Merger { limits, clock, gate, rates, merging: Mutex::default(), changed: Notify::new(), refused }
     }
 
     /// Takes batches from a node that knows this one to lead in `term`, which may be earlier than this node's own
@@ -311,7 +313,8 @@ impl Merger {
                 (voters, counted) = (self::voters(&group), Instant::now());
             }
             let full = self.gate.decide(&group);
-            let batches: Vec<_> = batches.into_iter().map(|batch| fitting(batch, full.as_deref())).collect();
+            let taken = |batch| self.rates.admit(fitting(batch, full.as_deref()), || group.state());
+            let batches: Vec<_> = batches.into_iter().map(taken).collect();
             let payload = match encode_entry(self.clock.stamp(voters), &batches) {
                 Ok(payload) => payload,
                 Err(error) => {
@@ -351,31 +354,36 @@ fn fitting(batch: EncodedBatch, full: Option<&str>) -> EncodedBatch {
     let bytes = bytes_of(&batch);
     if bytes > BATCH_BYTES_MAX {
         let why = format!("the request takes {bytes} bytes in the log, the limit is {BATCH_BYTES_MAX}");
-        return refuse(batch, Refusal::InvalidArgument, &why, |_| true);
+        return replace(batch, |_| Some(Refuse { refusal: Refusal::InvalidArgument.into(), detail: why.clone() }));
     }
-    match full {
-        Some(why) => refuse(batch, Refusal::DiskFull, why, |kind| matches!(kind, Kind::Append(_))),
-        None => batch,
-    }
+    let Some(why) = full else { return batch };
+    replace(batch, |kind| {
+        let refuse = || Refuse { refusal: Refusal::DiskFull.into(), detail: why.to_owned() };
+        matches!(kind, Kind::Append(_)).then(refuse)
+    })
 }
 
-/// Puts a refusal in the place of some commands, and leaves out their blobs.
-fn refuse(encoded: EncodedBatch, refusal: Refusal, why: &str, which: impl Fn(&Kind) -> bool) -> EncodedBatch {
+/// Puts refusals in the place of some commands, and leaves out their blobs.
+pub(crate) fn replace(encoded: EncodedBatch, mut by: impl FnMut(&Kind) -> Option<Refuse>) -> EncodedBatch {
     let Ok(mut batch) = Batch::decode(encoded.batch.clone()) else {
         // The machine passes over it.
         return encoded;
     };
+    let refused: Vec<_> = batch.commands.iter().map(|command| command.kind.as_ref().and_then(&mut by)).collect();
+    if refused.iter().all(Option::is_none) {
+        return encoded;
+    }
     let mut blobs = encoded.blobs.into_iter();
     let mut kept = Vec::new();
-    for command in &mut batch.commands {
+    for (command, refused) in batch.commands.iter_mut().zip(refused) {
         let slots = command.kind.as_ref().map_or(0, crate::machine::slots_of);
         let own = blobs.by_ref().take(slots);
-        if command.kind.as_ref().is_some_and(&which) {
-            own.for_each(drop);
-            let refuse = Refuse { refusal: refusal.into(), detail: why.to_owned() };
-            command.kind = Some(Kind::Refuse(refuse));
-        } else {
-            kept.extend(own);
+        match refused {
+            Some(refuse) => {
+                own.for_each(drop);
+                command.kind = Some(Kind::Refuse(refuse));
+            }
+            None => kept.extend(own),
         }
     }
     batch.slots = u32::try_from(kept.len()).unwrap_or(u32::MAX);
@@ -458,7 +466,12 @@ mod tests {
     #[test]
     fn a_batch_of_a_full_disk_has_refusals_for_its_sends_and_no_message() {
         let command = |kind| Command { deadline_ms: 7, kind: Some(kind) };
-        let append = Append { topic: "t".to_owned(), messages: vec![AppendMessage::default(); 2], checks: None };
+        let append = Append {
+            topic: "t".to_owned(),
+            messages: vec![AppendMessage::default(); 2],
+            checks: None,
+            ..Append::default()
+        };
         let commands = vec![command(Kind::Append(append)), command(Kind::Tick(Tick {}))];
         let batch = Batch { node: 1, boot: 2, sequence: 3, settled: 0, slots: 2, commands };
         let blobs = vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")];

@@ -32,6 +32,7 @@ mod main_function;
 mod metrics;
 pub mod namesrv;
 pub mod propose;
+pub mod rate;
 mod room;
 pub mod store;
 pub mod task;

@@ -8,10 +8,12 @@
 //!
 //! Nothing here is needed to serve this node's own group: name servers may be killed, wiped or unreachable.
 
+mod owners;
 mod routes;
 mod server;
 mod topics;
 
+pub use owners::owners_of_new;
 pub use routes::{ForeignRoute, Routes};
 
 use crate::broker::Node;
@@ -191,6 +193,7 @@ async fn watch_node(node: &Arc<Node>) {
             });
             match read.await {
                 Ok((version, Ok(topics))) => {
+                    node.rates.topics(&topics);
                     let topics: Vec<Topic> = topics.into_iter().map(to_wire).collect();
                     node.reporter.topics(&topics);
                     node.reporter.update(report(node), version);
@@ -277,5 +280,6 @@ fn to_wire(topic: raftmq_proto::command::Topic) -> Topic {
         ordered: topic.ordered,
         id: topic.id,
         version: topic.version,
+        fifo_owners: topic.fifo_owners,
     }
 }

@@ -107,6 +107,9 @@ pub struct RaftConfig {
     pub state_flush_ms: u64,
     /// Bytes of proposals that may wait to be applied; beyond them a proposal is refused as overload.
     pub propose_bytes_max: usize,
+    /// Bytes a second that this node, when it leads, sends at most to members that it fills with what the log no longer
+    /// has, all of them together. Default 32 MiB.
+    pub fill_bytes_per_second: u64,
     /// Where the other members, administrators and clients reach this node. An empty `peer` means the address
     /// of this node in `peers`.
     pub advertised: NodeAddresses,
@@ -140,6 +143,7 @@ impl RaftConfig {
             state_flush_bytes: 64 << 20,
             state_flush_ms: 20_000,
             propose_bytes_max: 64 << 20,
+            fill_bytes_per_second: 32 << 20,
             advertised: NodeAddresses::default(),
             secret: PeerSecret::default(),
             runtime: RuntimeMode::Own { threads: 2 },
@@ -167,6 +171,9 @@ impl RaftConfig {
                 "state flush trigger ({} bytes) must be at most a quarter of a write buffer ({} bytes)",
                 self.state_flush_bytes, self.state.write_buffer_bytes
             ));
+        }
+        if self.fill_bytes_per_second == 0 {
+            return refuse("members are filled at 0 bytes a second, which never ends".to_owned());
         }
         let mut labels: Vec<_> = self.peers.iter().map(|peer| peer.label.as_str()).collect();
         labels.sort_unstable();

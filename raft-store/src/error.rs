@@ -113,6 +113,9 @@ pub enum TrimError {
         /// Last entry that was applied.
         applied: LogIndex,
     },
+    /// A member is being filled with what is to go.
+    #[error("a member is being filled with entries that are to go")]
+    Held,
     /// It took too long; the reason is a short sentence.
     #[error("the log was not trimmed in time: {0}")]
     TimedOut(&'static str),

@@ -1,7 +1,9 @@
 //! The handle of one group: start it, propose to it, ask who leads, stop it.
 
+mod fill;
 mod trim;
 
+pub use fill::FillFigures;
 pub use trim::{LogUse, SegmentUse};
 
 use crate::bootstrap;
@@ -15,12 +17,13 @@ use crate::lease_watch;
 use crate::log::{Log, LogOptions, LogOwner, OpenError, Recovery, SyncMode, WriterMode};
 use crate::log_store::LogStore;
 use crate::machine::Machine;
-use crate::network::{Dialer, Network, PAYLOAD_BYTES_MAX, PeerChannel};
+use crate::network::{Dialer, Network, PAYLOAD_BYTES_MAX, PeerChannel, Shipper};
 use crate::raft_types::{Command, Outcome, RaftVote, Types, from_raft_log_id, from_raft_vote};
 use crate::replica::{Replica, read_applied};
 use crate::retirement;
 use crate::runtime::OwnRuntime;
 use crate::service::PeerServices;
+use crate::ship::{Pace, Place, Receiver};
 use crate::snapshot::Snapshots;
 use crate::state::State;
 use crate::status::{GroupStatus, Leadership, Member, Role, Shortage, SyncFigures};
@@ -67,6 +70,8 @@ pub(crate) struct Shared {
     state: State,
     flusher: Arc<Flusher>,
     snapshots: Arc<Snapshots>,
+    shipper: Arc<Shipper>,
+    receiver: Receiver,
     network: Arc<Network>,
     halt: Halt,
     leadership: watch::Sender<Leadership>,
@@ -136,6 +141,10 @@ impl Shared {
 
     pub(crate) fn log(&self) -> &Log {
         &self.log
+    }
+
+    pub(crate) fn receiver(&self) -> &Receiver {
+        &self.receiver
     }
 
     pub(crate) fn changing(&self) -> Arc<tokio::sync::Mutex<()>> {
@@ -307,11 +316,11 @@ impl Shared {
         let (folder, needed_bytes) = if self.log.space().full {
             (self.log.dir(), config.segment_bytes.saturating_add(config.disk_free_bytes_min))
         } else if self.rows_short.load(Ordering::Relaxed) {
-            (config.data_dir.as_path(), config.disk_free_bytes_min)
+            (config.data_dir.clone(), config.disk_free_bytes_min)
         } else {
             return None;
         };
-        let free_bytes = self.disk.free_bytes(folder).unwrap_or_default();
+        let free_bytes = self.disk.free_bytes(&folder).unwrap_or_default();
         Some(Shortage { folder: folder.display().to_string(), free_bytes, needed_bytes })
     }
 
@@ -837,6 +846,9 @@ struct Opened {
     log: Log,
     recovery: Recovery,
     state: State,
+    tables: &'static [&'static str],
+    log_options: LogOptions,
+    owner: LogOwner,
     machine: Box<dyn Machine>,
 }
 
@@ -851,6 +863,7 @@ struct Parts {
     halt: Halt,
     flusher: Arc<Flusher>,
     snapshots: Arc<Snapshots>,
+    receiver: Receiver,
     replica: Replica,
     store: LogStore,
 }
@@ -891,7 +904,8 @@ impl Opened {
         };
         let owner = LogOwner { group: config.group.clone(), disk_id: home.identity().disk.0 };
         let path = home.log_path();
-        let (log, recovery) = Log::open(disk.clone(), &path, owner, options).map_err(|error| log_error(path, error))?;
+        let (log, recovery) =
+            Log::open(disk.clone(), &path, owner.clone(), options.clone()).map_err(|error| log_error(path, error))?;
         let path = home.state_path(home.state_number());
         let state = State::open(&path, machine.tables(), &config.state)?;
         check_state(&state, &log, home.installed()).map_err(|what| StartError::Corrupt { path, what })?;
@@ -902,12 +916,16 @@ impl Opened {
             let failed = |source| StartError::Io { what: "sync the data folder", path: path.clone(), source };
             disk.sync_dir(path).map_err(failed)?;
         }
-        Ok(Opened { config, home: Arc::new(home), disk, log, recovery, state, machine })
+        let tables = machine.tables();
+        // Boots are numbered by it, also once another log has taken the place of this one.
+        let log_options = LogOptions { number_after: recovery.first_segment_number, ..options };
+        Ok(Opened { config, home: Arc::new(home), disk, log, recovery, state, tables, log_options, owner, machine })
     }
 
     /// What openraft is built on. `apply_waits`: rows wait until the log is durable up to them.
     fn parts(self, apply_waits: bool) -> Result<Parts, StartError> {
-        let Opened { config, home, disk, log, recovery, state, machine } = self;
+        let Opened { config, home, disk, log, recovery, state, tables, log_options, owner, machine } = self;
+        let receiver = Receiver::new(Place { home: home.clone(), owner, log: log_options }, tables);
         let halt = Halt::new();
         let flusher = Arc::new(Flusher::new(
             state.clone(),
@@ -919,7 +937,8 @@ impl Opened {
         ));
         let snapshots = Arc::new(Snapshots::new(
             state.clone(),
-            machine.tables(),
+            log.clone(),
+            tables,
             config.state.clone(),
             flusher.clone(),
             home.clone(),
@@ -927,11 +946,11 @@ impl Opened {
         let replica =
             Replica::new(state.clone(), machine, log.clone(), flusher.clone(), snapshots.clone(), halt.clone())?;
         let store = LogStore::new(log.clone(), halt.clone());
-        Ok(Parts { config, home, disk, log, recovery, state, halt, flusher, snapshots, replica, store })
+        Ok(Parts { config, home, disk, log, recovery, state, halt, flusher, snapshots, receiver, replica, store })
     }
 
     async fn assemble(self, tasks: &TaskTracker, stop: &CancellationToken) -> Result<Arc<Shared>, StartError> {
-        let Parts { config, home, disk, log, recovery, state, halt, flusher, snapshots, replica, store } = {
+        let Parts { config, home, disk, log, recovery, state, halt, flusher, snapshots, receiver, replica, store } = {
             let apply_waits = self.config.flush == FlushMode::Sync;
             self.parts(apply_waits)?
         };
@@ -943,15 +962,21 @@ impl Opened {
         let info = NodeInfo { label: config.label.clone(), disk: identity.disk, addresses };
         let network = Arc::new(Network::new(&config, identity.node, identity.disk));
         let raft_config = Arc::new(config.raft()?);
-        let dialer = Dialer { network: network.clone() };
+        let shipper = Arc::new(Shipper {
+            snapshots: snapshots.clone(),
+            log: log.clone(),
+            pace: Arc::new(Pace::new(config.fill_bytes_per_second)),
+            sent_bytes: Arc::default(),
+        });
+        let dialer = Dialer { network: network.clone(), shipper: shipper.clone() };
         let raft =
             Raft::build(identity.node, raft_config, dialer, store, replica).await.map_err(|fatal| match fatal {
                 Fatal::StorageError(error) => StartError::Raft(error.to_string()),
                 other => StartError::Raft(other.to_string()),
             })?;
-        raft.run();
         // Made at a start with a purged log, to say that the rows are durable; nobody is sent it.
-        snapshots.forget();
+        snapshots.ship();
+        raft.run();
         let (losses, lost) = mpsc::channel(4);
         let shared = Arc::new(Shared {
             peers: config.sorted_peers(),
@@ -962,6 +987,8 @@ impl Opened {
             state,
             flusher,
             snapshots,
+            shipper,
+            receiver,
             network,
             halt,
             leadership: watch::Sender::new(Leadership::default()),
@@ -1003,6 +1030,8 @@ impl Shared {
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { shared.watch_room().await }));
         let shared = self.clone();
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { lease_watch::run(&shared, lost).await }));
+        let shared = self.clone();
+        tasks.spawn(stop.clone().run_until_cancelled_owned(async move { shared.tidy_fills().await }));
         let shared = self.clone();
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { retirement::run(&shared).await }));
         let shared = self.clone();

@@ -7,7 +7,7 @@
 //! <log>/log-<epoch>/     the Raft log
 //! <data>/state-<n>/      the rows
 //! <data>/pins/           checkpoints that somebody reads
-//! <data>/incoming/       snapshots that are being received
+//! <data>/incoming/       what a leader fills this node with; TRANSFER names the log folder that belongs to it
 //! ```
 //!
 //! Both files are `key=value` lines under a checksum, to be read by eye; they are replaced by writing a new file,
@@ -15,15 +15,18 @@
 
 use crate::disk::{Disk, DiskLock, OpenMode, read_exact_at};
 use crate::error::StartError;
+use crate::ship::Transfer;
 use crate::types::{DiskId, LogId, NodeId};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const IDENTITY: &str = "IDENTITY";
 const MANIFEST: &str = "MANIFEST";
+const LOG_FOLDER: &str = "log-";
 const LOCK: &str = "LOCK";
 const FORMAT: &str = "1";
 
@@ -56,6 +59,8 @@ pub(crate) struct Home {
     log: PathBuf,
     identity: Identity,
     manifest: Mutex<Manifest>,
+    /// Number of the log folder that was last made.
+    log_number: AtomicU64,
     _lock: Box<dyn DiskLock>,
 }
 
@@ -132,6 +137,7 @@ impl Home {
             log: log.to_path_buf(),
             identity,
             manifest: Mutex::new(manifest),
+            log_number: AtomicU64::new(0),
             _lock: lock,
         };
         home.clean();
@@ -144,7 +150,43 @@ impl Home {
 
     /// Folder of the log in use.
     pub(crate) fn log_path(&self) -> PathBuf {
-        self.log.join(&self.manifest.lock().log)
+        self.log_folder(&self.log_name())
+    }
+
+    pub(crate) fn log_name(&self) -> String {
+        self.manifest.lock().log.clone()
+    }
+
+    pub(crate) fn log_folder(&self, name: &str) -> PathBuf {
+        self.log.join(name)
+    }
+
+    /// Name of a log folder that was never used.
+    pub(crate) fn fresh_log_name(&self) -> io::Result<String> {
+        let names = self.disk.list_dirs(&self.log)?;
+        let used = names.iter().chain(std::iter::once(&self.log_name())).filter_map(|name| log_number(name)).max();
+        // A folder that was deleted may come back when the power goes; its name must not be another's by then.
+        let number = used.unwrap_or(0).max(self.log_number.load(Ordering::Relaxed)) + 1;
+        self.log_number.store(number, Ordering::Relaxed);
+        Ok(format!("{LOG_FOLDER}{number}"))
+    }
+
+    /// Deletes a log folder that is not the one in use.
+    pub(crate) fn remove_log(&self, name: &str) -> io::Result<()> {
+        if name == self.log_name() || !self.disk.list_dirs(&self.log)?.iter().any(|known| known == name) {
+            return Ok(());
+        }
+        self.disk.remove_dir_all(&self.log_folder(name))?;
+        self.disk.sync_dir(&self.log)
+    }
+
+    /// Folder of what a leader fills this node with.
+    pub(crate) fn incoming(&self) -> PathBuf {
+        self.data.join("incoming")
+    }
+
+    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
     }
 
     /// Number of the state folder in use.
@@ -167,29 +209,61 @@ impl Home {
 
     /// Makes the state folder of this number the one in use, durably.
     pub(crate) fn set_state(&self, number: u64, installed: Option<LogId>) -> io::Result<()> {
+        self.set_world(number, &self.log_name(), installed)
+    }
+
+    /// Makes this state folder and this log folder the ones in use, durably, both or neither.
+    pub(crate) fn set_world(&self, state: u64, log: &str, installed: Option<LogId>) -> io::Result<()> {
         let mut manifest = self.manifest.lock();
-        let next = Manifest { log: manifest.log.clone(), state: number, installed };
+        let next = Manifest { log: log.to_owned(), state, installed };
         write_lines(&*self.disk, &self.data.join(MANIFEST), &next.lines())?;
         *manifest = next;
         Ok(())
     }
 
-    /// Deletes what no MANIFEST names: replaced states, checkpoints and snapshots of an earlier run.
+    /// Deletes what no MANIFEST names: replaced states and logs, checkpoints of an earlier run, and what a leader sent
+    /// unless it can be gone on with.
     fn clean(&self) {
         let state = format!("state-{}", self.state_number());
-        let Ok(entries) = std::fs::read_dir(&self.data) else { return };
-        for entry in entries.flatten() {
+        for entry in std::fs::read_dir(&self.data).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
-            let stale = name == "pins" || name == "incoming" || (name.starts_with("state-") && name != state);
-            if !stale {
-                continue;
-            }
-            match std::fs::remove_dir_all(entry.path()) {
-                Ok(()) => tracing::info!(folder = name, "deleted a folder that is no longer in use"),
-                Err(error) => tracing::warn!(folder = name, %error, "a folder that is no longer in use stays"),
+            if name == "pins" || (name.starts_with("state-") && name != state) {
+                deleted(name, std::fs::remove_dir_all(entry.path()));
             }
         }
+        let incoming = self.incoming();
+        let in_use = self.log_name();
+        let staged = Transfer::read(&*self.disk, &incoming).ok().flatten().filter(|staged| staged.log != in_use);
+        let dirs = |folder: &Path| self.disk.list_dirs(folder).unwrap_or_default();
+        match &staged {
+            None if dirs(&self.data).iter().any(|name| name == "incoming") => {
+                deleted("incoming", self.disk.remove_dir_all(&incoming).and_then(|()| self.disk.sync_dir(&self.data)));
+            }
+            None => {}
+            Some(staged) => {
+                for name in dirs(&incoming).iter().filter(|name| **name != staged.folder()) {
+                    deleted(name, self.disk.remove_dir_all(&incoming.join(name)));
+                }
+            }
+        }
+        for name in dirs(&self.log) {
+            let kept = name == in_use || staged.as_ref().is_some_and(|staged| staged.log == name);
+            if !kept && log_number(&name).is_some() {
+                deleted(&name, self.remove_log(&name));
+            }
+        }
+    }
+}
+
+fn log_number(name: &str) -> Option<u64> {
+    name.strip_prefix(LOG_FOLDER)?.parse().ok()
+}
+
+fn deleted(folder: &str, outcome: io::Result<()>) {
+    match outcome {
+        Ok(()) => tracing::info!(folder, "deleted a folder that is no longer in use"),
+        Err(error) => tracing::warn!(folder, %error, "a folder that is no longer in use stays"),
     }
 }
 
@@ -237,27 +311,35 @@ impl Manifest {
         let mut lines =
             BTreeMap::from([("log".to_owned(), self.log.clone()), ("state".to_owned(), self.state.to_string())]);
         if let Some(id) = self.installed {
-            lines.insert("installed".to_owned(), format!("{} {:016x} {}", id.term, id.node, id.index));
+            lines.insert("installed".to_owned(), id_text(id));
         }
         lines
     }
 
     fn parse(lines: &BTreeMap<String, String>) -> Option<Manifest> {
         let installed = match lines.get("installed") {
-            Some(text) => {
-                let mut words = text.split(' ');
-                Some(LogId {
-                    term: words.next()?.parse().ok()?,
-                    node: NodeId::from_str_radix(words.next()?, 16).ok()?,
-                    index: words.next()?.parse().ok()?,
-                })
-            }
+            Some(text) => Some(parse_id(text)?),
             None => None,
         };
         let log = lines.get("log")?.clone();
-        log.starts_with("log-").then_some(())?;
+        log_number(&log)?;
         Some(Manifest { log, state: lines.get("state")?.parse().ok()?, installed })
     }
+}
+
+/// An entry's id, as a line of a file has it.
+pub(crate) fn id_text(id: LogId) -> String {
+    format!("{} {:016x} {}", id.term, id.node, id.index)
+}
+
+/// What [`id_text`] wrote.
+pub(crate) fn parse_id(text: &str) -> Option<LogId> {
+    let mut words = text.split(' ');
+    Some(LogId {
+        term: words.next()?.parse().ok()?,
+        node: NodeId::from_str_radix(words.next()?, 16).ok()?,
+        index: words.next()?.parse().ok()?,
+    })
 }
 
 fn damaged(path: &Path, what: &str) -> StartError {
@@ -268,7 +350,7 @@ fn damaged(path: &Path, what: &str) -> StartError {
 fn leftover(disk: &dyn Disk, data: &Path, log: &Path) -> io::Result<Option<String>> {
     for folder in [data, log] {
         for name in disk.list(folder)?.into_iter().chain(disk.list_dirs(folder)?) {
-            if name == MANIFEST || name.starts_with("log-") || name.starts_with("state-") {
+            if name == MANIFEST || name.starts_with(LOG_FOLDER) || name.starts_with("state-") {
                 return Ok(Some(name));
             }
         }
@@ -277,7 +359,7 @@ fn leftover(disk: &dyn Disk, data: &Path, log: &Path) -> io::Result<Option<Strin
 }
 
 /// Lines of a file that [`write_lines`] wrote; `None` when there is no file.
-fn read_lines(disk: &dyn Disk, path: &Path) -> io::Result<Option<BTreeMap<String, String>>> {
+pub(crate) fn read_lines(disk: &dyn Disk, path: &Path) -> io::Result<Option<BTreeMap<String, String>>> {
     let Some(bytes) = read_file(disk, path)? else { return Ok(None) };
     let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let text = String::from_utf8(bytes).map_err(|_| invalid("the file is not text"))?;
@@ -297,7 +379,7 @@ fn read_lines(disk: &dyn Disk, path: &Path) -> io::Result<Option<BTreeMap<String
     Ok(Some(lines))
 }
 
-fn write_lines(disk: &dyn Disk, path: &Path, lines: &BTreeMap<String, String>) -> io::Result<()> {
+pub(crate) fn write_lines(disk: &dyn Disk, path: &Path, lines: &BTreeMap<String, String>) -> io::Result<()> {
     let mut text = format!("format={FORMAT}\n");
     for (key, value) in lines {
         if value.contains(['\n', '\r']) {

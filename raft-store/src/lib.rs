@@ -29,6 +29,7 @@ mod retirement;
 mod runtime;
 mod secret;
 mod service;
+mod ship;
 mod snapshot;
 mod state;
 mod status;
@@ -36,7 +37,7 @@ mod types;
 
 pub use config::{Dial, Dialing, FlushMode, Peer, RaftConfig, RuntimeMode};
 pub use error::{ProposeError, ReadError, StartError, TransferError, TrimError};
-pub use group::{LogUse, RaftGroup, SegmentUse};
+pub use group::{FillFigures, LogUse, RaftGroup, SegmentUse};
 pub use machine::{Committed, Machine};
 pub use membership::{ChangePhase, ChangeProgress, MemberChange, MemberError, MembersChanged, Newcomer};
 pub use network::{PAYLOAD_BYTES_MAX, PeerChannel, PeerIdentity};

@@ -1,17 +1,20 @@
 //! Calling the other members.
 //!
-//! Each peer has two connections: one for entries, one for heartbeats and votes, so that a full pipe of entries
-//! delays no heartbeat. Connections are made when something is sent, never before, and again after they broke.
+//! Each peer has three connections: one for entries, one for heartbeats and votes, so that a full pipe of entries
+//! delays no heartbeat, and one for what fills it. Connections are made when something is sent, never before, and again after they broke.
 //! Every call says who calls whom; the other side refuses what is not meant for it.
 
 #![allow(clippy::result_large_err, reason = "the types of errors are openraft's and tonic's")]
 
 use crate::config::{Dial, RaftConfig};
+use crate::log::Log;
 use crate::raft_types::{
-    RaftLogId, Types, entry_to_wire, raft_log_id_from_wire, raft_log_id_to_wire, vote_from_wire, vote_to_wire,
+    RaftLogId, Types, entry_to_wire, from_raft_log_id, raft_log_id_from_wire, raft_log_id_to_wire, vote_from_wire,
+    vote_to_wire,
 };
 use crate::secret::PeerSecret;
-use crate::snapshot::Checkpoint;
+use crate::ship;
+use crate::snapshot::{SnapshotData, Snapshots};
 use crate::types::{DiskId, NodeId, NodeInfo};
 use futures::{Stream, StreamExt, TryStreamExt};
 use hyper_util::rt::TokioIo;
@@ -74,6 +77,9 @@ const BACKOFF_MS: [u64; 5] = [20, 40, 80, 160, 250];
 /// Failures in a row after which it is told that a peer does not answer.
 const FAILURES_TOLD: u32 = 4;
 
+/// After the filling of a peer broke off, beside the waits above.
+const FILL_PAUSE: Duration = Duration::from_secs(1);
+
 /// Callers without the secret are logged so often.
 const STRANGERS_EVERY: Duration = Duration::from_secs(10);
 
@@ -105,6 +111,8 @@ enum Lane {
     Entries,
     /// Heartbeats and votes.
     Pulse,
+    /// Rows and old entries for a member that lacks them.
+    Fill,
     /// Whatever is not Raft.
     Other,
 }
@@ -126,6 +134,8 @@ pub(crate) struct Network {
     answers: Mutex<HashMap<NodeId, Answers>>,
     /// Bytes of entries that each peer has acknowledged since this node started.
     delivered: Mutex<HashMap<NodeId, Arc<AtomicU64>>>,
+    /// Entries below this are with each peer that is being filled, or were.
+    filled: Mutex<HashMap<NodeId, Arc<AtomicU64>>>,
     /// When it was last told that somebody without the secret calls.
     strangers_told: Mutex<Option<Instant>>,
 }
@@ -143,6 +153,7 @@ impl Network {
             connections: Mutex::default(),
             answers: Mutex::default(),
             delivered: Mutex::default(),
+            filled: Mutex::default(),
             strangers_told: Mutex::default(),
         }
     }
@@ -157,11 +168,17 @@ impl Network {
         self.delivered.lock().entry(target).or_default().clone()
     }
 
+    /// Entries below this are with the peer once what it is being filled with is whole; 0 when it never was filled.
+    pub(crate) fn filled(&self, target: NodeId) -> Arc<AtomicU64> {
+        self.filled.lock().entry(target).or_default().clone()
+    }
+
     /// Lets go of everything that concerns a node which is no member any more.
     pub(crate) fn keep(&self, is_member: impl Fn(NodeId) -> bool) {
         self.connections.lock().retain(|(id, _), _| is_member(*id));
         self.answers.lock().retain(|id, _| is_member(*id));
         self.delivered.lock().retain(|id, _| is_member(*id));
+        self.filled.lock().retain(|id, _| is_member(*id));
     }
 
     fn connection(&self, target: NodeId, info: &NodeInfo, lane: Lane) -> Option<PeerChannel> {
@@ -278,41 +295,68 @@ struct Answers {
 /// openraft's way to a client per peer.
 pub(crate) struct Dialer {
     pub(crate) network: Arc<Network>,
+    pub(crate) shipper: Arc<Shipper>,
+}
+
+/// What fills members that need entries which the log no longer has.
+pub(crate) struct Shipper {
+    pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) log: Log,
+    pub(crate) pace: Arc<ship::Pace>,
+    /// Bytes that were sent since the node started.
+    pub(crate) sent_bytes: Arc<AtomicU64>,
 }
 
 impl RaftNetworkFactory<Types> for Dialer {
     type Network = PeerClient;
 
     async fn new_client(&mut self, target: NodeId, node: &NodeInfo) -> PeerClient {
-        PeerClient::new(self.network.clone(), target, node, false)
+        PeerClient::new(self, target, node, Purpose::Entries)
     }
 
     async fn new_heartbeat_client(&mut self, target: NodeId, node: &NodeInfo) -> PeerClient {
-        PeerClient::new(self.network.clone(), target, node, true)
+        PeerClient::new(self, target, node, Purpose::Heartbeats)
+    }
+
+    async fn new_snapshot_client(&mut self, target: NodeId, node: &NodeInfo) -> PeerClient {
+        PeerClient::new(self, target, node, Purpose::Fill)
     }
 }
 
 type Client = RaftClient<PeerChannel>;
 
+/// What a client is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Entries,
+    Heartbeats,
+    Fill,
+}
+
 /// Sends Raft's messages to one peer.
 pub(crate) struct PeerClient {
     network: Arc<Network>,
+    shipper: Arc<Shipper>,
     target: NodeId,
     heartbeats: bool,
     /// `None` when the peer's address is unusable.
     entries: Option<Client>,
     pulse: Option<Client>,
+    /// `None` also where nothing is to be filled.
+    fill: Option<Client>,
 }
 
 impl PeerClient {
-    fn new(network: Arc<Network>, target: NodeId, node: &NodeInfo, heartbeats: bool) -> PeerClient {
+    fn new(dialer: &Dialer, target: NodeId, node: &NodeInfo, purpose: Purpose) -> PeerClient {
+        let (network, shipper) = (dialer.network.clone(), dialer.shipper.clone());
         let client = |lane| {
             network
                 .connection(target, node, lane)
                 .map(|channel| Client::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
         };
         let (entries, pulse) = (client(Lane::Entries), client(Lane::Pulse));
-        PeerClient { network, target, heartbeats, entries, pulse }
+        let fill = (purpose == Purpose::Fill).then(|| client(Lane::Fill)).flatten();
+        PeerClient { network, shipper, target, heartbeats: purpose == Purpose::Heartbeats, entries, pulse, fill }
     }
 
     fn pulse(&self) -> Result<Client, RPCError<Types>> {
@@ -345,6 +389,61 @@ impl PeerClient {
         let opening = client.append(UnboundedReceiverStream::new(requests));
         pipeline.replies = Some(self.ask(self.network.connect_timeout * 5 / 4, opening).await?);
         Ok(pipeline)
+    }
+
+    async fn fill(
+        &self,
+        vote: VoteOf<Types>,
+        snapshot: SnapshotOf<Types, SnapshotData>,
+    ) -> Result<VoteOf<Types>, Status> {
+        let client = self.fill.clone().ok_or_else(|| Status::unavailable("the peer has no usable address"))?;
+        let taker = ship::Taker::reach(client).await.inspect_err(|status| {
+            if !matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) {
+                self.network.note_refusal(self.target, status);
+            }
+        })?;
+        let shipper = &self.shipper;
+        let shipment = match snapshot.snapshot {
+            SnapshotData::Shipment(shipment) => shipment,
+            _ => shipper
+                .snapshots
+                .shipment(snapshot.meta.last_log_id.as_ref().map(from_raft_log_id))
+                .await
+                .map_err(|error| Status::internal(error.to_string()))?,
+        };
+        let (peer, transfer, upto) = (self.target, shipment.transfer, shipment.end);
+        tracing::info!(
+            peer = format_args!("{peer:x}"),
+            transfer = format_args!("{transfer:x}"),
+            first = shipment.first(),
+            %upto,
+            "a member that needs what the log no longer has is filled"
+        );
+        let send = ship::Send {
+            vote,
+            shipment: shipment.clone(),
+            log: shipper.log.clone(),
+            pace: shipper.pace.clone(),
+            delivered: self.network.delivered(self.target),
+            filled: self.network.filled(self.target),
+            sent_bytes: shipper.sent_bytes.clone(),
+        };
+        let taking = shipment.taking();
+        let filled = ship::send(&send, taker).await;
+        match &filled {
+            Ok(_) => {
+                tracing::info!(peer = format_args!("{peer:x}"), %upto, "a member was filled");
+                if taking.is_last() {
+                    shipper.snapshots.drop_shipment(|current| current.transfer == transfer);
+                }
+            }
+            Err(status) => {
+                let why = describe(status);
+                tracing::warn!(peer = format_args!("{peer:x}"), why, "the filling of a member broke off, and goes on");
+                tokio::time::sleep(FILL_PAUSE).await;
+            }
+        }
+        filled
     }
 
     fn failed(&self, status: &Status) -> RPCError<Types> {
@@ -433,7 +532,7 @@ fn vote_reply(reply: wire::VoteReply) -> Result<VoteResponse<Types>, RPCError<Ty
 }
 
 impl RaftNetworkV2<Types> for PeerClient {
-    type SnapshotData = Checkpoint;
+    type SnapshotData = SnapshotData;
 
     async fn append_entries(
         &mut self,
@@ -490,19 +589,24 @@ impl RaftNetworkV2<Types> for PeerClient {
         vote_reply(self.ask(option.soft_ttl(), client.pre_vote(vote_request(&request))).await?)
     }
 
-    /// Snapshots are built and installed on one node only so far; since nothing is purged, the log brings every
-    /// follower level and this is not reached.
+    /// Fills the peer. Rows are copied once it is there, and again only when it is another leader that does it: an
+    /// attempt that broke off is gone on with.
     async fn full_snapshot(
         &mut self,
-        _vote: VoteOf<Types>,
-        _snapshot: SnapshotOf<Types, Checkpoint>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: VoteOf<Types>,
+        snapshot: SnapshotOf<Types, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        Err(StreamingError::Unreachable(Unreachable::from_string(format!(
-            "node {:x} needs entries that were purged, and this version does not ship snapshots",
-            self.target
-        ))))
+        let filling = self.fill(vote, snapshot);
+        tokio::select! {
+            filled = filling => match filled {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                // Anything but unreachable would be tried again at once, and again.
+                Err(status) => Err(StreamingError::Unreachable(Unreachable::from_string(describe(&status)))),
+            },
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
     }
 
     async fn transfer_leader(

@@ -160,15 +160,22 @@ pub(crate) fn decode_membership(membership: wire::Membership) -> Result<RaftMemb
 }
 
 pub(crate) fn encode_stored(membership: &StoredMembership) -> Vec<u8> {
-    wire::StoredMembership {
-        id: membership.log_id().as_ref().map(|id| log_id_to_wire(from_raft_log_id(id))),
-        membership: Some(encode_membership(membership.membership())),
-    }
-    .encode_to_vec()
+    stored_to_wire(membership).encode_to_vec()
 }
 
 pub(crate) fn decode_stored(bytes: &[u8]) -> Result<StoredMembership, BadMembership> {
     let stored = wire::StoredMembership::decode(bytes).map_err(|error| BadMembership(error.to_string()))?;
+    stored_from_wire(stored)
+}
+
+pub(crate) fn stored_to_wire(membership: &StoredMembership) -> wire::StoredMembership {
+    wire::StoredMembership {
+        id: membership.log_id().as_ref().map(|id| log_id_to_wire(from_raft_log_id(id))),
+        membership: Some(encode_membership(membership.membership())),
+    }
+}
+
+pub(crate) fn stored_from_wire(stored: wire::StoredMembership) -> Result<StoredMembership, BadMembership> {
     let membership = decode_membership(stored.membership.unwrap_or_default())?;
     Ok(StoredMembership::new(stored.id.map(|id| to_raft_log_id(log_id_from_wire(id))), membership))
 }
@@ -228,7 +235,10 @@ pub(crate) fn vote_from_wire(vote: wire::Vote) -> RaftVote {
 }
 
 pub(crate) fn entry_to_wire(entry: RaftEntry) -> wire::Entry {
-    let entry = to_log_entry(entry);
+    log_entry_to_wire(to_log_entry(entry))
+}
+
+pub(crate) fn log_entry_to_wire(entry: LogEntry) -> wire::Entry {
     let kind = match entry.kind {
         EntryKind::Command => wire::EntryKind::Command,
         EntryKind::Blank => wire::EntryKind::Blank,

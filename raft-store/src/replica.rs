@@ -13,7 +13,7 @@ use crate::machine::{Committed, Machine};
 use crate::raft_types::{
     RaftLogId, SnapshotMeta, StoredMembership, Types, decode_stored, encode_stored, from_raft_log_id, to_raft_log_id,
 };
-use crate::snapshot::{Checkpoint, Snapshots};
+use crate::snapshot::{SnapshotData, Snapshots};
 use crate::state::{META, ReadState, State, StateError};
 use crate::types::{LogId, LogIndex, Term};
 use futures::{Stream, TryStreamExt};
@@ -207,7 +207,7 @@ fn gate_is_broken() -> bool {
 }
 
 impl RaftStateMachine<Types> for Replica {
-    type SnapshotData = Checkpoint;
+    type SnapshotData = SnapshotData;
     type SnapshotBuilder = Arc<Snapshots>;
 
     async fn applied_state(&mut self) -> Result<(Option<RaftLogId>, StoredMembership), io::Error> {
@@ -237,7 +237,7 @@ impl RaftStateMachine<Types> for Replica {
         self.snapshots.clone()
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Checkpoint) -> Result<(), io::Error> {
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
         let snapshots = self.snapshots.clone();
         let meta = meta.clone();
         let installing = tokio::task::spawn_blocking(move || snapshots.install(&meta, &snapshot));
@@ -250,7 +250,8 @@ impl RaftStateMachine<Types> for Replica {
         Ok(())
     }
 
-    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, Checkpoint>>, io::Error> {
-        Ok(self.snapshots.current())
+    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, SnapshotData>>, io::Error> {
+        let now = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
+        Ok(self.snapshots.current(now))
     }
 }

@@ -146,9 +146,12 @@ pub struct RaftService {
 
 type Replies = Pin<Box<dyn Stream<Item = Result<wire::AppendReply, Status>> + Send>>;
 
+type FillReplies = Pin<Box<dyn Stream<Item = Result<wire::FillReply, Status>> + Send>>;
+
 #[tonic::async_trait]
 impl Raft for RaftService {
     type AppendStream = Replies;
+    type FillStream = FillReplies;
 
     async fn append(
         &self,
@@ -230,6 +233,14 @@ impl Raft for RaftService {
             }),
         };
         Ok(Response::new(wire::TransferLeaderReply { result: Some(result) }))
+    }
+
+    async fn fill(
+        &self,
+        request: Request<tonic::Streaming<wire::FillRequest>>,
+    ) -> Result<Response<FillReplies>, Status> {
+        check(&self.shared, request.metadata())?;
+        Ok(Response::new(Box::pin(crate::ship::replies(self.shared.clone(), request.into_inner()))))
     }
 
     async fn hello(&self, request: Request<wire::HelloRequest>) -> Result<Response<wire::HelloReply>, Status> {

@@ -3,20 +3,24 @@
 //! A copy is built from a state that was flushed with the log synced before it (rule I1), and says itself how far
 //! it is: the applied id is read back from the copy, not assumed. It lives under `pins/` until nobody holds it.
 //! Installing makes a new state folder, names it in the MANIFEST (the one commit point) and swaps it in behind
-//! every [`State`] handle. Between nodes the log does all the catching up for now: nothing is purged from it.
+//! every [`State`] handle; what was received from a leader brings its own log along. [`crate::ship`] carries copies from
+//! node to node.
 
 use crate::flush::Flusher;
 use crate::identity::Home;
+use crate::log::Log;
 use crate::raft_types::{SnapshotMeta, Types, from_raft_log_id, to_raft_log_id};
 use crate::replica::{Applied, read_applied};
+use crate::ship::{Received, Shipment};
 use crate::state::{State, StateError, StateOptions};
+use crate::types::LogId;
 use openraft::RaftSnapshotBuilder;
 use openraft::type_config::alias::SnapshotOf;
 use parking_lot::Mutex;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A copy of the rows on disk. Its folder goes when the last handle does.
 #[derive(Debug, Clone)]
@@ -49,20 +53,40 @@ impl Checkpoint {
     }
 }
 
+/// What openraft calls a snapshot.
+#[derive(Debug, Clone)]
+pub enum SnapshotData {
+    /// Rows of this node.
+    Copy(Checkpoint),
+    /// Rows of this node that are copied once a member is there to take them.
+    Due,
+    /// Rows and entries that members are sent.
+    Shipment(Arc<Shipment>),
+    /// Rows and entries that a leader sent.
+    Received(Arc<Received>),
+}
+
 /// Builds and installs snapshots of one node's rows.
 pub struct Snapshots {
     state: State,
+    log: Log,
     machine_tables: &'static [&'static str],
     options: StateOptions,
     flusher: Arc<Flusher>,
     home: Arc<Home>,
     next_pin: AtomicU64,
-    current: Mutex<Option<SnapshotOf<Types, Checkpoint>>>,
+    current: Mutex<Option<SnapshotOf<Types, SnapshotData>>>,
+    /// The node takes part in its group: a snapshot that is asked for is for a member.
+    ships: AtomicBool,
+    shipment: Mutex<Option<Arc<Shipment>>>,
+    /// Held while one is made.
+    shipping: tokio::sync::Mutex<()>,
 }
 
 impl Snapshots {
     pub(crate) fn new(
         state: State,
+        log: Log,
         machine_tables: &'static [&'static str],
         options: StateOptions,
         flusher: Arc<Flusher>,
@@ -70,18 +94,70 @@ impl Snapshots {
     ) -> Snapshots {
         Snapshots {
             state,
+            log,
             machine_tables,
             options,
             flusher,
             home,
             next_pin: AtomicU64::new(1),
             current: Mutex::new(None),
+            ships: AtomicBool::new(false),
+            shipment: Mutex::new(None),
+            shipping: tokio::sync::Mutex::default(),
         }
     }
 
-    /// The latest snapshot built or installed since the start; the same copy each time it is asked for.
-    pub(crate) fn current(&self) -> Option<SnapshotOf<Types, Checkpoint>> {
-        self.current.lock().clone()
+    /// From now on a snapshot that is asked for is for a member.
+    pub(crate) fn ship(&self) {
+        self.forget();
+        self.ships.store(true, Ordering::Relaxed);
+    }
+
+    /// A snapshot for whoever asks; `now` is how far the rows are. For a member: what is being shipped, the same each
+    /// time, or else one that will be as of `now` or later. Otherwise the latest built or installed since the start.
+    pub(crate) fn current(&self, now: SnapshotMeta) -> Option<SnapshotOf<Types, SnapshotData>> {
+        if !self.ships.load(Ordering::Relaxed) {
+            return self.current.lock().clone();
+        }
+        Some(match self.shipment.lock().clone() {
+            Some(shipment) => {
+                SnapshotOf::<Types, _> { meta: shipment.meta.clone(), snapshot: SnapshotData::Shipment(shipment) }
+            }
+            None => SnapshotOf::<Types, _> { meta: now, snapshot: SnapshotData::Due },
+        })
+    }
+
+    /// What is shipped to members, as of `least` or later. It is made when there is none.
+    pub(crate) async fn shipment(&self, least: Option<LogId>) -> Result<Arc<Shipment>, StateError> {
+        let _one = self.shipping.lock().await;
+        let enough = |shipment: &Arc<Shipment>| least.is_none_or(|least| shipment.end.index >= least.index);
+        if let Some(shipment) = self.shipment.lock().clone().filter(enough) {
+            return Ok(shipment);
+        }
+        // A flush that fails would stop the node.
+        if !self.flusher.has_room() {
+            return Err(StateError::Io("there is no room to flush the rows".to_owned()));
+        }
+        let pin = self.log.pin();
+        let (checkpoint, applied) = self.copy().await?;
+        let end = applied.id.filter(|end| least.is_none_or(|least| end.index >= least.index));
+        let end = end.ok_or_else(|| StateError::Io(format!("the copy of the rows ends at {:?}", applied.id)))?;
+        let meta = SnapshotMeta { last_log_id: Some(to_raft_log_id(end)), last_membership: applied.membership };
+        let path = checkpoint.path().to_path_buf();
+        let shipment =
+            Shipment::new(meta, end, checkpoint, pin).map_err(|error| failed("list the files of", &path, &error))?;
+        let shipment = Arc::new(shipment);
+        *self.shipment.lock() = Some(shipment.clone());
+        Ok(shipment)
+    }
+
+    /// Gives up what is shipped if `when`; what is under way is not disturbed. True when it did.
+    pub(crate) fn drop_shipment(&self, when: impl FnOnce(&Shipment) -> bool) -> bool {
+        let mut shipment = self.shipment.lock();
+        let dropped = shipment.take_if(|shipment| when(shipment));
+        drop(shipment);
+        // Deletes the folder, if nobody is being sent it.
+        dropped.is_some()
     }
 
     /// Gives up the latest snapshot, and with it the files that only it still holds.
@@ -89,31 +165,66 @@ impl Snapshots {
         *self.current.lock() = None;
     }
 
-    async fn build(&self) -> Result<SnapshotOf<Types, Checkpoint>, StateError> {
+    async fn build(&self) -> Result<SnapshotOf<Types, SnapshotData>, StateError> {
+        let (checkpoint, applied) = self.copy().await?;
+        let meta = SnapshotMeta { last_log_id: applied.id.map(to_raft_log_id), last_membership: applied.membership };
+        let snapshot = SnapshotOf::<Types, SnapshotData> { meta, snapshot: SnapshotData::Copy(checkpoint) };
+        *self.current.lock() = Some(snapshot.clone());
+        Ok(snapshot)
+    }
+
+    /// Copies the rows.
+    async fn copy(&self) -> Result<(Checkpoint, Applied), StateError> {
         let pins = self.home.pins();
         std::fs::create_dir_all(&pins).map_err(|error| failed("create", &pins, &error))?;
         let path = pins.join(self.next_pin.fetch_add(1, Ordering::Relaxed).to_string());
         let tables = self.machine_tables;
-        let (checkpoint, applied) = self
-            .flusher
+        self.flusher
             .quiet(move |state| {
                 state.checkpoint(&path)?;
                 let checkpoint = Checkpoint::new(path);
                 let applied = read_applied(&State::open_read_only(checkpoint.path(), tables)?)?;
                 Ok((checkpoint, applied))
             })
-            .await?;
-        let meta = SnapshotMeta { last_log_id: applied.id.map(to_raft_log_id), last_membership: applied.membership };
-        let snapshot = SnapshotOf::<Types, Checkpoint> { meta, snapshot: checkpoint };
-        *self.current.lock() = Some(snapshot.clone());
-        Ok(snapshot)
+            .await
     }
 
-    /// Puts the rows of `checkpoint` in the place of the present ones.
-    pub(crate) fn install(&self, meta: &SnapshotMeta, checkpoint: &Checkpoint) -> io::Result<Applied> {
+    /// Puts the rows of `snapshot` in the place of the present ones, and its log in the place of the present one where
+    /// it has one.
+    pub(crate) fn install(&self, meta: &SnapshotMeta, snapshot: &SnapshotData) -> io::Result<Applied> {
+        match snapshot {
+            SnapshotData::Copy(checkpoint) => {
+                let (number, state, applied) = self.open_copy(meta, checkpoint.path())?;
+                self.home.set_state(number, applied.id)?;
+                self.state.replace(&state);
+                let kept = SnapshotOf::<Types, SnapshotData> { meta: meta.clone(), snapshot: snapshot.clone() };
+                *self.current.lock() = Some(kept);
+                Ok(applied)
+            }
+            SnapshotData::Received(received) => {
+                let applied = received.with(|staging| {
+                    let (number, state, applied) = self.open_copy(meta, &staging.folder())?;
+                    staging.take_the_place_of(&self.log)?;
+                    self.home.set_world(number, staging.log_name(), applied.id)?;
+                    // Rows that are visible find their entries.
+                    self.log.replace(staging.log());
+                    self.state.replace(&state);
+                    Ok(applied)
+                })?;
+                received.installed();
+                Ok(applied)
+            }
+            SnapshotData::Due | SnapshotData::Shipment(_) => {
+                Err(io::Error::new(io::ErrorKind::InvalidInput, "what is for another member is not installed here"))
+            }
+        }
+    }
+
+    /// Opens a copy of the rows at `source` in the state folder that comes next.
+    fn open_copy(&self, meta: &SnapshotMeta, source: &Path) -> io::Result<(u64, State, Applied)> {
         let number = self.home.state_number() + 1;
         let target = self.home.state_path(number);
-        link_folder(checkpoint.path(), &target)?;
+        link_folder(source, &target)?;
         let state = State::open(&target, self.machine_tables, &self.options).map_err(io::Error::other)?;
         let applied = read_applied(&state).map_err(io::Error::other)?;
         let expected = meta.last_log_id.as_ref().map(from_raft_log_id);
@@ -123,18 +234,14 @@ impl Snapshots {
                 format!("the snapshot says it ends at {expected:?}, its rows end at {:?}", applied.id),
             ));
         }
-        self.home.set_state(number, applied.id)?;
-        self.state.replace(&state);
-        let kept = SnapshotOf::<Types, Checkpoint> { meta: meta.clone(), snapshot: checkpoint.clone() };
-        *self.current.lock() = Some(kept);
-        Ok(applied)
+        Ok((number, state, applied))
     }
 }
 
 impl RaftSnapshotBuilder<Types> for Arc<Snapshots> {
-    type SnapshotData = Checkpoint;
+    type SnapshotData = SnapshotData;
 
-    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, Checkpoint>, io::Error> {
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, SnapshotData>, io::Error> {
         self.build().await.map_err(io::Error::other)
     }
 }

@@ -295,8 +295,9 @@ impl Door {
                     let Some(tls) = &self.options.tls else {
                         return Err(Closed::Because("closed a TLS connection: this port has no TLS".to_owned()));
                     };
+                    let acceptor = tls.acceptor().await;
                     let stream =
-                        tls.acceptor.accept(socket::Socket::new(stream)).await.map_err(|error| match error.kind() {
+                        acceptor.accept(socket::Socket::new(stream)).await.map_err(|error| match error.kind() {
                             io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Closed::Silently,
                             _ => Closed::Because(format!("TLS handshake failed: {error}")),
                         })?;

@@ -1,9 +1,18 @@
 //! One port takes plaintext and TLS, with and without a PROXY header, and survives everything else.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io::Write,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use raftmq_server::listener::{Connection, Incoming, Listener, ListenerOptions, Tls};
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -50,19 +59,67 @@ async fn connect(address: SocketAddr, bytes: &[u8]) -> TcpStream {
 
 /// A certificate in files, and a client that trusts only it.
 fn certificate(dir: &tempfile::TempDir) -> (Tls, TlsConnector) {
-    let signed = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
-    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
-    std::fs::write(&cert, signed.cert.pem()).expect("the folder is ours");
-    std::fs::write(&key, signed.signing_key.serialize_pem()).expect("the folder is ours");
+    let fresh = Fresh::new();
+    let (cert, key) = fresh.write(dir);
+    (Tls::from_files(&cert, &key).expect("the files are good"), fresh.connector())
+}
+
+/// A certificate that nobody has yet.
+struct Fresh(rcgen::CertifiedKey<rcgen::KeyPair>);
+
+impl Fresh {
+    fn new() -> Self {
+        Self(rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate"))
+    }
+
+    /// Writes `cert.pem` and `key.pem`.
+    fn write(&self, dir: &tempfile::TempDir) -> (PathBuf, PathBuf) {
+        let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+        std::fs::write(&cert, self.0.cert.pem()).expect("the folder is ours");
+        std::fs::write(&key, self.0.signing_key.serialize_pem()).expect("the folder is ours");
+        (cert, key)
+    }
+
+    /// A client that trusts only this.
+    fn connector(&self) -> TlsConnector {
+        connector(self.0.cert.der().clone())
+    }
+}
+
+fn connector(trusted: CertificateDer<'static>) -> TlsConnector {
     let mut roots = RootCertStore::empty();
-    roots.add(signed.cert.der().clone()).expect("the certificate is good");
+    roots.add(trusted).expect("the certificate is good");
     let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("versions are there")
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    (Tls::from_files(&cert, &key).expect("the files are good"), TlsConnector::from(Arc::new(config)))
+    TlsConnector::from(Arc::new(config))
+}
+
+/// What is logged on this thread.
+#[derive(Clone, Default)]
+struct Logged(Arc<Mutex<Vec<u8>>>);
+
+impl Logged {
+    /// Lines about the certificate since the last call.
+    fn lines(&self) -> Vec<String> {
+        let bytes = std::mem::take(&mut *self.0.lock().expect("no holder panics"));
+        let lines = String::from_utf8(bytes).expect("text");
+        lines.lines().filter(|line| line.contains("TLS certificate")).map(str::to_owned).collect()
+    }
+}
+
+impl Write for Logged {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("no holder panics").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 async fn http2_answers(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
@@ -113,6 +170,71 @@ async fn tls_and_plaintext_share_a_port_and_tonic_serves_both() {
     http2_answers(stream).await;
     drop(stop);
     timeout(SOON, server).await.expect("it stops").expect("no panic").expect("no error");
+}
+
+#[tokio::test]
+async fn a_certificate_is_replaced_under_connections_that_go_on_and_a_broken_one_is_not_taken() {
+    let logged = Logged::default();
+    let writer = logged.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _here = tracing::subscriber::set_default(subscriber);
+    let dir = tempfile::tempdir().expect("a folder");
+    let (first, second, third) = (Fresh::new(), Fresh::new(), Fresh::new());
+    let (cert, key) = first.write(&dir);
+    let tls = Tls::watching(&cert, &key, Duration::ZERO).expect("the files are good");
+    let (address, mut incoming) = listen(options().with_tls(tls));
+    let handshake = async |trusting: &Fresh| {
+        let tcp = TcpStream::connect(address).await.expect("the port is open");
+        let name = ServerName::try_from("localhost").expect("a name");
+        timeout(SOON, trusting.connector().connect(name, tcp)).await.expect("in time")
+    };
+    // Shown what `trusting` trusts, and served.
+    let mut served = async |trusting: &Fresh| {
+        let mut client = handshake(trusting).await.expect("it is trusted");
+        client.write_all(PREFACE).await.expect("the socket takes it");
+        let mut server = next(&mut incoming).await;
+        expect_preface(&mut server).await;
+        (client, server)
+    };
+    let (mut client, mut server) = served(&first).await;
+    assert!(logged.lines().is_empty(), "nothing changed");
+
+    second.write(&dir);
+    let (_client, _server) = served(&second).await;
+    let lines = logged.lines();
+    assert!(lines.len() == 1 && lines[0].contains("another TLS certificate"), "{lines:?}");
+    assert!(handshake(&first).await.is_err(), "the first certificate is not shown any more");
+    // What began with the first one goes on, both ways.
+    client.write_all(b"on").await.expect("the connection is open");
+    let mut bytes = [0; 2];
+    timeout(SOON, server.read_exact(&mut bytes)).await.expect("in time").expect("the connection is open");
+    server.write_all(b"no").await.expect("the connection is open");
+    server.flush().await.expect("the connection is open");
+    timeout(SOON, client.read_exact(&mut bytes)).await.expect("in time").expect("the connection is open");
+    assert_eq!(&bytes, b"no");
+
+    // Half of the third, garbage, nothing at all, and a file without end: each is told once, with the file.
+    let endless = vec![b'x'; (1 << 20) + 1];
+    let half = third.0.cert.pem().into_bytes();
+    for (content, part) in [
+        (Some(&half[..]), "cannot be used together"),
+        (Some(b"no certificate"), "no items found"),
+        (Some(&endless), "more than 1048576 bytes"),
+        (None, "No such file"),
+    ] {
+        match content {
+            Some(content) => std::fs::write(&cert, content).expect("the folder is ours"),
+            None => std::fs::remove_file(&cert).expect("it is there"),
+        }
+        for _ in 0..2 {
+            served(&second).await;
+        }
+        let lines = logged.lines();
+        let told = |line: &String| line.contains(part) && line.contains(cert.to_str().expect("a path"));
+        assert!(lines.len() == 1 && told(&lines[0]), "{part}: {lines:?}");
+    }
+    third.write(&dir);
+    served(&third).await;
 }
 
 #[tokio::test]

@@ -214,6 +214,23 @@ async fn nothing_is_read_or_written_without_permission() -> Result<()> {
     let mut client = Client::new(cluster.nodes[other].grpc, Some(alice.clone())).await?;
     ensure!(client.send("orders").await? == pb::Code::Ok, "after a failover");
 
+    // A user sends as fast as it may.
+    let alice_may = async |rate: &str| {
+        done(&cluster, &["updateUser", "-c", "RaftCluster", "-u", "alice", "--rateMessages", rate]).await
+    };
+    alice_may("1").await?;
+    let held_back = async || client.send("orders").await.is_ok_and(|code| code == pb::Code::TooManyRequests);
+    eventually("alice is held back", Duration::from_secs(5), held_back).await?;
+    alice_may("0").await?;
+    let free = async || {
+        let mut free = true;
+        for _ in 0..3 {
+            free &= client.send("orders").await.is_ok_and(|code| code == pb::Code::Ok);
+        }
+        free
+    };
+    eventually("alice is not held back", Duration::from_secs(5), free).await?;
+
     // A poll that waits ends with the permission.
     while client.receive("orders", "billing").await? == pb::Code::Ok {}
     let poll = tokio::spawn(async move { client.receive("orders", "billing").await });

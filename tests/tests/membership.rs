@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use raftmq_proto::admin::{ChangeMembersRequest, GroupStatusResponse};
-use raftmq_tests::client::eventually;
+use raftmq_proto::rocketmq::telemetry_command::Command;
+use raftmq_tests::client::{Producer, eventually};
 use raftmq_tests::cluster::{Cluster, LEADER_WITHIN, Options};
 use raftmq_tests::invariant::{self, Verdict};
+use raftmq_tests::session::Session;
 use raftmq_tests::workload::{self, Workload};
 
 /// A node that lost its disk, or was removed, says so within this time.
@@ -120,6 +122,77 @@ async fn a_wiped_node_is_replaced_under_load() -> Result<()> {
     workload.finish().await?.judge("a wiped node replaced", &cluster).await
 }
 
+/// The same once retention took the beginning of the log: the node is filled with rows and entries by the leader, and
+/// the leader that does it dies on the way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_node_is_replaced_after_a_trim() -> Result<()> {
+    const FLOOD: &str = "flood";
+    let settings = vec![
+        ("fileReservedSize".into(), (96 << 20).to_string()),
+        ("fillBytesPerSecondMax".into(), (8 << 20).to_string()),
+    ];
+    let mut cluster = Cluster::start(Options { segment_bytes: Some(8 << 20), settings, ..Options::default() }).await?;
+    let options = workload::Options::default();
+    cluster.create_topic(&options.topic, 8).await?;
+    cluster.create_topic(FLOOD, 4).await?;
+    cluster.caught_up(0, LEADER_WITHIN).await?;
+    // More than is kept. What goes from now on is of these messages, and none that the consumers below wait for.
+    let producer = Producer::new(&cluster.access(0), &[FLOOD])?;
+    let body = bytes::Bytes::from(vec![b'x'; 64 << 10]);
+    for batch in 0..140 {
+        let ids: Vec<String> = (0..16).map(|at| format!("{batch}-{at}")).collect();
+        let sends = ids.iter().map(|id| producer.send(FLOOD, id, None, body.clone()));
+        futures::future::join_all(sends).await;
+    }
+    let trimmed = async || (0..3).all(|node| cluster.log(node).contains("segments of the log were removed"));
+    eventually("every node removes what the log may not keep", Duration::from_secs(45), trimmed).await?;
+    let workload = Workload::start(&cluster.access(0), options).await?;
+    let leader = cluster.leader(0).await?;
+    let wiped = (leader + 1) % 3;
+    let before = cluster.status(wiped).await?.node;
+    let since = workload
+        .fault(async || {
+            cluster.kill(wiped);
+            cluster.wipe(wiped)?;
+            cluster.start_node(wiped)?;
+            let line = admission(&cluster, wiped, "replacePeer").await?;
+            let since = Instant::now();
+            let replaced = {
+                let command = run(&cluster, &line, &["-y"]);
+                let dies = async {
+                    let begun = async || cluster.log(wiped).contains("a leader fills this node");
+                    eventually("the node is filled", SAID_WITHIN, begun).await?;
+                    tokio::time::sleep(Duration::from_millis(1500)).await;
+                    cluster.begin_to_kill(leader)
+                };
+                let (replaced, killed) = tokio::join!(command, dies);
+                killed?;
+                replaced?
+            };
+            cluster.kill(leader);
+            cluster.start_node(leader)?;
+            if !replaced.status.success() {
+                // With two of three there was no majority for a while; the same line finishes it.
+                cluster.leader(0).await?;
+                cluster.caught_up(0, LEADER_WITHIN).await.ok();
+                done(&run(&cluster, &line, &["-y"]).await?, "is node")?;
+            }
+            Ok(since.elapsed())
+        })
+        .await?;
+    println!("replaced in {since:?}");
+    has_voters(&mut cluster, &["n0", "n1", "n2"]).await?;
+    let after = cluster.status(wiped).await?;
+    ensure!(after.node != before, "it is node {:x} as {}", after.node, after.role);
+    let leader = cluster.leader(0).await?;
+    let needless = if leader == wiped { (wiped + 1) % 3 } else { leader };
+    cluster.kill(needless);
+    cluster.leader_other_than(0, Some(needless), LEADER_WITHIN).await?;
+    workload.acknowledged(invariant::ACKNOWLEDGED_MIN, LEADER_WITHIN).await?;
+    cluster.start_node(needless)?;
+    workload.finish().await?.judge("a wiped node replaced after a trim", &cluster).await
+}
+
 /// Adds a node that was started for the purpose.
 async fn add(cluster: &mut Cluster, number: usize) -> Result<()> {
     cluster.start_node(number)?;
@@ -188,12 +261,21 @@ async fn a_group_grows_and_shrinks_under_load() -> Result<()> {
                     None => cluster.leader(0).await?,
                 };
                 let label = format!("n{leaves}");
+                let stays = cluster.running(0).into_iter().find(|number| *number != leaves).context("others stay")?;
+                let mut sessions = Vec::new();
+                for number in [leaves, stays] {
+                    sessions.push(Session::producer(cluster.nodes[number].grpc, &[]).await?);
+                }
                 let remove = ["removePeer", "-c", "RaftCluster", "-b", "RaftNode00", "-l", &label, "-y"];
                 done(&cluster.mqadmin(&remove).await?, "is no member")?;
                 let removed = async || cluster.status(leaves).await.is_ok_and(|status| status.role == "removed");
                 eventually("the removed node knows", SAID_WITHIN, removed).await?;
                 ensure!(TcpStream::connect(cluster.nodes[leaves].grpc).is_err(), "a removed node takes clients' calls");
                 ensure!(cluster.process(leaves).is_some_and(|process| process.runs()), "a removed node ended");
+                for session in &mut sessions {
+                    let told = session.told(SAID_WITHIN).await?;
+                    ensure!(matches!(told, Some(Command::ReconnectEndpointsCommand(_))), "told {told:?}");
+                }
                 done(&cluster.mqadmin(&remove).await?, "Nothing had to be done")?;
                 cluster.kill(leaves);
             }

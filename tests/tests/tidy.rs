@@ -140,7 +140,8 @@ fn code_words(markdown: &str) -> Vec<String> {
 fn names_a_path(word: &str) -> bool {
     let is_plain = word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
     let below = word.split('/').next().is_some_and(|first| root().join(first).is_dir());
-    is_plain && word.contains('/') && below && !first_is_dots(word)
+    // What begins with a slash is a page, or a place of the reader's machine.
+    is_plain && word.contains('/') && !word.starts_with('/') && below && !first_is_dots(word)
 }
 
 fn first_is_dots(word: &str) -> bool {
@@ -158,7 +159,14 @@ fn the_example_files_describe_one_group() {
             .map(|property| (property.key, property.value))
             .collect();
         assert_eq!(properties["dLegerSelfId"], label, "{}", path.display());
-        let own = ["listenPort", "grpcServerPort", "dLegerSelfId", "storePathRootDir", "storePathCommitLog"];
+        let own = [
+            "listenPort",
+            "grpcServerPort",
+            "metricsPromExporterPort",
+            "dLegerSelfId",
+            "storePathRootDir",
+            "storePathCommitLog",
+        ];
         let shared: Vec<_> = properties
             .iter()
             .filter(|(key, _)| !own.contains(&key.as_str()))

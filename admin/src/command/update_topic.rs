@@ -62,7 +62,8 @@ pub(super) fn parse_permission(text: &str) -> Result<u32, String> {
 
 pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<Outcome, AdminError> {
     let (attributes, remove_attributes) = split(&arguments.attributes);
-    let request = PutTopicRequest {
+    let groups = directory.groups(arguments.place.target()).await?;
+    let mut request = PutTopicRequest {
         name: arguments.topic.clone(),
         read_queues: arguments.read_queues,
         write_queues: arguments.write_queues,
@@ -70,9 +71,11 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
         ordered: arguments.ordered,
         attributes,
         remove_attributes,
+        fifo_owners: groups.iter().map(|group| group.name.clone()).collect(),
     };
+    request.fifo_owners.sort_unstable();
     let mut report = PerGroup::default();
-    for group in directory.groups(arguments.place.target()).await? {
+    for group in groups {
         let put = directory.on_group(&group, |mut node| {
             let request = request.clone();
             async move { Ok(node.put_topic(request).await?.into_inner()) }
@@ -80,6 +83,9 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
         match put.await {
             Ok((address, answer)) => {
                 let topic = answer.topic.unwrap_or_default();
+                // Whatever the name servers have heard of it yet, the next broker group takes the same.
+                let alone = || vec![group.name.clone()];
+                request.fifo_owners = if topic.fifo_owners.is_empty() { alone() } else { topic.fifo_owners.clone() };
                 let text = format!("create topic to {address} success.\n{}\n", config_line(&topic));
                 let created = answer.created;
                 report.done(
@@ -123,6 +129,7 @@ pub(super) fn to_json(topic: &Topic) -> Value {
         "order": topic.ordered,
         "attributes": topic.attributes,
         "messageTypes": types,
+        "messageGroupsIn": topic.fifo_owners,
         "version": topic.version,
         "createdMs": topic.created_ms,
         "updatedMs": topic.updated_ms,

@@ -32,6 +32,17 @@ enum UserStatus {
     Disable,
 }
 
+/// What a user may send.
+#[derive(Debug, Args)]
+struct Rate {
+    /// Messages that it may send in a second; 0 for any number.
+    #[arg(long = "rateMessages", value_name = "MESSAGES")]
+    rate_messages: Option<u64>,
+    /// Bytes of bodies that it may send in a second; 0 for any number.
+    #[arg(long = "rateBytes", value_name = "BYTES")]
+    rate_bytes: Option<u64>,
+}
+
 /// Create a user.
 ///
 /// The password is what clients sign with (their secret key), so it is stored as it is.
@@ -52,6 +63,8 @@ pub(crate) struct Create {
     #[arg(short = 't', long = "userType", ignore_case = true, default_value = "Normal")]
     user_type: UserType,
     #[command(flatten)]
+    rate: Rate,
+    #[command(flatten)]
     pub output: ShortOutput,
 }
 
@@ -59,7 +72,7 @@ pub(crate) struct Create {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: mqadmin updateUser -n localhost:9876 -c DefaultCluster -u alice -s disable",
-    group(clap::ArgGroup::new("change").required(true).multiple(true).args(["password", "user_type", "status"]))
+    group(clap::ArgGroup::new("change").required(true).multiple(true).args(["password", "user_type", "status", "rate_messages", "rate_bytes"]))
 )]
 pub(crate) struct Update {
     #[command(flatten)]
@@ -76,6 +89,8 @@ pub(crate) struct Update {
     /// Whether it is let in.
     #[arg(short = 's', long = "userStatus", ignore_case = true)]
     status: Option<UserStatus>,
+    #[command(flatten)]
+    rate: Rate,
     #[command(flatten)]
     pub output: ShortOutput,
 }
@@ -124,6 +139,8 @@ pub(crate) async fn create(directory: &Directory, arguments: &Create) -> Result<
         name: arguments.name.clone(),
         secret: Some(arguments.password.clone()),
         admin: Some(arguments.user_type == UserType::Super),
+        rate_messages: arguments.rate.rate_messages,
+        rate_bytes: arguments.rate.rate_bytes,
         ..PutUserRequest::default()
     };
     put(directory, &arguments.place, "create", request).await
@@ -136,6 +153,8 @@ pub(crate) async fn update(directory: &Directory, arguments: &Update) -> Result<
         admin: arguments.user_type.map(|user_type| user_type == UserType::Super),
         disabled: arguments.status.map(|status| status == UserStatus::Disable),
         update: true,
+        rate_messages: arguments.rate.rate_messages,
+        rate_bytes: arguments.rate.rate_bytes,
     };
     put(directory, &arguments.place, "update", request).await
 }
@@ -221,6 +240,8 @@ fn to_json(group: &Group, user: &User) -> Value {
         "username": user.name,
         "userType": kind,
         "userStatus": status,
+        "rateMessages": user.rate_messages,
+        "rateBytes": user.rate_bytes,
         "version": user.version,
         "createdMs": user.created_ms,
         "updatedMs": user.updated_ms,

@@ -15,6 +15,7 @@ pub mod rule;
 
 pub use config::AccessConfig;
 
+use crate::rate::Limit;
 use crate::store::{StateError, access};
 use parking_lot::Mutex;
 use raft_store::State;
@@ -68,7 +69,7 @@ pub(crate) struct Identity {
 /// What was allowed to whom, for calls that last.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    identity: Identity,
+    pub identity: Identity,
     needs: Vec<Need>,
     as_of: u64,
 }
@@ -84,6 +85,8 @@ struct Known {
 struct Rows {
     as_of: u64,
     users: HashMap<String, Arc<Known>>,
+    /// There is a user that may not send as fast as it likes.
+    limits: bool,
 }
 
 /// Users that are read one by one; where more changed, all are read.
@@ -169,6 +172,17 @@ impl Access {
         }
     }
 
+    /// Whether any user may not send as fast as it likes.
+    pub(crate) fn limits_users(&self, state: impl FnOnce() -> State) -> bool {
+        self.is_on() && self.rows(state).is_ok_and(|rows| rows.limits)
+    }
+
+    /// How fast a user may send.
+    pub(crate) fn limit_of(&self, user: &str, state: impl FnOnce() -> State) -> Limit {
+        let rows = self.rows(state).ok();
+        rows.and_then(|rows| rows.users.get(user).map(|known| known.limit())).unwrap_or_default()
+    }
+
     /// Whether somebody may do all of this.
     pub(crate) fn permit(
         &self,
@@ -243,7 +257,7 @@ impl Access {
 impl Rows {
     fn reread(&self, state: &State, as_of: u64, changed: &Changed) -> Result<Rows, StateError> {
         let Changed::Users(names) = changed else { return Rows::read(state, as_of) };
-        let mut rows = Rows { as_of, ..self.clone() };
+        let mut rows = Rows { as_of, users: self.users.clone(), limits: false };
         for name in names {
             match access::user(state, name)? {
                 Some(user) => {
@@ -253,18 +267,20 @@ impl Rows {
                 None => drop(rows.users.remove(name)),
             }
         }
+        rows.limits = rows.users.values().any(|known| known.limit().is_set());
         Ok(rows)
     }
 
     fn read(state: &State, as_of: u64) -> Result<Rows, StateError> {
         let mut acls: HashMap<String, Acl> =
             access::acls(state)?.into_iter().map(|acl| (acl.subject.clone(), acl)).collect();
-        let mut users = HashMap::new();
+        let mut users: HashMap<String, Arc<Known>> = HashMap::new();
         for user in access::users(state)? {
             let acl = acls.remove(&format!("{}{}", access::USER_SUBJECT, user.name));
             users.insert(user.name.clone(), Arc::new(Known::read(user, acl)?));
         }
-        Ok(Rows { as_of, users })
+        let limits = users.values().any(|known| known.limit().is_set());
+        Ok(Rows { as_of, users, limits })
     }
 }
 
@@ -273,6 +289,10 @@ impl Known {
         let rules = acl.map(|acl| acl.rules.iter().map(Rule::read).collect::<Result<_, _>>()).transpose();
         let rules = rules.map_err(|what| StateError::Corrupt { table: "access", what })?.unwrap_or_default();
         Ok(Known { user, rules })
+    }
+
+    fn limit(&self) -> Limit {
+        Limit { messages: self.user.rate_messages, bytes: self.user.rate_bytes }
     }
 }
 

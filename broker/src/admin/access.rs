@@ -27,6 +27,8 @@ impl AdminService {
             admin: request.admin,
             disabled: request.disabled,
             mode: mode(request.update).into(),
+            rate_messages: request.rate_messages,
+            rate_bytes: request.rate_bytes,
         });
         self.change(what, &name, caller, put).await?;
         Ok(PutUserResponse { broker_group: self.broker_group() })
@@ -121,6 +123,8 @@ fn shown_user(user: command::User) -> User {
         version: user.version,
         created_ms: user.created_ms,
         updated_ms: user.updated_ms,
+        rate_messages: user.rate_messages,
+        rate_bytes: user.rate_bytes,
     }
 }
 

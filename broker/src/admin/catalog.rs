@@ -2,6 +2,8 @@
 
 use super::door::Caller;
 use super::{AdminService, Parts, in_parts};
+use crate::namesrv::owners_of_new;
+use crate::rate::{self, BYTES, MESSAGES};
 use crate::store::consumer_group::{RETRY_MAX_DEFAULT, START, Start, consumer_group, consumer_groups};
 use crate::store::fifo::ORDER;
 use crate::store::retention::{RESERVE_TIME, parse_age};
@@ -48,7 +50,13 @@ impl AdminService {
         };
         let created = known.is_none();
         let default_queues = self.node.config.grpc.default_topic_queues;
-        let row = wanted_topic(request, known, default_queues).map_err(Status::invalid_argument)?;
+        let wanted_owners = request.fifo_owners.clone();
+        let mut row = wanted_topic(request, known, default_queues).map_err(Status::invalid_argument)?;
+        if created {
+            let hosts = self.node.reporter.routes().ask(name.as_str()).await;
+            let owners = owners_of_new(name.as_str(), &self.broker_group(), &hosts, wanted_owners);
+            row.fifo_owners = owners.map_err(Status::failed_precondition)?;
+        }
         let put = Kind::PutTopic(PutTopic { topic: Some(row), create_only: false });
         let what = if created { "topic created" } else { "topic changed" };
         let reply = self.change(what, name.as_str(), caller, put).await?;
@@ -96,6 +104,7 @@ impl AdminService {
                 ordered: route.topic.ordered,
                 id: route.topic.id,
                 version: route.topic.version,
+                fifo_owners: route.topic.fifo_owners,
                 ..Topic::default()
             }),
             members: route
@@ -275,13 +284,16 @@ fn message_types_of(value: &str) -> Result<Vec<i32>, String> {
 }
 
 fn check_attribute_key(key: &str) -> Result<&'static [&'static str], String> {
-    if key == RESERVE_TIME {
+    if [RESERVE_TIME, MESSAGES, BYTES].contains(&key) {
         return Ok(&[]);
     }
     let known = KEPT_ATTRIBUTES.iter().find(|(name, _)| *name == key);
     known.map(|(_, values)| *values).ok_or_else(|| {
         let names: Vec<&str> = KEPT_ATTRIBUTES.iter().map(|(name, _)| *name).collect();
-        format!("topics have no attribute {key}; there are {MESSAGE_TYPE}, {RESERVE_TIME}, {}", names.join(", "))
+        let names = names.join(", ");
+        format!(
+            "topics have no attribute {key}; there are {MESSAGE_TYPE}, {RESERVE_TIME}, {MESSAGES}, {BYTES}, {names}"
+        )
     })
 }
 
@@ -290,6 +302,11 @@ fn check_attribute(key: &str, value: &str) -> Result<(), String> {
         // The group says whether its log keeps messages for as long.
         let wrong = || format!("{key} = {value}: must be an age such as 12h, 30m or 2d");
         return parse_age(value).map(|_| ()).ok_or_else(wrong);
+    }
+    if [MESSAGES, BYTES].contains(&key) {
+        let wrong =
+            || format!("{key} = {value}: must be a whole number a second, from 1 on; take it away for no limit");
+        return rate::parse(value).map(|_| ()).ok_or_else(wrong);
     }
     let values = check_attribute_key(key)?;
     if values.contains(&value) { Ok(()) } else { Err(format!("{key} = {value}: must be one of {}", values.join(", "))) }
@@ -308,6 +325,7 @@ fn to_topic(row: command::Topic) -> Topic {
         version: row.version,
         created_ms: row.created_ms,
         updated_ms: row.updated_ms,
+        fifo_owners: row.fifo_owners,
     }
 }
 
@@ -360,6 +378,8 @@ mod tests {
             (&[("mesage.type", "NORMAL")], "topics have no attribute mesage.type"),
             (&[("cleanup.policy", "COMPACTION")], "must be one of DELETE"),
             (&[("reserve.time", "soon")], "must be an age such as 12h"),
+            (&[("rate.messages", "0")], "must be a whole number a second"),
+            (&[("rate.bytes", "1k")], "must be a whole number a second"),
         ] {
             let refused = wanted_topic(request(pairs), Some(fifo.clone()), 8).expect_err(part);
             assert!(refused.contains(part), "{refused}");

@@ -13,7 +13,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 /// What waits for a stream's task; more is not taken.
@@ -128,6 +128,8 @@ pub(crate) struct Streams {
     /// Which of several producers is asked first.
     turn: AtomicUsize,
     nonces: AtomicU64,
+    /// The members of the broker group changed.
+    regrouped: watch::Sender<()>,
     /// Answers that are waited for: who is to give them, and to whom they go.
     answers: Mutex<HashMap<String, (String, oneshot::Sender<ClientAnswer>)>>,
 }
@@ -136,7 +138,8 @@ impl Streams {
     /// A client's stream, of which nobody knows before it brings settings.
     pub(crate) fn open(self: &Arc<Self>, client_id: &str, connection: u64) -> Stream {
         let (sender, orders) = mpsc::channel(ORDERS_MAX);
-        Stream { streams: self.clone(), client_id: client_id.to_owned(), connection, sender, orders }
+        let regrouped = self.regrouped.subscribe();
+        Stream { streams: self.clone(), client_id: client_id.to_owned(), connection, sender, orders, regrouped }
     }
 
     /// The client said that it ends: nobody is to ask it anything.
@@ -162,6 +165,11 @@ impl Streams {
             return Some(Heard { client_id, answer });
         }
         None
+    }
+
+    /// Every stream is told that the members of the broker group changed.
+    pub(crate) fn regrouped(&self) {
+        self.regrouped.send_replace(());
     }
 
     /// Live clients with a stream to this node, by id.
@@ -237,6 +245,7 @@ pub(crate) struct Stream {
     connection: u64,
     sender: mpsc::Sender<Order>,
     orders: mpsc::Receiver<Order>,
+    regrouped: watch::Receiver<()>,
 }
 
 impl Stream {
@@ -253,12 +262,13 @@ impl Stream {
         table.clients.entry(self.client_id.clone()).or_default().push(stream);
     }
 
-    /// The next thing to write. It never ends.
-    pub(crate) async fn order(&mut self) -> Order {
-        match self.orders.recv().await {
-            Some(order) => order,
-            // Not while a sender is held here.
-            None => std::future::pending().await,
+    /// The next thing to write; `None`: that the members of the broker group changed. It never ends, as both senders are
+    /// held here.
+    pub(crate) async fn order(&mut self) -> Option<Order> {
+        tokio::select! {
+            Some(order) = self.orders.recv() => Some(order),
+            Ok(()) = self.regrouped.changed() => None,
+            else => std::future::pending().await,
         }
     }
 }
@@ -292,7 +302,7 @@ async fn write(orders: &mpsc::Sender<Order>, told: Told, nonce: String, by: Inst
 
 #[cfg(test)]
 mod tests {
-    use super::{Arc, ClientsRequest, ConnectedClient, Duration, Registry, Streams, Told, Whom};
+    use super::{Arc, ClientsRequest, ConnectedClient, Duration, Registry, Stream, Streams, Told, Whom};
     use raftmq_proto::forward::{ClientAnswer, ClientSubscription};
 
     fn publishes(topics: &[&str]) -> ConnectedClient {
@@ -390,6 +400,24 @@ mod tests {
         check("", "", "b", &["b"]);
         tokio::time::advance(Duration::from_secs(30)).await;
         check("", "", "", &[]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_hear_once_that_the_members_changed() {
+        let streams = Arc::new(Streams::default());
+        streams.regrouped();
+        let mut open = [streams.open("a", 1), streams.open("b", 2)];
+        let heard = async |stream: &mut Stream| {
+            let order = tokio::time::timeout(Duration::from_secs(1), stream.order()).await;
+            matches!(order, Ok(None))
+        };
+        assert!(!heard(&mut open[0]).await, "it was opened afterwards");
+        streams.regrouped();
+        streams.regrouped();
+        for stream in &mut open {
+            assert!(heard(stream).await);
+            assert!(!heard(stream).await);
+        }
     }
 
     #[tokio::test]

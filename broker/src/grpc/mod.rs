@@ -14,6 +14,7 @@ mod dead_letter;
 mod dialect;
 mod invisible;
 mod offset;
+mod owner;
 mod pull;
 mod recall;
 mod receive;
@@ -27,6 +28,7 @@ mod transaction;
 use crate::broker::Node;
 use crate::client::settings::KnownSettings;
 use crate::deliver::handle::Handles;
+use crate::namesrv::owners_of_new;
 use access::Needs;
 use bytes::Bytes;
 use caller::Caller;
@@ -71,6 +73,8 @@ pub(crate) struct Front {
     delivering: Arc<Semaphore>,
     /// Calls without permission are logged so often.
     denials: Limited,
+    /// The way to other broker groups that keep message groups.
+    owner_nodes: owner::Nodes,
     /// Polls, telemetry streams, and what looks after them.
     calls: TaskTracker,
     /// The public port takes no new work: polls and telemetry streams end.
@@ -86,6 +90,7 @@ impl Front {
             store_host: format!("{}:{}", addresses.host, addresses.grpc_port),
             delivering: Arc::new(Semaphore::new(node.config.grpc.deliver_bytes_max >> 10)),
             denials: Limited::every(Duration::from_secs(10)),
+            owner_nodes: owner::Nodes::new(node.config.propose.inflight_bytes_max),
             calls: node.calls.clone(),
             closing,
             node,
@@ -171,7 +176,11 @@ impl Front {
         if !config.auto_create_topic || !name.may_be_auto_created() {
             return Ok(false);
         }
+        // A broker group that has the topic already keeps its message groups.
+        let hosts = self.node.reporter.routes().of(name.as_str()).await;
+        let owners = owners_of_new(name.as_str(), &self.node.config.broker_group, &hosts, Vec::new());
         let topic = Topic {
+            fifo_owners: owners.map_err(ApiError::OwnersDisagree)?,
             name: name.to_string(),
             read_queues: config.default_topic_queues,
             write_queues: config.default_topic_queues,

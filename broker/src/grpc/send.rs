@@ -3,7 +3,9 @@
 use super::Front;
 use super::caller::Caller;
 use super::convert;
+use super::owner;
 use super::status::{self, ApiError};
+use crate::access::Permit;
 use crate::command::encode_message;
 use crate::config::GrpcConfig;
 use crate::deliver::handle::{Handles, WaitingHandle, message_id_hash};
@@ -13,6 +15,7 @@ use raftmq_proto::command::command::Kind;
 use raftmq_proto::command::{Append, AppendMessage, Appended, Checks, Property, StoredMessage, Waits, reply};
 use raftmq_proto::name::TopicName;
 use raftmq_proto::rocketmq as v2;
+use std::collections::BTreeMap;
 use tonic::Request;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -114,7 +117,13 @@ pub(super) async fn handle(front: &Front, request: Request<v2::SendMessageReques
 
 async fn send(front: &Front, request: Request<v2::SendMessageRequest>) -> Result<v2::SendMessageResponse, ApiError> {
     let (caller, request) = Caller::split(request);
-    let client_id = front.admit(&caller, &request)?;
+    let handed_over = owner::is_handed_over(&caller);
+    let permit = front.permit(&caller, &request)?;
+    let client_id = caller.client_id()?;
+    // One that came by a node of another broker group is not at this one.
+    if !handed_over {
+        front.node.registry.seen(client_id, caller.language());
+    }
     let peer = caller.address().map(|client| client.to_string()).unwrap_or_default();
     let node = &*front.node;
     let context = Context {
@@ -124,26 +133,71 @@ async fn send(front: &Front, request: Request<v2::SendMessageRequest>) -> Result
         store_host: &front.store_host,
         client_id,
     };
-    let Draft { topic, append, blobs, message_ids } = draft(request, &context)?;
+    let ordered = request.messages.iter().any(has_message_group).then(|| request.clone());
+    let Draft { topic, mut append, blobs, message_ids } = draft(request, &context)?;
+    front.count_for(&mut append, client_id, permit.as_ref());
+    let hashes = append.messages.iter().map(|message| message.message_group_hash);
+    let owners = match ordered {
+        Some(request) => front.owners(&topic, hashes).await?.map(|owners| (owners, request)),
+        None => None,
+    };
+    if let Some((owners, request)) = owners {
+        append.broker_group.clone_from(&node.config.broker_group);
+        if owners.iter().any(Option::is_some) {
+            if handed_over {
+                return Err(ApiError::OwnersDisagree(format!(
+                    "a node of another broker group took {} for the one that keeps these message groups of topic {topic}",
+                    node.config.broker_group
+                )));
+            }
+            let own = Draft { topic, append, blobs, message_ids };
+            return Ok(apart(front, &caller, own, request.messages, owners).await);
+        }
+    }
     if let Some(sent) = append.messages.iter().find(|message| message.message_type == LITE) {
         return Err(refuse_type(front, &topic, sent.message_type).await);
     }
+    store(front, &caller, Draft { topic, append, blobs, message_ids }, !handed_over).await
+}
+
+impl Front {
+    /// Names the client and the user of a send, where they are limited, to the leader.
+    fn count_for(&self, append: &mut Append, client_id: &str, permit: Option<&Permit>) {
+        if self.node.config.grpc.client_rate.is_set() {
+            client_id.clone_into(&mut append.client_id);
+        }
+        if let Some(user) = permit.map(|permit| &permit.identity.user)
+            && self.node.access.limit_of(user, || self.state()).is_set()
+        {
+            append.user.clone_from(user);
+        }
+    }
+}
+
+/// Stores messages in this broker group; with `create`, a topic that does not exist may be made.
+async fn store(
+    front: &Front,
+    caller: &Caller,
+    draft: Draft,
+    create: bool,
+) -> Result<v2::SendMessageResponse, ApiError> {
+    let Draft { topic, append, blobs, message_ids } = draft;
     let counted = count(&append);
     let times: Vec<u64> = append.messages.iter().map(|message| message.delivery_ms).collect();
-    if let Some(why) = node.gate.refusal() {
+    if let Some(why) = front.node.gate.refusal() {
         return Err(ApiError::DiskFull(why));
     }
-    let appended = match submit(front, &caller, append.clone(), blobs.clone()).await {
-        Err(error) if error.is_topic_not_found() => {
-            if !front.create_topic(&topic, &caller).await? {
+    let appended = match submit(front, caller, append.clone(), blobs.clone()).await {
+        Err(error) if create && error.is_topic_not_found() => {
+            if !front.create_topic(&topic, caller).await? {
                 return Err(error);
             }
-            submit(front, &caller, append, blobs).await?
+            submit(front, caller, append, blobs).await?
         }
         outcome => outcome?,
     };
     for (message_type, bodies) in counted {
-        node.counters.sent(topic.as_str(), metric_name(message_type), bodies.into_iter());
+        front.node.counters.sent(topic.as_str(), metric_name(message_type), bodies.into_iter());
     }
     Ok(answer(&appended, message_ids, &times, front.handles))
 }
@@ -172,6 +226,80 @@ fn metric_name(message_type: i32) -> &'static str {
         v2::MessageType::Lite => "lite",
         v2::MessageType::Unspecified => "unspecified",
     }
+}
+
+fn has_message_group(message: &v2::Message) -> bool {
+    let group = message.system_properties.as_ref().and_then(|system| system.message_group.as_deref());
+    group.is_some_and(|group| !group.is_empty())
+}
+
+/// Has each message stored by the broker group that keeps its message group, in the order in which they came: those of
+/// one message group go together. What comes of each stands in its entry.
+async fn apart(
+    front: &Front,
+    caller: &Caller,
+    draft: Draft,
+    messages: Vec<v2::Message>,
+    owners: Vec<Option<String>>,
+) -> v2::SendMessageResponse {
+    let topic = draft.topic;
+    let mut own = Draft {
+        topic: topic.clone(),
+        append: Append { messages: Vec::new(), ..draft.append.clone() },
+        blobs: Vec::new(),
+        message_ids: Vec::new(),
+    };
+    let mut own_at = Vec::new();
+    let mut elsewhere: BTreeMap<String, (Vec<usize>, Vec<v2::Message>)> = BTreeMap::new();
+    let drafted = draft.append.messages.into_iter().zip(draft.blobs).zip(draft.message_ids);
+    for (at, ((((row, blob), message_id), mut message), owner)) in drafted.zip(messages).zip(owners).enumerate() {
+        match owner {
+            None => {
+                own.append.messages.push(row);
+                own.blobs.push(blob);
+                own.message_ids.push(message_id);
+                own_at.push(at);
+            }
+            Some(owner) => {
+                if let Some(system) = message.system_properties.as_mut().filter(|it| it.born_host.trim().is_empty()) {
+                    // There it would be this node's.
+                    system.born_host = caller.address().map(|client| client.to_string()).unwrap_or_default();
+                }
+                let (ats, messages) = elsewhere.entry(owner).or_default();
+                ats.push(at);
+                messages.push(message);
+            }
+        }
+    }
+    let count = own_at.len() + elsewhere.values().map(|(ats, _)| ats.len()).sum::<usize>();
+    let here = async {
+        match own_at.is_empty() {
+            true => Ok(v2::SendMessageResponse::default()),
+            false => store(front, caller, own, true).await,
+        }
+    };
+    let there = elsewhere.into_iter().map(async |(owner, (ats, messages))| {
+        (ats, front.owner_nodes.send(front, caller, (&topic, &owner), messages).await)
+    });
+    let (here, there) = futures::future::join(here, futures::future::join_all(there)).await;
+    let mut entries = vec![v2::SendResultEntry::default(); count];
+    for (ats, outcome) in std::iter::once((own_at, here)).chain(there) {
+        match outcome {
+            Ok(answer) => {
+                for (at, entry) in ats.into_iter().zip(answer.entries) {
+                    entries[at] = entry;
+                }
+            }
+            Err(error) => {
+                let status = front.log("SendMessage", error);
+                for at in ats {
+                    entries[at].status = Some(status.clone());
+                }
+            }
+        }
+    }
+    let status = status::common(entries.iter().filter_map(|entry| entry.status.as_ref()));
+    v2::SendMessageResponse { status: Some(status), entries }
 }
 
 /// Stores the messages. Those of a call with several message groups may go to several queues.
@@ -244,7 +372,11 @@ fn draft(request: v2::SendMessageRequest, context: &Context<'_>) -> Result<Draft
         return Err(ApiError::SeveralTopics);
     }
     let mut draft = Draft {
-        append: Append { topic: topic.as_str().to_owned(), messages: Vec::with_capacity(messages.len()), checks: None },
+        append: Append {
+            topic: topic.as_str().to_owned(),
+            messages: Vec::with_capacity(messages.len()),
+            ..Append::default()
+        },
         topic,
         blobs: Vec::with_capacity(messages.len()),
         message_ids: Vec::with_capacity(messages.len()),
@@ -464,7 +596,7 @@ fn message_type(system: &v2::SystemProperties) -> v2::MessageType {
 }
 
 /// What orders a FIFO message; 0 for others, whose message group is only carried.
-fn message_group_hash(system: &v2::SystemProperties, message_type: v2::MessageType) -> u64 {
+pub(super) fn message_group_hash(system: &v2::SystemProperties, message_type: v2::MessageType) -> u64 {
     let group = system.message_group.as_deref().filter(|_| message_type == v2::MessageType::Fifo);
     group.map_or(0, |group| xxhash_rust::xxh3::xxh3_64(group.as_bytes()).max(1))
 }

@@ -112,6 +112,18 @@ pub(crate) enum ApiError {
     ClientSilent(String),
     #[error("topic {0} keeps no such message")]
     NoSuchMessage(String),
+    #[error("{0}")]
+    OwnersDisagree(String),
+    #[error(
+        "broker group {owner} keeps slot {slot} of the message groups of topic {topic}, and takes nothing now ({why}): to \
+         keep their order, messages of this slot are stored nowhere else"
+    )]
+    OwnerAway { owner: String, slot: u64, topic: String, why: String },
+    #[error(
+        "busy: {limit} bytes of messages are on their way to other broker groups; raise requestInflightBytesMax or send \
+         slower"
+    )]
+    OwnersBusy { limit: usize },
     #[error("{0} is not implemented yet")]
     NotImplemented(&'static str),
     #[error("{0}")]
@@ -183,7 +195,12 @@ impl ApiError {
             ApiError::Filter(_) | ApiError::Sql(_) | ApiError::FilterTooLong { .. } | ApiError::FilterType => {
                 Code::IllegalFilterExpression
             }
-            ApiError::PollingFull(_) | ApiError::DeliveringFull { .. } | ApiError::DiskFull(_) => Code::TooManyRequests,
+            ApiError::PollingFull(_)
+            | ApiError::DeliveringFull { .. }
+            | ApiError::OwnersBusy { .. }
+            | ApiError::DiskFull(_) => Code::TooManyRequests,
+            // Clients try again, at another node where they can.
+            ApiError::OwnersDisagree(_) | ApiError::OwnerAway { .. } => Code::HaNotAvailable,
             ApiError::Handle(_) => Code::InvalidReceiptHandle,
             ApiError::TransactionId => Code::InvalidTransactionId,
             ApiError::Resolution => Code::BadRequest,
@@ -235,7 +252,7 @@ fn refused(refusal: Refusal) -> Code {
         Refusal::InvalidHandle => Code::InvalidReceiptHandle,
         Refusal::DeadlinePassed => Code::ProxyTimeout,
         // Clients wait a little before they try again.
-        Refusal::DiskFull => Code::TooManyRequests,
+        Refusal::DiskFull | Refusal::RateLimited => Code::TooManyRequests,
         Refusal::InvalidArgument => Code::BadRequest,
         Refusal::OffsetOutOfRange => Code::IllegalOffset,
         Refusal::NotSupported => Code::NotImplemented,
@@ -243,6 +260,8 @@ fn refused(refusal: Refusal) -> Code {
         Refusal::HalfMessageNotFound | Refusal::AlreadyCommitted | Refusal::AlreadyRolledBack => {
             Code::InvalidTransactionId
         }
+        // The topic was made anew between this node's look and the append: tried again, it goes to whom it should.
+        Refusal::NotOwner => Code::HaNotAvailable,
         // A name that was taken between two commands, and a batch of an earlier boot: neither is the client's doing.
         Refusal::Unspecified
         | Refusal::AlreadyExists
@@ -317,6 +336,14 @@ mod tests {
         check(ApiError::refused(Refusal::InvalidHandle, String::new()), "INVALID_RECEIPT_HANDLE", "invalid handle");
         check(ApiError::refused(Refusal::TopicNotFound, "no t".to_owned()), "TOPIC_NOT_FOUND", "no t");
         check(ApiError::refused(Refusal::DiskFull, "full".to_owned()), "TOO_MANY_REQUESTS", "full");
+        let away =
+            ApiError::OwnerAway { owner: "B".to_owned(), slot: 7, topic: "t".to_owned(), why: "gone".to_owned() };
+        check(
+            away,
+            "HA_NOT_AVAILABLE",
+            "broker group B keeps slot 7 of the message groups of topic t, and takes nothing now (gone): to keep their \
+             order, messages of this slot are stored nowhere else",
+        );
         check(ApiError::DiskFull("full".into()), "TOO_MANY_REQUESTS", "full");
         check(ApiError::NothingNew, "MESSAGE_NOT_FOUND", "no new message");
     }

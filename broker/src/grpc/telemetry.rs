@@ -48,6 +48,14 @@ impl From<Result<v2::TelemetryCommand, Status>> for Sent {
     }
 }
 
+/// Whether a client of this `x-mq-language` gains by being told to connect anew. Java does so, or says so to its
+/// application (5.2.0), as Go does (5.1.4). Node.js (1.0.8) would open its stream again over the same connection, and
+/// leave the old one with nobody to hear its errors, which then end the process. Rust (5.0.0) logs an error, and
+/// Python (5.1.2) passes over it.
+fn reconnects(language: &str) -> bool {
+    ["JAVA", "GO"].contains(&language)
+}
+
 /// Opens the stream. It returns at once, so that the client has its headers before it has said anything.
 pub(super) fn open(front: &Arc<Front>, request: Request<Streaming<v2::TelemetryCommand>>) -> Outbound {
     let (caller, inbound) = Caller::split(request);
@@ -89,11 +97,18 @@ impl Stream {
             let received = tokio::select! {
                 received = inbound.message() => received,
                 order = stream.order() => {
-                    self.place(&front, order);
+                    match order {
+                        Some(order) => self.place(&front, order),
+                        None => self.reconnect(),
+                    }
                     continue;
                 }
                 () = self.sender.closed() => break,
-                () = front.closing.cancelled() => break,
+                () = front.closing.cancelled() => {
+                    // Its last word: this node stops, or has no vote any more.
+                    self.reconnect();
+                    break;
+                }
             };
             // The client half-closed, or its connection broke: our half ends with it.
             let Ok(Some(received)) = received else { break };
@@ -127,6 +142,16 @@ impl Stream {
             }
         }
         front.settings.disconnected(&self.client_id, connection);
+    }
+
+    /// Tells the client to connect anew, if it understands that. It gives no answer, and has until its next route
+    /// otherwise, so that nobody waits for it.
+    fn reconnect(&self) {
+        if reconnects(&self.language) {
+            let nonce = self.caller.arrived().elapsed().as_millis().to_string();
+            let said = Command::ReconnectEndpointsCommand(v2::ReconnectEndpointsCommand { nonce });
+            let _ = self.sender.try_send(Ok(v2::TelemetryCommand { status: None, command: Some(said) }).into());
+        }
     }
 
     /// Writes what somebody wants the client to be told, unless it may not hear it or does not read.

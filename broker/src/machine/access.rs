@@ -53,6 +53,8 @@ impl Turn<'_, '_> {
             version: before.version + 1,
             created_ms: before.created_ms,
             updated_ms: self.now_ms,
+            rate_messages: put.rate_messages.unwrap_or(before.rate_messages),
+            rate_bytes: put.rate_bytes.unwrap_or(before.rate_bytes),
         };
         if row.secret.is_empty() {
             return Ok(refused(Refusal::InvalidArgument, "a user needs a password"));

@@ -5,7 +5,7 @@
 //! group and a PRIORITY message to that of its priority, so that an entry makes a run per queue of those. Messages
 //! with a delivery time to come, and half messages, get no place yet: they wait.
 
-use super::fifo::FIFO;
+use super::fifo::{FIFO, check_owner};
 use super::turn::{KnownTopic, Turn};
 use super::{Effect, done, refused};
 use crate::store::message::{Place, Run};
@@ -54,7 +54,8 @@ impl Turn<'_, '_> {
             return Ok(refused(Refusal::InvalidArgument, "no message to send, or a message without its body"));
         };
         for message in &append.messages {
-            if let Some(refusal) = check(&topic, message) {
+            let owner = || check_owner(&topic, &append.broker_group, message.message_group_hash);
+            if let Some(refusal) = check(&topic, message).or_else(owner) {
                 return Ok(refusal);
             }
         }

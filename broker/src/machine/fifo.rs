@@ -8,9 +8,10 @@
 
 use super::cleanup::Piece;
 use super::lease::{Look, Verdict};
+use super::topic::NAME_BYTES_MAX;
 use super::turn::{KnownGroup, KnownTopic, Turn};
 use super::{Effect, refused};
-use crate::store::fifo::{self, MessageGroup};
+use crate::store::fifo::{self, MessageGroup, OWNERS_MAX, owner_of, slot_of};
 use crate::store::message::Place;
 use crate::store::retry::Retry;
 use crate::store::subscription::Subscription;
@@ -47,6 +48,33 @@ pub(super) fn fix_queues(wanted: &mut Topic, known: Option<&Topic>) -> Option<Re
         );
         refused(Refusal::InvalidArgument, detail)
     })
+}
+
+/// Fixes which broker groups keep the message groups of a topic, when it is made: from then on messages of one are
+/// stored nowhere else, whatever becomes of its broker group.
+pub(super) fn fix_owners(wanted: &mut Topic, known: Option<&Topic>) -> Option<Reply> {
+    if let Some(known) = known {
+        wanted.fifo_owners.clone_from(&known.fifo_owners);
+        return None;
+    }
+    let owners = &wanted.fifo_owners;
+    let wrong = if owners.len() > OWNERS_MAX {
+        format!("{} broker groups cannot share message groups, the limit is {OWNERS_MAX}", owners.len())
+    } else if owners.iter().any(|owner| owner.is_empty() || owner.len() > NAME_BYTES_MAX) {
+        "a broker group that keeps message groups has no name, or one that is too long".to_owned()
+    } else {
+        let twice = owners.iter().enumerate().find(|(at, owner)| owners[..*at].contains(owner))?.1;
+        format!("broker group {twice} is to keep message groups twice")
+    };
+    Some(refused(Refusal::InvalidArgument, wrong))
+}
+
+/// Why a FIFO message that was sent to `broker_group` is not stored: another one keeps its message group.
+pub(super) fn check_owner(topic: &KnownTopic, broker_group: &str, hash: u64) -> Option<Reply> {
+    let owner = owner_of(&topic.row.fifo_owners, hash).filter(|owner| hash != 0 && *owner != broker_group)?;
+    let slot = slot_of(hash);
+    let detail = format!("broker group {owner} keeps slot {slot} of the message groups of topic {}", topic.name);
+    Some(refused(Refusal::NotOwner, detail))
 }
 
 impl Turn<'_, '_> {

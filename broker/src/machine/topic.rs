@@ -40,7 +40,8 @@ impl Turn<'_, '_> {
             return Ok(refusal);
         }
         let known = self.topic(&wanted.name)?;
-        let refusal = fifo::fix_queues(&mut wanted, known.as_ref().map(|known| &known.row));
+        let row = known.as_ref().map(|known| &known.row);
+        let refusal = fifo::fix_queues(&mut wanted, row).or_else(|| fifo::fix_owners(&mut wanted, row));
         if let Some(refusal) = refusal.filter(|_| known.is_none() || !put.create_only) {
             return Ok(refusal);
         }

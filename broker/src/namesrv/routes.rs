@@ -29,6 +29,8 @@ const ABSENT_FOR: Duration = Duration::from_secs(2);
 const TOPICS_MAX: usize = 200_000;
 /// Topics kept as absent.
 const ABSENT_MAX: usize = 10_000;
+/// `apache.rocketmq.v2.MessageType.FIFO`.
+const FIFO: i32 = 2;
 /// Topics in one request.
 const REQUEST_TOPICS_MAX: usize = 1_000;
 /// A name server that has been up for this long has heard of every broker group that lives.
@@ -43,6 +45,19 @@ pub struct ForeignRoute {
     pub topic: Topic,
     /// Members of the broker group, by label.
     pub members: Vec<Member>,
+}
+
+impl ForeignRoute {
+    /// The broker groups that keep the topic's message groups there.
+    #[must_use]
+    pub fn owners(&self) -> Vec<String> {
+        owners_in(&self.broker_group, &self.topic.fifo_owners)
+    }
+}
+
+/// Who keeps message groups by the row that `broker_group` has of a topic: it alone when the row names nobody.
+fn owners_in(broker_group: &str, named: &[String]) -> Vec<String> {
+    if named.is_empty() { vec![broker_group.to_owned()] } else { named.to_vec() }
 }
 
 /// A handle to the routes of other broker groups; cheap to clone.
@@ -112,6 +127,32 @@ impl Routes {
             absent.insert(topic.to_owned(), Instant::now());
         }
         routes
+    }
+
+    /// The same as [`Routes::of`], but every name server that answers is asked now, so that what was just made or just
+    /// deleted elsewhere counts.
+    pub async fn ask(&self, topic: &str) -> Vec<ForeignRoute> {
+        if let Some(started) = self.inner.started.get() {
+            let answers = started.ask(&[topic.to_owned()], 0, LOOKUP_TIMEOUT, Some(LOOKUP_OTHERS)).await;
+            self.inner.known.write().learn(&answers, &[topic.to_owned()]);
+        }
+        self.known(topic).unwrap_or_default()
+    }
+
+    /// Whether another broker group spreads the message groups of a topic over others than `owners`, as far as this node
+    /// knows: its name and the owners that it has.
+    #[must_use]
+    pub fn disagrees(&self, topic: &str, owners: &[&str]) -> Option<(String, Vec<String>)> {
+        self.inner.known.read().disagrees(topic, owners)
+    }
+
+    /// `host:port` of the public API of each member of another broker group that serves clients, by label.
+    #[must_use]
+    pub fn members_of(&self, broker_group: &str) -> Vec<String> {
+        let known = self.inner.known.read();
+        let members = known.groups.get(broker_group).map(|group| group.members.as_slice()).unwrap_or_default();
+        let addresses = members.iter().filter(|member| member.serves).filter_map(|member| member.addresses.as_ref());
+        addresses.map(|addresses| addresses.grpc.clone()).filter(|address| !address.is_empty()).collect()
     }
 
     /// What is known of a topic without asking anybody; `None` when nothing is.
@@ -223,6 +264,12 @@ impl Known {
             members: self.groups.get(name).map(|group| group.members.clone()).unwrap_or_default(),
         });
         Some(routes.collect())
+    }
+
+    fn disagrees(&self, topic: &str, owners: &[&str]) -> Option<(String, Vec<String>)> {
+        let hosts = self.topics.get(topic)?.iter().filter(|(_, topic)| topic.message_types.contains(&FIFO));
+        let mut theirs = hosts.map(|(name, topic)| (name.to_string(), owners_in(name, &topic.fifo_owners)));
+        theirs.find(|(_, theirs)| theirs != owners)
     }
 
     /// Merges answers to a request for `names`.
@@ -347,6 +394,26 @@ mod tests {
             (&[], "A:5:5"),
             (&[answer(40_000, "A", 6, &["t"])], "A:6:6"),
         ]);
+    }
+
+    #[test]
+    fn broker_groups_that_spread_message_groups_differently_are_told_apart() {
+        let mut known = Known::default();
+        let mut b = answer(OLD, "B", 1, &["t", "u"]);
+        let [t, u] = &mut b.topics[..] else { unreachable!("two topics") };
+        for route in [&mut *t, u] {
+            let topic = route.broker_groups[0].topic.as_mut().expect("there");
+            topic.message_types = vec![FIFO];
+        }
+        t.broker_groups[0].topic.as_mut().expect("there").fifo_owners = ["A", "B"].map(str::to_owned).to_vec();
+        known.learn(&[b.clone()], &["t".to_owned(), "u".to_owned()]);
+        assert_eq!(known.disagrees("t", &["A", "B"]), None);
+        let differs = Some(("B".to_owned(), vec!["A".to_owned(), "B".to_owned()]));
+        assert_eq!(known.disagrees("t", &["B", "A"]), differs);
+        // A row that names nobody is kept by its own broker group.
+        assert_eq!(known.disagrees("u", &["B"]), None);
+        assert_eq!(known.disagrees("u", &["A"]), Some(("B".to_owned(), vec!["B".to_owned()])));
+        assert_eq!(known.disagrees("nowhere", &["A"]), None);
     }
 
     #[test]

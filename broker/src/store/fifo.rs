@@ -11,8 +11,11 @@ use raftmq_proto::command::{ConsumerGroup, Topic};
 
 const TABLE: &str = key::TABLES[key::FIFO.0 as usize];
 
-/// Slots that the message groups of a topic fall into. A slot stays in its queue.
+/// Slots that the message groups of a topic fall into. A slot stays in its broker group and in its queue.
 pub const SLOTS: u64 = 1_024;
+
+/// Broker groups that may share the message groups of a topic.
+pub const OWNERS_MAX: usize = 256;
 
 /// The attribute of a consumer group that says whether it gets the messages of a message group one after another.
 pub const ORDER: &str = "message.group.order";
@@ -28,7 +31,22 @@ pub fn keeps_order(group: &ConsumerGroup) -> bool {
 #[must_use]
 pub fn queue_of(topic: &Topic, hash: u64) -> u16 {
     let queues = if topic.fifo_queues == 0 { topic.write_queues } else { topic.fifo_queues };
-    u16::try_from(hash % SLOTS % u64::from(queues.max(1))).expect("slots are fewer than 65,536")
+    u16::try_from(slot_of(hash) % u64::from(queues.max(1))).expect("slots are fewer than 65,536")
+}
+
+/// The slot of a message group, below [`SLOTS`].
+#[must_use]
+pub fn slot_of(hash: u64) -> u64 {
+    hash % SLOTS
+}
+
+/// The broker group that keeps a message group; `None` for the one in whose rows the topic is. Each of the owners has
+/// a run of slots, so that those of one broker group still spread over all of its queues.
+#[must_use]
+pub fn owner_of(owners: &[String], hash: u64) -> Option<&str> {
+    // Less than the number of owners, as a slot is less than `SLOTS`.
+    let at = slot_of(hash) * owners.len() as u64 / SLOTS;
+    owners.get(usize::try_from(at).ok()?).map(String::as_str)
 }
 
 /// A message group of which a message is out or waits in the retry index. Messages put aside behind it have the
@@ -85,7 +103,32 @@ pub fn put_aside(state: &impl ReadState, topic: TopicId, group: ConsumerGroupId)
 
 #[cfg(test)]
 mod tests {
-    use super::{ConsumerGroup, MessageGroup, ORDER, Topic, keeps_order, queue_of};
+    use super::{ConsumerGroup, MessageGroup, ORDER, SLOTS, Topic, keeps_order, owner_of, queue_of, slot_of};
+    use std::collections::{BTreeMap, BTreeSet};
+
+    #[test]
+    fn slots_are_dealt_to_broker_groups_and_within_each_to_all_of_its_queues() {
+        let topic = Topic { fifo_queues: 8, ..Topic::default() };
+        for count in [2usize, 3, 7] {
+            let owners: Vec<String> = (0..count).map(|number| format!("B{number}")).collect();
+            let mut shares: BTreeMap<&str, (u64, BTreeSet<u16>)> = BTreeMap::new();
+            for hash in 0..SLOTS {
+                let share = shares.entry(owner_of(&owners, hash).expect("somebody")).or_default();
+                share.0 += 1;
+                share.1.insert(queue_of(&topic, hash));
+                // All that tells message groups apart here is their slot.
+                assert_eq!(owner_of(&owners, hash + 5 * SLOTS), owner_of(&owners, hash));
+            }
+            assert_eq!(shares.len(), count);
+            let even = SLOTS / count as u64;
+            assert!(
+                shares.values().all(|(slots, queues)| slots.abs_diff(even) <= 1 && queues.len() == 8),
+                "{shares:?}"
+            );
+        }
+        assert_eq!(owner_of(&[], 5), None);
+        assert_eq!((slot_of(u64::MAX), owner_of(&["B".to_owned()], u64::MAX)), (1_023, Some("B")));
+    }
 
     #[test]
     fn rows_come_back() {

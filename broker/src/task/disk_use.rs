@@ -87,6 +87,8 @@ async fn unlink_below(node: &Node, upto: u64) -> Duration {
         }
         // Rows say that it was trimmed once the batch is written; Raft counts it as applied a little later.
         Err(TrimError::NotApplied { .. }) => LOOK,
+        // Nor is it told that they are removed: they would be counted again as too much.
+        Err(TrimError::Held) => LOOK,
         Err(TrimError::Closed) => AGAIN_AFTER,
         Err(error @ TrimError::TimedOut(_)) => {
             tracing::warn!(%error, "segments of the log stay for now");

@@ -1,16 +1,18 @@
 //! Decides what is too old or too much, and proposes that it goes; what it takes with it is the machine's business.
 //!
-//! The end of a trim is the end of a segment, so that disk is freed by every one. It never passes what a member still
-//! has to fetch: a member that is down holds it back, and the log names it.
+//! The end of a trim is the end of a segment, so that disk is freed by every one. A member that is up and has still to
+//! fetch what would go holds it back, and the log names it, until a disk is fuller than it should be. One that has been
+//! silent for [`AWAY_AFTER`] is passed over: it is filled when it is back.
 
 use super::reappend::{Moved, reappend};
 use crate::broker::Node;
 use crate::config::Retention;
 use crate::store::{StateError, retention, topic};
-use raft_store::{SegmentUse, State};
+use raft_store::{Member, NodeId, SegmentUse, State};
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::command::{Expire, Expired, Trim, Trimmed, reply};
 use raftmq_proto::forward::LogUse;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -22,6 +24,11 @@ const TOPICS_SHARE: u32 = 50;
 const NOTHING_FREED: Duration = Duration::from_secs(30);
 /// A warning that still holds is repeated after this.
 const WARN_AGAIN: Duration = Duration::from_secs(600);
+/// A member that was not heard of for so long is not waited for. What would go is what it has lacked for as long as
+/// messages are kept, or for as long as it took to write what the log may hold: it has mostly been away for longer.
+const AWAY_AFTER: Duration = Duration::from_secs(30);
+/// A member that was heard of within this time is up.
+const UP_WITHIN: Duration = Duration::from_secs(3);
 /// Commands of one trim in a row; then others get a turn.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -30,10 +37,12 @@ const HOUR_MS: u64 = 3_600_000;
 /// Runs until the task is dropped.
 pub(super) async fn run(node: &Node) {
     let mut warned = Warned::default();
+    let mut heard = Heard::default();
     let mut not_before = Instant::now();
     let mut topics_not_before = Instant::now();
     loop {
         tokio::time::sleep(LOOK).await;
+        heard.look(&node.group.members());
         let looked = async {
             if Instant::now() >= topics_not_before {
                 let since = Instant::now();
@@ -41,7 +50,7 @@ pub(super) async fn run(node: &Node) {
                 // A hundred thousand topics are looked through less often than ten.
                 topics_not_before = Instant::now() + since.elapsed() * TOPICS_SHARE;
             }
-            if Instant::now() >= not_before && !trim(node, &mut warned).await? {
+            if Instant::now() >= not_before && !trim(node, &mut warned, &heard).await? {
                 not_before = Instant::now() + NOTHING_FREED;
             }
             Ok::<(), Failure>(())
@@ -136,16 +145,49 @@ struct Look {
     uses: Vec<LogUse>,
 }
 
+/// When each member was heard of, as far as this leader knows.
+#[derive(Default)]
+struct Heard {
+    members: BTreeMap<NodeId, Instant>,
+}
+
+impl Heard {
+    fn look(&mut self, members: &[Member]) {
+        let now = Instant::now();
+        self.members.retain(|id, _| members.iter().any(|member| member.id == *id));
+        for member in members {
+            let at = self.members.entry(member.id).or_insert(now);
+            if member.last_ack.is_some_and(|ago| ago <= UP_WITHIN) {
+                *at = now;
+            }
+        }
+    }
+
+    fn is_away(&self, id: NodeId) -> bool {
+        self.members.get(&id).is_some_and(|at| at.elapsed() >= AWAY_AFTER)
+    }
+}
+
+/// Whether the disk of any member is so full that nobody is waited for.
+fn is_too_full(limits: &Retention, look: &Look) -> bool {
+    look.fullest_percent() > u128::from(limits.disk_percent_max)
+}
+
+impl Look {
+    fn fullest_percent(&self) -> u128 {
+        let used_percent = |log: &LogUse| match log.disk_bytes {
+            0 => 0,
+            bytes => u128::from(bytes.saturating_sub(log.free_bytes)) * 100 / u128::from(bytes),
+        };
+        self.uses.iter().map(used_percent).max().unwrap_or_default()
+    }
+}
+
 /// The entry up to which a trim is due, at the end of a file, and why.
 fn due(limits: &Retention, look: &Look) -> Option<(u64, &'static str)> {
-    let used_percent = |log: &LogUse| match log.disk_bytes {
-        0 => 0,
-        bytes => u128::from(bytes.saturating_sub(log.free_bytes)) * 100 / u128::from(bytes),
-    };
-    let fullest = look.uses.iter().map(used_percent).max().unwrap_or_default();
     let files = || look.sealed.iter().filter(|file| file.end.0 > look.trimmed);
     let any_hour = limits.hours.is_empty() || limits.hours.contains(&look.hour);
-    let by_age = (any_hour || fullest > u128::from(limits.disk_percent_max))
+    let by_age = (any_hour || is_too_full(limits, look))
         .then(|| files().map(|file| file.end.0).filter(|end| *end <= look.aged).max())
         .flatten();
     // What was trimmed and is not unlinked yet would be counted a second time.
@@ -182,13 +224,13 @@ fn due(limits: &Retention, look: &Look) -> Option<(u64, &'static str)> {
 }
 
 /// One trim, if there is one to do. Returns whether the next one may come at once.
-async fn trim(node: &Node, warned: &mut Warned) -> Result<bool, Failure> {
+async fn trim(node: &Node, warned: &mut Warned, heard: &Heard) -> Result<bool, Failure> {
     let state = node.group.state();
     let trimmed = retention::trimmed(&state)?.upto;
     let wanted = match retention::trim(&state)? {
         // Begun by another leader, or before a failure.
         Some(under_way) => Some(under_way.upto),
-        None => wanted(node, trimmed, warned)?,
+        None => wanted(node, trimmed, warned, heard)?,
     };
     let Some(upto) = wanted else { return Ok(true) };
     let mut moved = Moved::new(node, upto);
@@ -216,7 +258,7 @@ async fn trim(node: &Node, warned: &mut Warned) -> Result<bool, Failure> {
 }
 
 /// The mark that the next trim goes up to.
-fn wanted(node: &Node, trimmed: u64, warned: &mut Warned) -> Result<Option<u64>, Failure> {
+fn wanted(node: &Node, trimmed: u64, warned: &mut Warned, heard: &Heard) -> Result<Option<u64>, Failure> {
     let state = node.group.state();
     let limits = &node.config.retention;
     let now = node.proposer.now();
@@ -233,15 +275,26 @@ fn wanted(node: &Node, trimmed: u64, warned: &mut Warned) -> Result<Option<u64>,
     let Some(mark) = retention::mark_from(&state, end)? else { return Ok(None) };
     let members = node.group.members();
     let own = node.group.node();
-    let has = |member: &&raft_store::Member| member.id == own || member.matched.is_some_and(|at| at.0 >= mark.index);
-    let lacking: Vec<_> = members.iter().filter(|member| !has(member)).map(|member| member.label.as_str()).collect();
-    if !lacking.is_empty() {
+    let has = |member: &&Member| member.id == own || member.matched.is_some_and(|at| at.0 >= mark.index);
+    let lacking = members.iter().filter(|member| !has(member));
+    let (away, up): (Vec<_>, Vec<_>) = lacking.partition(|member| heard.is_away(member.id));
+    let labels = |members: &[&Member]| members.iter().map(|member| &*member.label).collect::<Vec<_>>().join(", ");
+    if !up.is_empty() && !is_too_full(limits, &look) {
         warned.say(format!(
-            "the log keeps more than it should ({why}): node {} is not there to fetch what would go; start it again, or \
-             take it out of the group",
-            lacking.join(", ")
+            "the log keeps more than it should ({why}): node {} is not there yet to fetch what would go; if it is down or \
+             cannot keep up, it is waited for until a disk is fuller than diskMaxUsedSpaceRatio = {} percent, or until it \
+             has been silent for {} s",
+            labels(&up),
+            limits.disk_percent_max,
+            AWAY_AFTER.as_secs()
         ));
         return Ok(None);
+    }
+    if !away.is_empty() || !up.is_empty() {
+        warned.say(format!(
+            "node {} lacks entries that go now ({why}); it is filled with what is kept when it is there",
+            labels(&[away, up].concat())
+        ));
     }
     tracing::info!(upto = mark.index, why, "the log of the broker group is trimmed");
     Ok(Some(mark.index))
@@ -249,10 +302,11 @@ fn wanted(node: &Node, trimmed: u64, warned: &mut Warned) -> Result<Option<u64>,
 
 #[cfg(test)]
 mod tests {
-    use super::{Look, due};
+    use super::{AWAY_AFTER, Heard, Look, due, is_too_full};
     use crate::config::Retention;
-    use raft_store::{LogIndex, SegmentUse};
+    use raft_store::{LogIndex, Member, NodeAddresses, SegmentUse};
     use raftmq_proto::forward::LogUse;
+    use std::time::Duration;
 
     const LIMITS: Retention =
         Retention { kept_ms: 1, hours: Vec::new(), log_bytes_max: 0, disk_percent_max: 75, force_percent: 0 };
@@ -301,5 +355,42 @@ mod tests {
         let limits = Retention { force_percent: 85, ..LIMITS };
         assert_eq!(end(&limits, &look(0, 1_000, 1_380)), Some(20), "120 bytes too many");
         assert_eq!(end(&limits, &look(0, 1_000, 0)), Some(100), "others fill the disk: what there is");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_silent_is_waited_for_a_moment() {
+        let member = |id, last_ack| Member {
+            id,
+            label: format!("n{id}"),
+            addresses: NodeAddresses::default(),
+            voter: true,
+            matched: None,
+            lag: None,
+            last_ack,
+        };
+        let mut heard = Heard::default();
+        for second in 0..=AWAY_AFTER.as_secs() {
+            // The second answers, the third did once, the fourth never to this leader.
+            let members = [
+                member(2, Some(Duration::from_millis(40))),
+                member(3, Some(Duration::from_secs(second))),
+                member(4, None),
+            ];
+            heard.look(&members);
+            assert!(!heard.is_away(2) && !heard.is_away(3), "{second}");
+            assert_eq!(heard.is_away(4), second == AWAY_AFTER.as_secs());
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert!(heard.is_away(3), "30 s after it was last heard of");
+        heard.look(&[member(4, Some(Duration::ZERO))]);
+        assert!(!heard.is_away(4), "it is back");
+        assert!(!heard.is_away(3), "it is no member any more");
+    }
+
+    #[test]
+    fn a_disk_that_fills_waits_for_nobody() {
+        assert!(!is_too_full(&LIMITS, &look(0, 1_000, 2_500)));
+        assert!(is_too_full(&LIMITS, &look(0, 1_000, 2_400)));
     }
 }

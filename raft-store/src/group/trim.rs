@@ -60,6 +60,10 @@ impl RaftGroup {
         let Some(last) = upto.0.checked_sub(1).filter(|_| shared.log.segments().first().is_some_and(is_below)) else {
             return Ok(0);
         };
+        // What is shipped to a member is not even purged: it goes on after the copy from what is in the log.
+        if shared.log.pinned().is_some() {
+            return Err(TrimError::Held);
+        }
         if shared.log.state().purged.is_none_or(|purged| purged.index < last) {
             let applied = shared.metrics().last_applied.map_or(0, |id| id.index);
             if applied < last {
@@ -130,8 +134,8 @@ impl RaftGroup {
         LogUse {
             bytes: segments.iter().map(|segment| segment.bytes).sum(),
             first: LogIndex(segments.first().map_or(next, |segment| segment.entries.start)),
-            disk_bytes: shared.disk.total_bytes(shared.log.dir()).unwrap_or_default(),
-            free_bytes: shared.disk.free_bytes(shared.log.dir()).unwrap_or_default(),
+            disk_bytes: shared.disk.total_bytes(&shared.log.dir()).unwrap_or_default(),
+            free_bytes: shared.disk.free_bytes(&shared.log.dir()).unwrap_or_default(),
             sealed: segments
                 .iter()
                 .filter(|segment| segment.sealed)

@@ -15,6 +15,7 @@
 pub mod faults;
 mod figures;
 pub mod frame;
+mod pin;
 mod read;
 mod recovery;
 mod reserve;
@@ -23,13 +24,14 @@ mod tail;
 mod writer;
 
 pub use figures::FsyncFigures;
+pub use pin::LogPin;
 pub use recovery::{OpenError, Recovery};
 
 use crate::disk::Disk;
 use crate::types::{LogId, Vote};
 use bytes::Bytes;
 use figures::FsyncRecorder;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 use reserve::Reserve;
 use segment::{Catalog, Known, OpenFiles};
 use std::collections::VecDeque;
@@ -38,6 +40,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tail::Tail;
@@ -131,6 +134,8 @@ pub struct LogOptions {
     pub reserve_segments: usize,
     /// Bytes of the file system that segments leave free for others; the disk counts as full before that.
     pub keep_free_bytes: u64,
+    /// Segments that are begun have a higher number than this, whatever is there.
+    pub number_after: u64,
     /// Who writes.
     pub writer: WriterMode,
     /// After this long without work the commit point and the durable mark are written down, unsynced.
@@ -148,6 +153,7 @@ impl Default for LogOptions {
             group_bytes: 8 << 20,
             reserve_segments: 2,
             keep_free_bytes: 0,
+            number_after: 0,
             writer: WriterMode::Thread,
             idle_hint: Duration::from_millis(100),
             clock: system_time_ms,
@@ -223,15 +229,19 @@ pub struct SegmentSummary {
 
 /// The log of one replica. Clones share it; dropping the last one waits until what is queued is written, and syncs
 /// no more than that asked for. [`Log::close`] ends it cleanly.
+///
+/// [`Log::replace`] puts another log behind every clone at once; a call under way ends on the old one.
 #[derive(Clone)]
 pub struct Log {
-    handle: Arc<Handle>,
+    current: Arc<RwLock<Arc<Handle>>>,
 }
 
 struct Handle {
     shared: Arc<Shared>,
     inline: Option<Mutex<Writer>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Another log has taken its place: the folder goes with the last user.
+    retired: AtomicBool,
 }
 
 /// Index after the last written and the last durable entry, as waiters see them.
@@ -279,6 +289,9 @@ struct Core {
     durable_purged_end: u64,
     /// The newest segment whose header is durable.
     durable_segment: u64,
+    /// Number and first index of what somebody reads and must not be trimmed.
+    pins: Vec<(u64, u64)>,
+    next_pin: u64,
     reserves: VecDeque<Reserve>,
     next_number: u64,
     full: bool,
@@ -342,7 +355,7 @@ impl Failure {
 
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Log").field("dir", &self.handle.shared.dir).finish_non_exhaustive()
+        f.debug_struct("Log").field("dir", &self.handle().shared.dir).finish_non_exhaustive()
     }
 }
 
@@ -377,6 +390,8 @@ impl Log {
             durable_end: end,
             durable_purged_end: opened.known.purged.map_or(0, |purged| purged.index + 1),
             durable_segment: opened.active.number,
+            pins: Vec::new(),
+            next_pin: 0,
             reserves: opened.reserves,
             next_number: opened.next_number,
             full: opened.full,
@@ -397,7 +412,7 @@ impl Log {
             marks: watch::Sender::new(Marks { written_end: end, durable_end: end, failed: false }),
         });
         let writer = Writer::new(Arc::clone(&shared), opened.active, opened.known, opened.last_ms);
-        let mut handle = Handle { shared, inline: None, threads: Mutex::default() };
+        let mut handle = Handle { shared, inline: None, threads: Mutex::default(), retired: AtomicBool::new(false) };
         if inline {
             handle.inline = Some(Mutex::new(writer));
         } else {
@@ -406,7 +421,7 @@ impl Log {
             threads.push(std::thread::Builder::new().name("log-writer".into()).spawn(move || writer.run())?);
             threads.push(std::thread::Builder::new().name("log-reserve".into()).spawn(move || reserve::keep(&keeper))?);
         }
-        Ok((Log { handle: Arc::new(handle) }, recovery))
+        Ok((Log { current: Arc::new(RwLock::new(Arc::new(handle))) }, recovery))
     }
 
     /// Adds entries, which must follow the last one. Returns at once: they can be read, and `done` is called once
@@ -414,7 +429,8 @@ impl Log {
     ///
     /// Memory is the caller's to bound. Entries that do not follow one another are refused through `done`.
     pub fn append(&self, entries: Vec<Entry>, done: Done) {
-        let mut core = self.shared().core.lock();
+        let handle = self.handle();
+        let mut core = handle.shared.core.lock();
         if let Err(error) = core.check_open().and_then(|()| core.check_follows(&entries)) {
             drop(core);
             return done(Err(error));
@@ -427,15 +443,16 @@ impl Log {
         let epoch = core.epoch;
         #[cfg(feature = "test-faults")]
         if faults::append_before_sync() {
-            self.enqueue(core, Record::Append { entries, epoch, done: Box::new(|_| ()) });
+            handle.shared.enqueue(core, Record::Append { entries, epoch, done: Box::new(|_| ()) });
             return done(Ok(()));
         }
-        self.enqueue(core, Record::Append { entries, epoch, done });
+        handle.shared.enqueue(core, Record::Append { entries, epoch, done });
     }
 
     /// Remembers the node's vote; `done` is called once it is durable, in every mode.
     pub fn save_vote(&self, vote: Vote, done: Done) {
-        let mut core = self.shared().core.lock();
+        let handle = self.handle();
+        let mut core = handle.shared.core.lock();
         if let Err(error) = core.check_open() {
             drop(core);
             return done(Err(error));
@@ -443,10 +460,10 @@ impl Log {
         core.known.vote = Some(vote);
         #[cfg(feature = "test-faults")]
         if faults::vote_before_sync() {
-            self.enqueue(core, Record::Vote { vote, done: Box::new(|_| ()) });
+            handle.shared.enqueue(core, Record::Vote { vote, done: Box::new(|_| ()) });
             return done(Ok(()));
         }
-        self.enqueue(core, Record::Vote { vote, done });
+        handle.shared.enqueue(core, Record::Vote { vote, done });
     }
 
     /// Removes the entries after `after`, all of them for `None`. Readers see it at once; it becomes durable before
@@ -455,7 +472,8 @@ impl Log {
     /// # Errors
     /// The error that closed the log. `InvalidInput` for an id below the purge point or beyond the last entry.
     pub fn truncate_after(&self, after: Option<LogId>) -> io::Result<()> {
-        let mut core = self.shared().core.lock();
+        let handle = self.handle();
+        let mut core = handle.shared.core.lock();
         core.check_open()?;
         let end = after.map_or(0, |id| id.index + 1);
         let purged_end = core.known.purged.map_or(0, |purged| purged.index + 1);
@@ -470,9 +488,9 @@ impl Log {
         core.known.lower_committed();
         core.truncate_view(end);
         core.epoch += 1;
-        core.publish(&self.shared().marks);
+        core.publish(&handle.shared.marks);
         let epoch = core.epoch;
-        self.enqueue(core, Record::Truncate { after, epoch });
+        handle.shared.enqueue(core, Record::Truncate { after, epoch });
         Ok(())
     }
 
@@ -483,7 +501,8 @@ impl Log {
     /// # Errors
     /// The error that closed the log.
     pub fn purge_upto(&self, upto: LogId) -> io::Result<()> {
-        let mut core = self.shared().core.lock();
+        let handle = self.handle();
+        let mut core = handle.shared.core.lock();
         core.check_open()?;
         if core.known.purged.is_some_and(|purged| purged.index >= upto.index) {
             return Ok(());
@@ -493,14 +512,14 @@ impl Log {
             core.known.committed = Some(upto);
         }
         if core.known.last.is_some_and(|last| last.index >= upto.index) {
-            self.enqueue(core, Record::Purge { upto });
+            handle.shared.enqueue(core, Record::Purge { upto });
         } else {
             core.known.last = Some(upto);
             core.leaders.clear();
             core.tail.reset(upto.index + 1);
             core.epoch += 1;
             let epoch = core.epoch;
-            self.enqueue(core, Record::Reset { to: upto, epoch });
+            handle.shared.enqueue(core, Record::Reset { to: upto, epoch });
         }
         Ok(())
     }
@@ -508,7 +527,8 @@ impl Log {
     /// Notes that entries up to `committed` are committed. It is written with the next frame, or when the log has
     /// been idle, and may be forgotten in a crash.
     pub fn note_committed(&self, committed: LogId) {
-        let mut core = self.shared().core.lock();
+        let handle = self.handle();
+        let mut core = handle.shared.core.lock();
         if core.known.committed.is_none_or(|known| known.index < committed.index) {
             core.known.committed = Some(committed);
         }
@@ -516,28 +536,31 @@ impl Log {
 
     /// Makes everything asked for so far durable, in every mode.
     pub fn sync(&self, done: Done) {
-        let core = self.shared().core.lock();
+        let handle = self.handle();
+        let core = handle.shared.core.lock();
         if let Err(error) = core.check_open() {
             drop(core);
             return done(Err(error));
         }
-        self.enqueue(core, Record::Sync { done });
+        handle.shared.enqueue(core, Record::Sync { done });
     }
 
-    /// Deletes segments all of whose entries are below `index` and durably purged. Gives the number deleted.
+    /// Deletes segments all of whose entries are below `index`, durably purged, and under no pin. Gives the number
+    /// deleted.
     ///
     /// Blocks for a directory sync per segment.
     ///
     /// # Errors
     /// The error that closed the log, which a failed removal or directory sync does.
     pub fn trim(&self, index: u64) -> io::Result<usize> {
-        let shared = self.shared();
+        let handle = self.handle();
+        let shared = &handle.shared;
         let mut trimmed = 0;
         loop {
             let number = {
                 let mut core = shared.core.lock();
                 core.check_open()?;
-                let below = index.min(core.durable_purged_end);
+                let below = index.min(core.durable_purged_end).min(core.pinned().unwrap_or(u64::MAX));
                 let durable = core.durable_segment;
                 let segments = &mut core.catalog.segments;
                 // The successor carries on what this segment's frames said, once its header is durable.
@@ -568,7 +591,8 @@ impl Log {
     /// Index of the last durable entry.
     #[must_use]
     pub fn durable(&self) -> Option<u64> {
-        self.shared().marks.borrow().durable_end.checked_sub(1)
+        let handle = self.handle();
+        handle.shared.marks.borrow().durable_end.checked_sub(1)
     }
 
     /// Waits until the entry at `index` is durable.
@@ -588,40 +612,45 @@ impl Log {
     }
 
     async fn wait_marks(&self, reached: impl Fn(&Marks) -> bool) -> io::Result<()> {
-        let mut marks = self.shared().marks.subscribe();
+        let handle = self.handle();
+        let mut marks = handle.shared.marks.subscribe();
         let seen = marks.wait_for(|marks| marks.failed || reached(marks)).await.map(|marks| reached(&marks));
         if seen.unwrap_or(false) { Ok(()) } else { Err(self.failure().unwrap_or_else(closed)) }
     }
 
     /// Resolves once the log is closed for ever, with the reason.
     pub async fn failed(&self) -> io::Error {
+        let handle = self.handle();
         // An error here would mean that the sender is gone, which this handle keeps.
-        let _ = self.shared().marks.subscribe().wait_for(|marks| marks.failed).await;
+        let _ = handle.shared.marks.subscribe().wait_for(|marks| marks.failed).await;
         self.failure().unwrap_or_else(closed)
     }
 
     /// The error that closed the log.
     #[must_use]
     pub fn failure(&self) -> Option<io::Error> {
-        self.shared().core.lock().failure.as_ref().map(Failure::to_io)
+        let handle = self.handle();
+        handle.shared.core.lock().failure.as_ref().map(Failure::to_io)
     }
 
     /// Folder of the segments.
     #[must_use]
-    pub fn dir(&self) -> &Path {
-        &self.shared().dir
+    pub fn dir(&self) -> PathBuf {
+        self.handle().shared.dir.clone()
     }
 
     /// Room that is left.
     #[must_use]
     pub fn space(&self) -> Space {
-        self.shared().core.lock().space(&self.shared().options)
+        let handle = self.handle();
+        handle.shared.core.lock().space(&handle.shared.options)
     }
 
     /// What the log holds and how its disk does.
     #[must_use]
     pub fn state(&self) -> LogState {
-        let core = self.shared().core.lock();
+        let handle = self.handle();
+        let core = handle.shared.core.lock();
         let oldest = [core.writing_since, core.queued_since].into_iter().flatten().min();
         LogState {
             vote: core.known.vote,
@@ -639,14 +668,15 @@ impl Log {
             queued_bytes: core.queued_bytes,
             oldest_waiting: oldest.map(|since| since.elapsed()),
             fsync: core.fsync.figures(),
-            space: core.space(&self.shared().options),
+            space: core.space(&handle.shared.options),
         }
     }
 
     /// The segment files, oldest first.
     #[must_use]
     pub fn segments(&self) -> Vec<SegmentSummary> {
-        let core = self.shared().core.lock();
+        let handle = self.handle();
+        let core = handle.shared.core.lock();
         let summary = |segment: &segment::Segment| SegmentSummary {
             number: segment.number,
             entries: segment.first..segment.end(),
@@ -661,7 +691,8 @@ impl Log {
     /// Indexes of the entries of the Raft-visible log.
     #[must_use]
     pub fn visible(&self) -> Range<u64> {
-        let core = self.shared().core.lock();
+        let handle = self.handle();
+        let core = handle.shared.core.lock();
         let first = match core.known.purged {
             Some(purged) => purged.index + 1,
             None => core.leaders.first().map_or(0, |first| first.index),
@@ -672,13 +703,15 @@ impl Log {
     /// The id of the entry at `index`, which the Raft-visible log must have, or of the purge point.
     #[must_use]
     pub fn log_id(&self, index: u64) -> Option<LogId> {
-        self.shared().core.lock().log_id(index)
+        let handle = self.handle();
+        handle.shared.core.lock().log_id(index)
     }
 
     /// The first id of each leader in `range`, and the last id, in order; what of the range exists.
     #[must_use]
     pub fn key_log_ids(&self, range: Range<u64>) -> Vec<LogId> {
-        let core = self.shared().core.lock();
+        let handle = self.handle();
+        let core = handle.shared.core.lock();
         let Some(last) = core.known.last else { return Vec::new() };
         let purged_end = core.known.purged.map_or(0, |purged| purged.index);
         let start = range.start.max(purged_end).max(core.leaders.first().map_or(last.index, |first| first.index));
@@ -697,14 +730,16 @@ impl Log {
 
     /// Carries out what is queued, on this thread. Does nothing for a log with a thread of its own.
     pub fn run_pending(&self) {
-        if let Some(writer) = &self.handle.inline {
+        let handle = self.handle();
+        if let Some(writer) = &handle.inline {
             writer.lock().run_pending();
         }
     }
 
     /// Writes down the commit point and the durable mark, as a thread does when idle; see [`LogOptions::idle_hint`].
     pub fn run_idle(&self) {
-        if let Some(writer) = &self.handle.inline {
+        let handle = self.handle();
+        if let Some(writer) = &handle.inline {
             writer.lock().run_idle();
         }
     }
@@ -714,41 +749,32 @@ impl Log {
     /// # Errors
     /// The error that closed the log before.
     pub fn close(&self) -> io::Result<()> {
+        let handle = self.handle();
         {
-            let mut core = self.shared().core.lock();
+            let mut core = handle.shared.core.lock();
             if let Some(failure) = &core.failure {
                 return Err(failure.to_io());
             }
             core.closing = Some(Closing::Clean);
-            self.shared().work.notify_all();
-            self.shared().reserve.notify_all();
+            handle.shared.work.notify_all();
+            handle.shared.reserve.notify_all();
         }
-        if let Some(writer) = &self.handle.inline {
+        if let Some(writer) = &handle.inline {
             writer.lock().run_pending();
             writer.lock().finish();
         }
-        for thread in std::mem::take(&mut *self.handle.threads.lock()) {
+        for thread in std::mem::take(&mut *handle.threads.lock()) {
             // A panic of the thread was reported by the panic hook; the state tells whether all was written.
             let _ = thread.join();
         }
-        match &self.shared().core.lock().failure {
+        match &handle.shared.core.lock().failure {
             Some(failure) if failure.message != CLOSED => Err(failure.to_io()),
             _ => Ok(()),
         }
     }
 
-    fn shared(&self) -> &Shared {
-        &self.handle.shared
-    }
-
-    fn enqueue(&self, mut core: parking_lot::MutexGuard<'_, Core>, record: Record) {
-        core.queued_bytes += record.bytes();
-        if core.queue.is_empty() {
-            core.queued_since = Some(Instant::now());
-        }
-        core.queue.push_back(record);
-        drop(core);
-        self.shared().work.notify_one();
+    fn handle(&self) -> Arc<Handle> {
+        self.current.read().clone()
     }
 }
 
@@ -774,10 +800,25 @@ impl Drop for Handle {
                 let _ = thread.join();
             }
         }
+        if self.retired.load(Ordering::Relaxed)
+            && let Err(error) = self.shared.disk.remove_dir_all(&self.shared.dir)
+        {
+            tracing::warn!(dir = %self.shared.dir.display(), %error, "a replaced log stays until the next start");
+        }
     }
 }
 
 impl Shared {
+    fn enqueue(&self, mut core: parking_lot::MutexGuard<'_, Core>, record: Record) {
+        core.queued_bytes += record.bytes();
+        if core.queue.is_empty() {
+            core.queued_since = Some(Instant::now());
+        }
+        core.queue.push_back(record);
+        drop(core);
+        self.work.notify_one();
+    }
+
     /// Closes the log for ever and tells everyone, `taken` first.
     fn fail(&self, error: &io::Error, taken: Vec<Record>) {
         let (failure, queue) = {

@@ -44,7 +44,8 @@ impl Log {
     /// # Errors
     /// `InvalidData` when what is on disk does not pass its checksum; else the operating system's error.
     pub fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Entry>> {
-        let shared = self.shared();
+        let handle = self.handle();
+        let shared = &handle.shared;
         let mut entries = Vec::new();
         let mut bytes = 0;
         loop {
@@ -73,7 +74,7 @@ impl Log {
     /// Whether the entry at `index` is in memory, so that reading it does not touch the disk.
     #[must_use]
     pub fn is_in_memory(&self, index: u64) -> bool {
-        self.shared().core.lock().tail.get(index).is_some()
+        self.handle().shared.core.lock().tail.get(index).is_some()
     }
 
     /// The payload of an entry, also of one below the purge point that was not trimmed yet.

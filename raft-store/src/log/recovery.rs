@@ -790,7 +790,7 @@ fn begin(
         file.sync_data()?;
     }
     let mut ready = VecDeque::new();
-    let mut next_number = files.highest + 1;
+    let mut next_number = files.highest.max(options.number_after) + 1;
     let mut full = false;
     while ready.len() < options.reserve_segments + 1 {
         let number = next_number;

@@ -284,24 +284,14 @@ impl<T: FnMut(ChangeProgress) + Send> Change<'_, T> {
                 ));
             }
         }
-        // A node that has nothing needs the log from its beginning.
-        if let Some(purged) = self.shared.log().state().purged
-            && answer.applied.is_none_or(|applied| applied.index < purged.index)
-        {
-            return refused(format!(
-                "the log of the group no longer has its entries up to {}, which the node at {address} needs: they were \
-                 removed by retention (fileReservedTime, fileReservedSize), and this version fills a member from the \
-                 log alone",
-                purged.index
-            ));
-        }
         let addresses = NodeAddresses { peer: address.clone(), ..info.addresses };
         Ok(NodeInfo { addresses, ..info })
     }
 
     async fn fill(&mut self, newcomer: &Newcomer) -> Result<(), MemberError> {
         let mut levels = Levels::default();
-        let delivered = self.shared.network().delivered(newcomer.node);
+        let network = self.shared.network();
+        let (delivered, filled) = (network.delivered(newcomer.node), network.filled(newcomer.node));
         let (mut applied, mut most, mut moved) = (None, (0, 0), Instant::now());
         for look in 0_u32.. {
             let view = self.view()?;
@@ -319,7 +309,9 @@ impl<T: FnMut(ChangeProgress) + Send> Change<'_, T> {
             let delivered_bytes = delivered.load(Ordering::Relaxed);
             (self.tell)(ChangeProgress {
                 phase: ChangePhase::Filling,
-                behind: (view.last + 1).saturating_sub(has.map_or(0, |has| has + 1)),
+                // What it was sent of rows and old entries counts before it is in use.
+                behind: (view.last + 1)
+                    .saturating_sub(has.map_or(0, |has| has + 1).max(filled.load(Ordering::Relaxed))),
                 entries: view.last + 1,
                 delivered_bytes,
             });

@@ -28,7 +28,12 @@ fn with_topic() -> Harness {
 fn send(harness: &mut Harness, messages: usize, tag: &str) {
     let tag_hash = if tag.is_empty() { 0 } else { tag_hash(tag) };
     let message = AppendMessage { tag_hash, message_type: 1, body_bytes: 1, ..AppendMessage::default() };
-    harness.run(command::Kind::Append(Append { topic: "t".into(), messages: vec![message; messages], checks: None }));
+    harness.run(command::Kind::Append(Append {
+        topic: "t".into(),
+        messages: vec![message; messages],
+        checks: None,
+        ..Append::default()
+    }));
 }
 
 fn receive(harness: &mut Harness, client: &str, tags: &[&str], max: u32, renewed: bool) -> Leased {

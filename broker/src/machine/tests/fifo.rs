@@ -6,8 +6,8 @@ use super::{Harness, dump, lasting};
 use crate::filter::tag::tag_hash;
 use crate::store::{ConsumerGroupId, TopicId, consumer_group, fifo, topic};
 use raftmq_proto::command::{
-    Ack, Append, AppendMessage, Handle, Lease, Leased, PutTopic, QueueOffset, Refusal, Reset, Tick, Topic, command,
-    reply,
+    Ack, Append, AppendMessage, DeleteTopic, Handle, Lease, Leased, PutTopic, QueueOffset, Refusal, Reply, Reset, Tick,
+    Topic, command, reply,
 };
 
 #[test]
@@ -217,7 +217,7 @@ impl Fifo {
             message_group_hash: u64::from(tag_hash(&group.to_string())),
             ..AppendMessage::default()
         });
-        let append = Append { topic: "t".into(), messages: messages.collect(), checks: None };
+        let append = Append { topic: "t".into(), messages: messages.collect(), checks: None, ..Append::default() };
         assert_eq!(self.harness.run(command::Kind::Append(append)).refusal(), Refusal::Unspecified);
     }
 
@@ -360,4 +360,60 @@ fn a_poisoned_message_group_takes_one_row_a_message() {
     }
     assert_eq!(left, 1_000 + 4);
     assert_eq!(fifo.rows("fifo"), 0);
+}
+
+/// A topic that broker groups A and B share stays theirs, and takes from each what its owner was sent.
+#[test]
+fn message_groups_stay_with_the_broker_groups_that_the_topic_was_made_for() {
+    let mut harness = Harness::new();
+    let put = |owners: &[&str]| {
+        let topic = Topic {
+            name: "t".to_owned(),
+            read_queues: 4,
+            write_queues: 4,
+            permission: 6,
+            message_types: vec![1, 2],
+            fifo_owners: owners.iter().map(|owner| (*owner).to_owned()).collect(),
+            ..Topic::default()
+        };
+        command::Kind::PutTopic(PutTopic { topic: Some(topic), create_only: false })
+    };
+    for (owners, part) in [(vec!["A", "B", "A"], "A is to keep"), (vec![""], "no name"), (vec!["A"; 257], "257")] {
+        let refused = harness.run(put(&owners));
+        assert_eq!(refused.refusal(), Refusal::InvalidArgument);
+        assert!(refused.detail.contains(part), "{}", refused.detail);
+    }
+    let owners = |reply: Reply| match reply.kind {
+        Some(reply::Kind::Topic(row)) => row.fifo_owners,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(owners(harness.run(put(&["A", "B"]))), ["A", "B"]);
+    assert_eq!(owners(harness.run(put(&["B", "A", "C"]))), ["A", "B"]);
+    let append = |broker_group: &str, hash: u64| {
+        let message_type = if hash == 0 { 1 } else { 2 };
+        let message = AppendMessage { message_type, message_group_hash: hash, ..AppendMessage::default() };
+        let append = Append {
+            topic: "t".into(),
+            messages: vec![message],
+            broker_group: broker_group.into(),
+            ..Append::default()
+        };
+        command::Kind::Append(append)
+    };
+    for (broker_group, hash, expected) in [
+        ("A", 511, Refusal::Unspecified),
+        ("B", 512, Refusal::Unspecified),
+        ("B", 511, Refusal::NotOwner),
+        ("A", 512, Refusal::NotOwner),
+        ("", 512, Refusal::NotOwner),
+        // Only message groups are kept.
+        ("", 0, Refusal::Unspecified),
+    ] {
+        assert_eq!(harness.run(append(broker_group, hash)).refusal(), expected, "slot {hash} sent to {broker_group}");
+    }
+    // Made anew, it may go elsewhere.
+    harness.run(command::Kind::DeleteTopic(DeleteTopic { name: "t".to_owned() }));
+    assert!(owners(harness.run(put(&[]))).is_empty());
+    assert_eq!(harness.run(append("B", 511)).refusal(), Refusal::Unspecified);
+    harness.assert_replays(1);
 }

@@ -79,6 +79,7 @@ impl Node {
                 topic: "topic-name".into(),
                 messages: vec![message; messages],
                 checks: None,
+                ..Append::default()
             });
             self.apply(vec![append; commands]);
         }

@@ -447,7 +447,7 @@ impl Model {
 
     /// Where the messages are then.
     fn append(&mut self, topic: usize, rows: Vec<AppendMessage>) -> Vec<(u16, u64)> {
-        let append = Append { topic: TOPICS[topic].into(), messages: rows, checks: None };
+        let append = Append { topic: TOPICS[topic].into(), messages: rows, checks: None, ..Append::default() };
         let reply = self.run(command::Kind::Append(append));
         let parts = match reply.kind {
             Some(reply::Kind::Appended(at)) => vec![at],
@@ -500,7 +500,12 @@ impl Model {
         let (name, messages) = (TOPICS[topic].to_owned(), vec![row; messages]);
         let count = messages.len();
         let now = self.harness.now_ms == delivery_ms;
-        let reply = self.run(command::Kind::Append(Append { topic: name.clone(), messages, checks: Some(checks) }));
+        let reply = self.run(command::Kind::Append(Append {
+            topic: name.clone(),
+            messages,
+            checks: Some(checks),
+            ..Append::default()
+        }));
         let Some(reply::Kind::Appended(at)) = reply.kind else { panic!("not stored: {reply:?}") };
         assert_eq!((at.count as usize, at.waits() == Waits::Nothing), (count, now));
         for slot in 0..count as u32 {
@@ -1009,7 +1014,12 @@ fn any_command() -> impl Strategy<Value = command::Kind> {
                 priority: u32::try_from(hash).unwrap_or(u32::MAX),
                 ..AppendMessage::default()
             };
-            command::Kind::Append(Append { topic, messages: vec![message; messages], checks: None })
+            command::Kind::Append(Append {
+                topic,
+                messages: vec![message; messages],
+                checks: None,
+                ..Append::default()
+            })
         }),
         (name(), name(), any::<u32>(), any::<u64>(), any::<bool>(), any::<u64>(), any::<u64>(), judgement()).prop_map(
             |(topic, consumer_group, messages_max, invisible_ms, renewed, renew_max_ms, confirm_ms, judgement)| {

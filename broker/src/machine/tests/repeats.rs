@@ -19,7 +19,12 @@ fn put_topic(name: &str) -> command::Kind {
 
 fn send(topic: &str, messages: usize) -> command::Kind {
     let message = AppendMessage { tag_hash: 0, message_type: 1, body_bytes: 10, ..AppendMessage::default() };
-    command::Kind::Append(Append { topic: topic.into(), messages: vec![message; messages], checks: None })
+    command::Kind::Append(Append {
+        topic: topic.into(),
+        messages: vec![message; messages],
+        checks: None,
+        ..Append::default()
+    })
 }
 
 fn batch(node: u64, boot: u64, sequence: u64, settled: u64, kinds: Vec<command::Kind>) -> Batch {

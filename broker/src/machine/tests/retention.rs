@@ -43,6 +43,11 @@ pub(super) fn assert_kept(state: &impl ReadState) {
     }
     for (key, value) in rows(key::RETRY, &[]) {
         let retry = retry::Retry::decode(&value).expect("a retry");
+        let topic = crate::store::TopicId(u64::from_be_bytes(key[..8].try_into().expect("it begins with its topic")));
+        if topic::name(state, topic).expect("read").is_none() {
+            // The rows of a topic that is gone go by themselves.
+            continue;
+        }
         let grouped = retry.place.group != 0;
         assert!(retry.place.log_index >= upto || grouped, "{key:?} {retry:?} is below {upto}");
     }
@@ -268,7 +273,12 @@ fn a_topics_own_age_hides_its_messages_at_once() {
 
 fn send(harness: &mut Harness, messages: usize) {
     let message = AppendMessage { message_type: 1, body_bytes: 1, ..AppendMessage::default() };
-    harness.run(command::Kind::Append(Append { topic: "t".into(), messages: vec![message; messages], checks: None }));
+    harness.run(command::Kind::Append(Append {
+        topic: "t".into(),
+        messages: vec![message; messages],
+        checks: None,
+        ..Append::default()
+    }));
 }
 
 #[test]

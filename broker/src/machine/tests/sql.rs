@@ -122,7 +122,12 @@ fn with_messages(entries: usize) -> Harness {
     harness.run(command::Kind::PutTopic(PutTopic { topic: Some(topic), create_only: false }));
     for _ in 0..entries {
         let message = AppendMessage { message_type: 1, body_bytes: 1, ..AppendMessage::default() };
-        harness.run(command::Kind::Append(Append { topic: "t".into(), messages: vec![message; 10], checks: None }));
+        harness.run(command::Kind::Append(Append {
+            topic: "t".into(),
+            messages: vec![message; 10],
+            checks: None,
+            ..Append::default()
+        }));
     }
     harness
 }

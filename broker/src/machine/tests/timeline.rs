@@ -397,6 +397,7 @@ impl Timeline {
                 })
                 .collect(),
             checks: None,
+            ..Append::default()
         };
         let reply = self.harness.run(command::Kind::Append(append));
         let index = self.harness.log.len() as u64;
@@ -445,6 +446,7 @@ impl Timeline {
             topic: topic.clone(),
             messages: names.iter().map(message).collect(),
             checks: (!delay).then_some(checks),
+            ..Append::default()
         };
         let reply = self.harness.run(command::Kind::Append(append));
         let mut log_index = self.harness.log.len() as u64;
