@@ -134,3 +134,18 @@ async fn figures_are_what_clients_did_and_health_is_what_they_meet() -> Result<(
     })
     .await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_alone_stays_ready() -> Result<()> {
+    let cluster = Cluster::start(Options { nodes: 1, ..Default::default() }).await?;
+    let node = cluster.nodes[0].metrics;
+    let ready = async || page(node, "/readyz").await.is_ok_and(|(status, _)| status == 200);
+    eventually("the node is ready", LEADER_WITHIN, ready).await?;
+    // For longer than a leader of several may go without an answer.
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let (status, text) = page(node, "/readyz").await?;
+        ensure!(status == 200, "{status}: {text}");
+    }
+    Ok(())
+}

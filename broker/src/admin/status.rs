@@ -214,8 +214,11 @@ fn trouble(status: &GroupStatus) -> String {
     halted.or_else(|| status.waiting.clone()).or_else(|| lonely(status)).or(full).unwrap_or_default()
 }
 
-/// Why a leader leads nobody, when it does not.
+/// Why a leader leads nobody, when it does not. One that has the only vote need not be answered.
 pub(crate) fn lonely(status: &GroupStatus) -> Option<String> {
+    if status.members.iter().filter(|member| member.voter).count() == 1 {
+        return None;
+    }
     let since = status.quorum_ack.filter(|since| status.role == Role::Leader && *since > LONELY_AFTER)?;
     Some(format!("no majority has answered this leader for {} ms", since.as_millis()))
 }
