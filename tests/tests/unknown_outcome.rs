@@ -27,6 +27,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Shortest that a lease may be.
 const LEASE: Duration = Duration::from_secs(10);
 
+/// How the frame of HTTP/2 goes on, after its length, that ends an answer: HEADERS with END_HEADERS and END_STREAM, and
+/// the first half of a small stream number.
+const END_OF_ANSWER: &str = "\u{1}\u{5}\0\0";
+
 /// What happens to the leader once it has committed.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
@@ -348,14 +352,15 @@ async fn a_receive_whose_answer_does_not_reach_its_client_is_not_lost() -> Resul
         let attempt_id = format!("the receive of {topic}");
         relay.when(Direction::Inbound, &attempt_id, move || cutting.lose(Direction::Outbound));
         relay.when(Direction::Outbound, &body, || {});
+        relay.when(Direction::Outbound, END_OF_ANSWER, || {});
         let leased_after = std::time::Instant::now();
         let wait = Duration::from_secs(5);
         let unheard = tokio::spawn(caller.clone().receive(topic.clone(), attempt_id.clone(), wait));
-        let answered = async || relay.came(Direction::Outbound, &body) > 0;
+        // All of it, before the connection ends: else the node knows that the client cannot have got the messages, and
+        // there is no outcome to be unknown.
+        let answered =
+            async || relay.came(Direction::Outbound, &body) > 0 && relay.came(Direction::Outbound, END_OF_ANSWER) > 0;
         eventually("the node answers", Duration::from_secs(5), answered).await?;
-        // The end of the answer follows the messages at once; the node must have sent it before the connection ends,
-        // else it knows that the client cannot have got them, and there is no outcome to be unknown.
-        tokio::time::sleep(Duration::from_millis(200)).await;
         ensure!(!unheard.is_finished(), "the answer reached the client");
         relay.heal();
         ensure!(unheard.await?.is_err(), "the answer reached the client");

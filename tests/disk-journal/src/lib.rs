@@ -258,7 +258,10 @@ fn open_at(folder: c_int, path: *const c_char, flags: c_int, mode: c_uint) -> c_
         }
         _ => real_open(folder, path, flags, mode),
     };
-    stands_for(fd, status_of(fd).map_or(0, |status| status.st_ino));
+    if fd >= 0 {
+        // Not after a failure: the question would put its own error in the place of the call's.
+        stands_for(fd, status_of(fd).map_or(0, |status| status.st_ino));
+    }
     fd
 }
 
