@@ -15,6 +15,9 @@ const TAKEOVER_AFTER_TERMINATION: Duration = Duration::from_secs(1);
 /// A death is noticed after 2.5 of the clients' heartbeat periods of 10 s.
 const TAKEOVER_AFTER_DEATH: Duration = Duration::from_secs(25);
 
+/// Brokers that see a push consumer at work have confirmed by now what it holds: from then on it is an attempt.
+const CONFIRMED_AFTER: Duration = Duration::from_secs(2);
+
 /// What a broker group's own retry policy lets a push consumer wait before the second attempt.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -135,6 +138,8 @@ async fn another_push_consumer_takes_over_from_a_dead_one() -> Result<()> {
     for (number, client) in Client::PUSHING.into_iter().enumerate() {
         pairs.push(Pair::start(&bench, client, number % 3, held).await?);
     }
+    // What the last one holds counts as delivered only now, see `CONFIRMED_AFTER`.
+    tokio::time::sleep(CONFIRMED_AFTER).await;
     for pair in &mut pairs {
         pair.holder.kill().await?;
     }
