@@ -1,20 +1,20 @@
 //! The one layer through which the log and the node's identity reach files, so that faults can be put into it.
 //!
 //! Four disks stand behind [`Disk`]: [`RealDisk`]; [`PowerLossDisk`], where what was not synced is gone when the
-//! process is killed; [`SlowDisk`] over one of them, whose syncs take as long as a test says; and [`MemoryDisk`], where
-//! tests fail the n-th call and choose which unsynced blocks survive.
+//! process is killed; [`MemoryDisk`], where tests fail the n-th call and choose which unsynced blocks survive; and
+//! [`HookedDisk`] over one of them, which is slow, stands still or fails as a test says.
 //! RocksDB is not behind it: its rows are flushed only after the log was synced, and its WAL is off. What of its files a
 //! power loss would take, tests learn from a library that they preload (`tests/disk-journal`).
 
+mod hooked;
 mod memory;
 mod power_loss;
 mod real;
-mod slow;
 
+pub use hooked::{Call, HookedDisk};
 pub use memory::{Cut, Fault, MemoryDisk, Unsynced};
 pub use power_loss::PowerLossDisk;
 pub use real::RealDisk;
-pub use slow::SlowDisk;
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -104,7 +104,7 @@ pub fn from_env() -> Arc<dyn Disk> {
     match std::env::var_os(SYNC_DELAY_FILE_VARIABLE) {
         Some(file) => {
             tracing::warn!(variable = SYNC_DELAY_FILE_VARIABLE, "TEST MODE: syncs take as long as a file says");
-            Arc::new(SlowDisk::new(disk, file.into()))
+            Arc::new(HookedDisk::slow(disk, file.into()))
         }
         None => disk,
     }

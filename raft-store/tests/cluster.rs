@@ -6,13 +6,12 @@ mod group;
 
 use bytes::Bytes;
 use group::{Cluster, PATIENCE, newcomer, payloads, texts, until};
-use raft_store::disk::{Disk, DiskFile, DiskLock, MemoryDisk, OpenMode};
+use raft_store::disk::{Call, HookedDisk, MemoryDisk};
 use raft_store::{
     ChangePhase, FlushMode, LogIndex, MemberChange, MemberError, Newcomer, Peer, ProposeError, RaftConfig, Role,
     StartError,
 };
-use std::io::{self, IoSlice};
-use std::path::Path;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -202,80 +201,33 @@ async fn folders_and_peers_of_others_are_refused() {
     assert_eq!(cluster.nodes[0].status().last, None);
 }
 
-/// A disk whose syncs can be held up, and fail once they are given up.
-#[derive(Debug, Clone)]
-struct StallingDisk {
-    inner: MemoryDisk,
+/// Syncs of a disk that can be held up, and fail once they are given up.
+#[derive(Debug, Clone, Default)]
+struct Syncs {
     stalled: Arc<AtomicBool>,
     given_up: Arc<AtomicBool>,
 }
 
-#[derive(Debug)]
-struct StallingFile {
-    inner: Arc<dyn DiskFile>,
-    disk: StallingDisk,
-}
-
-impl Disk for StallingDisk {
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.inner.create_dir_all(dir)
-    }
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(StallingFile { inner: self.inner.open(path, mode)?, disk: self.clone() }))
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.inner.list(dir)
-    }
-    fn list_dirs(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.inner.list_dirs(dir)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.inner.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.inner.remove(path)
-    }
-    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.inner.remove_dir_all(dir)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.inner.sync_dir(dir)
-    }
-    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
-        self.inner.free_bytes(dir)
-    }
-    fn total_bytes(&self, dir: &Path) -> io::Result<u64> {
-        self.inner.total_bytes(dir)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
-        self.inner.lock(path)
-    }
-}
-
-impl DiskFile for StallingFile {
-    fn size(&self) -> io::Result<u64> {
-        self.inner.size()
-    }
-    fn preallocate(&self, bytes: u64) -> io::Result<()> {
-        self.inner.preallocate(bytes)
-    }
-    fn write_at(&self, offset: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
-        self.inner.write_at(offset, parts)
-    }
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        self.inner.read_at(offset, buffer)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        while self.disk.stalled.load(Ordering::SeqCst) {
-            if self.disk.given_up.load(Ordering::SeqCst) {
-                return Err(io::Error::other("the power is gone"));
+impl Syncs {
+    fn of(&self, disk: &MemoryDisk) -> HookedDisk {
+        let syncs = self.clone();
+        HookedDisk::new(Arc::new(disk.clone()), move |call| {
+            while call == Call::SyncData && syncs.stalled.load(Ordering::SeqCst) {
+                if syncs.given_up.load(Ordering::SeqCst) {
+                    return Err(io::Error::other("the power is gone"));
+                }
+                std::thread::sleep(Duration::from_millis(1));
             }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        self.inner.sync_data()
+            Ok(())
+        })
     }
-    fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.inner.set_len(bytes)
+
+    fn stall(&self, stalled: bool) {
+        self.stalled.store(stalled, Ordering::SeqCst);
+    }
+
+    fn give_up(&self) {
+        self.given_up.store(true, Ordering::SeqCst);
     }
 }
 
@@ -288,8 +240,8 @@ async fn rows_are_never_ahead_of_the_local_log() {
         config.state_flush_bytes = 1;
         config.state_flush_ms = 10;
     });
-    let disk = StallingDisk { inner: MemoryDisk::new(), stalled: Arc::default(), given_up: Arc::default() };
-    cluster.nodes[2].disk = Arc::new(disk.clone());
+    let (disk, syncs) = (MemoryDisk::new(), Syncs::default());
+    cluster.nodes[2].disk = Arc::new(syncs.of(&disk));
     cluster.start().await;
     if cluster.leader().await == 2 {
         let to = cluster.nodes[0].group().node();
@@ -299,7 +251,7 @@ async fn rows_are_never_ahead_of_the_local_log() {
     cluster.propose(&all).await;
     cluster.has(&all).await;
 
-    disk.stalled.store(true, Ordering::SeqCst);
+    syncs.stall(true);
     let before = cluster.nodes[2].applied.load(Ordering::SeqCst);
     let more = texts("unsynced", 50);
     cluster.propose(&more).await;
@@ -313,8 +265,8 @@ async fn rows_are_never_ahead_of_the_local_log() {
     assert!(cluster.nodes[2].applied.load(Ordering::SeqCst) <= before + 1, "applied what it had not synced");
 
     // The power goes: nothing that was not synced is left of the log, and of the rows all that was written.
-    let survived = disk.inner.after_power_loss(&|_| false);
-    disk.given_up.store(true, Ordering::SeqCst);
+    let survived = disk.after_power_loss(&|_| false);
+    syncs.give_up();
     cluster.nodes[2].crash().await;
     cluster.nodes[2].disk = Arc::new(survived);
     cluster.nodes[2].start().await;
@@ -341,14 +293,14 @@ fn without_the_gate_rows_get_ahead() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_sync_stops_the_node() {
     let mut cluster = Cluster::new(3, |config| config.segment_bytes = 1 << 20);
-    let disk = StallingDisk { inner: MemoryDisk::new(), stalled: Arc::default(), given_up: Arc::default() };
-    cluster.nodes[1].disk = Arc::new(disk.clone());
+    let syncs = Syncs::default();
+    cluster.nodes[1].disk = Arc::new(syncs.of(&MemoryDisk::new()));
     cluster.start().await;
     let mut all = texts("good", 20);
     cluster.propose(&all).await;
     cluster.has(&all).await;
-    disk.given_up.store(true, Ordering::SeqCst);
-    disk.stalled.store(true, Ordering::SeqCst);
+    syncs.give_up();
+    syncs.stall(true);
     let victim = cluster.nodes[1].group().clone();
     // Whatever it is that is written next fails.
     let halted = tokio::spawn(async move { victim.halted().await });
@@ -585,11 +537,9 @@ async fn a_change_of_voters_that_is_half_done_is_finished() {
             config.peers.truncate(3);
         }
     });
-    let disks: Vec<StallingDisk> = (0..3)
-        .map(|_| StallingDisk { inner: MemoryDisk::new(), stalled: Arc::default(), given_up: Arc::default() })
-        .collect();
-    for (node, disk) in cluster.nodes.iter_mut().zip(&disks) {
-        node.disk = Arc::new(disk.clone());
+    let syncs: Vec<Syncs> = (0..3).map(|_| Syncs::default()).collect();
+    for (node, syncs) in cluster.nodes.iter_mut().zip(&syncs) {
+        node.disk = Arc::new(syncs.of(&MemoryDisk::new()));
     }
     cluster.start().await;
     let mut all = texts("before", 50);
@@ -599,12 +549,12 @@ async fn a_change_of_voters_that_is_half_done_is_finished() {
     let change = MemberChange::Add(newcomer(&cluster.nodes[3]));
 
     // Nothing is durable on them from the moment that the voters are about to change: no majority confirms it.
-    let stalled: Vec<_> = followers.iter().map(|number| disks[*number].stalled.clone()).collect();
+    let stalled: Vec<Syncs> = followers.iter().map(|number| syncs[*number].clone()).collect();
     let (group, begun, stalls) = (cluster.nodes[leader].group().clone(), change.clone(), stalled.clone());
     let changing = tokio::spawn(async move {
         let stall = |progress: raft_store::ChangeProgress| {
             if progress.phase == ChangePhase::Voting {
-                stalls.iter().for_each(|stalled| stalled.store(true, Ordering::SeqCst));
+                stalls.iter().for_each(|syncs| syncs.stall(true));
             }
         };
         group.change_members(begun, stall).await
@@ -615,7 +565,7 @@ async fn a_change_of_voters_that_is_half_done_is_finished() {
     until("the followers to have the change", || followers.iter().all(|number| has_it(*number))).await;
     cluster.nodes[leader].crash().await;
     changing.abort();
-    stalled.iter().for_each(|stalled| stalled.store(false, Ordering::SeqCst));
+    stalled.iter().for_each(|syncs| syncs.stall(false));
 
     assert!(cluster.change(&change).await.changed, "there was something to finish");
     assert!(!cluster.change(&change).await.changed);

@@ -5,10 +5,10 @@
 mod group;
 
 use group::{Cluster, PATIENCE, newcomer, texts, until};
-use raft_store::disk::{Disk, DiskFile, DiskLock, OpenMode, PowerLossDisk, RealDisk};
+use raft_store::disk::{Disk, HookedDisk, PowerLossDisk, RealDisk};
 use raft_store::{LogIndex, MemberChange, RaftConfig, Role, TrimError};
 use std::fs;
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -207,98 +207,30 @@ async fn a_transfer_is_gone_on_with_after_a_death_on_either_side() {
     assert!(taken < all_of_it + (1 << 20), "what was kept was sent again");
 }
 
-/// A disk over another that fails a call that changes something.
+/// A call that changes something fails.
 #[derive(Debug, Clone)]
-struct FailingDisk {
-    inner: Arc<dyn Disk>,
+struct Failure {
     /// Calls until it fails; below zero it has.
     left: Arc<AtomicI64>,
     /// Only that call fails.
     once: bool,
 }
 
-#[derive(Debug)]
-struct FailingFile {
-    inner: Arc<dyn DiskFile>,
-    disk: FailingDisk,
-}
+impl Failure {
+    fn disk(&self, inner: Arc<dyn Disk>) -> HookedDisk {
+        let failure = self.clone();
+        HookedDisk::new(inner, move |_| {
+            let left = failure.left.fetch_sub(1, Ordering::SeqCst);
+            if left == 0 || (left < 0 && !failure.once) {
+                return Err(io::Error::other("the call fails"));
+            }
+            Ok(())
+        })
+    }
 
-impl FailingDisk {
-    fn call(&self) -> io::Result<()> {
-        let left = self.left.fetch_sub(1, Ordering::SeqCst);
-        if left == 0 || (left < 0 && !self.once) {
-            return Err(io::Error::other("the call fails"));
-        }
-        Ok(())
-    }
-}
-
-impl Disk for FailingDisk {
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.call()?;
-        self.inner.create_dir_all(dir)
-    }
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        if mode == OpenMode::Create {
-            self.call()?;
-        }
-        Ok(Arc::new(FailingFile { inner: self.inner.open(path, mode)?, disk: self.clone() }))
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.inner.list(dir)
-    }
-    fn list_dirs(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.inner.list_dirs(dir)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.call()?;
-        self.inner.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.call()?;
-        self.inner.remove(path)
-    }
-    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.call()?;
-        self.inner.remove_dir_all(dir)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.call()?;
-        self.inner.sync_dir(dir)
-    }
-    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
-        self.inner.free_bytes(dir)
-    }
-    fn total_bytes(&self, dir: &Path) -> io::Result<u64> {
-        self.inner.total_bytes(dir)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
-        self.inner.lock(path)
-    }
-}
-
-impl DiskFile for FailingFile {
-    fn size(&self) -> io::Result<u64> {
-        self.inner.size()
-    }
-    fn preallocate(&self, bytes: u64) -> io::Result<()> {
-        self.disk.call()?;
-        self.inner.preallocate(bytes)
-    }
-    fn write_at(&self, offset: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
-        self.disk.call()?;
-        self.inner.write_at(offset, parts)
-    }
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        self.inner.read_at(offset, buffer)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.disk.call()?;
-        self.inner.sync_data()
-    }
-    fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.disk.call()?;
-        self.inner.set_len(bytes)
+    /// The disk fails for ever, since some time ago.
+    fn is_for_ever(&self) -> bool {
+        !self.once && self.left.load(Ordering::SeqCst) < -3
     }
 }
 
@@ -332,7 +264,7 @@ async fn a_member_is_filled_whatever_its_disk_does_meanwhile() {
         copy_folder(&aside, &folder);
         let once = call / step as i64 % 2 == 1;
         let inner: Arc<dyn Disk> = if once { Arc::new(RealDisk) } else { Arc::new(PowerLossDisk::new(Duration::ZERO)) };
-        let disk = FailingDisk { inner, left: Arc::new(AtomicI64::new(i64::MAX)), once };
+        let failure = Failure { left: Arc::new(AtomicI64::new(i64::MAX)), once };
         // A leader that knows what the member had would not send it again.
         let leader = cluster.leader().await;
         let other = cluster.nodes[3 - leader - away].group().node();
@@ -343,22 +275,24 @@ async fn a_member_is_filled_whatever_its_disk_does_meanwhile() {
         .await;
         let handed = cluster.nodes[leader].group().transfer_leadership(Some(other)).await;
         assert_eq!(handed, Ok(other));
-        cluster.nodes[away].disk = Arc::new(disk.clone());
+        cluster.nodes[away].disk = Arc::new(failure.disk(inner));
         cluster.nodes[away].start().await;
-        disk.left.store(call, Ordering::SeqCst);
+        failure.left.store(call, Ordering::SeqCst);
         let node = &cluster.nodes[away];
         let leader = cluster.leader().await;
         let last = cluster.nodes[leader].status().last.expect("entries");
         let level = || node.status().applied.is_some_and(|applied| applied.index >= last.0);
-        until("the member to be level, or to stop", || level() || node.status().halted.is_some() || disk.is_dead())
-            .await;
+        until("the member to be level, or to stop", || {
+            level() || node.status().halted.is_some() || failure.is_for_ever()
+        })
+        .await;
         let halted = node.status().halted.is_some();
         halts += u32::from(halted);
         if once && !halted {
             // What was received so far was given up, and is sent again.
             until("the member to be level", || level() || node.status().halted.is_some()).await;
         }
-        undisturbed = if disk.left.load(Ordering::SeqCst) > 0 { undisturbed + 1 } else { 0 };
+        undisturbed = if failure.left.load(Ordering::SeqCst) > 0 { undisturbed + 1 } else { 0 };
         if !level() {
             cluster.nodes[away].crash().await;
             cluster.nodes[away].disk = Arc::new(RealDisk);
@@ -378,11 +312,4 @@ async fn a_member_is_filled_whatever_its_disk_does_meanwhile() {
         }
     }
     panic!("it never went undisturbed");
-}
-
-impl FailingDisk {
-    /// It fails for ever, since some time ago.
-    fn is_dead(&self) -> bool {
-        !self.once && self.left.load(Ordering::SeqCst) < -3
-    }
 }
