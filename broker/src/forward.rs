@@ -279,7 +279,7 @@ impl Merger {
     pub(crate) async fn run(self: Arc<Self>, group: RaftGroup, stop: CancellationToken) {
         let mut seen = group.leadership();
         self.turn(&seen, group.node());
-        let (mut voters, mut counted) = (voters(&group), Instant::now());
+        let (mut voters, mut counted) = (group.voters().len(), Instant::now());
         loop {
             // Until its first own entry is committed and it knows the time a leader may not propose; what comes
             // meanwhile waits.
@@ -293,7 +293,7 @@ impl Merger {
                     leadership = group.leadership_changed(seen) => {
                         if (leadership.term, leadership.leader) != (seen.term, seen.leader) {
                             self.turn(&leadership, group.node());
-                            (voters, counted) = (self::voters(&group), Instant::now());
+                            (voters, counted) = (group.voters().len(), Instant::now());
                         }
                         if leadership.refusals != seen.refusals {
                             {
@@ -310,7 +310,7 @@ impl Merger {
                 continue;
             }
             if counted.elapsed() > COUNT_VOTERS_EVERY {
-                (voters, counted) = (self::voters(&group), Instant::now());
+                (voters, counted) = (group.voters().len(), Instant::now());
             }
             let full = self.gate.decide(&group);
             let taken = |batch| self.rates.admit(fitting(batch, full.as_deref()), || group.state());
@@ -388,11 +388,6 @@ pub(crate) fn replace(encoded: EncodedBatch, mut by: impl FnMut(&Kind) -> Option
     }
     batch.slots = u32::try_from(kept.len()).unwrap_or(u32::MAX);
     EncodedBatch { batch: batch.encode_to_vec().into(), blobs: kept }
-}
-
-/// Members with a vote.
-pub(crate) fn voters(group: &RaftGroup) -> usize {
-    group.members().iter().filter(|member| member.voter).count()
 }
 
 type Relayed = BoxFuture<'static, Result<RelayResponse, Status>>;

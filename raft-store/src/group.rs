@@ -35,6 +35,7 @@ use openraft::impls::leader_id_adv::LeaderId;
 use openraft::{Instant as _, RaftMetrics, ReadPolicy, ServerState};
 use parking_lot::Mutex;
 use raftmq_proto::raft as wire;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -600,6 +601,12 @@ impl RaftGroup {
         members(&self.shared().metrics())
     }
 
+    /// Those of them with a vote, and those who will have one when the voters change at the moment.
+    #[must_use]
+    pub fn voters(&self) -> BTreeSet<NodeId> {
+        self.members().into_iter().filter(|member| member.voter).map(|member| member.id).collect()
+    }
+
     /// Everything an operator wants to know of this node.
     #[must_use]
     pub fn status(&self) -> GroupStatus {
@@ -945,7 +952,7 @@ impl Opened {
         ));
         let replica =
             Replica::new(state.clone(), machine, log.clone(), flusher.clone(), snapshots.clone(), halt.clone())?;
-        let store = LogStore::new(log.clone(), halt.clone());
+        let store = LogStore::new(log.clone(), halt.clone(), config.election_min());
         Ok(Parts { config, home, disk, log, recovery, state, halt, flusher, snapshots, receiver, replica, store })
     }
 

@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Bytes of entries that go to a follower in one message, and that apply holds at once.
@@ -28,11 +29,13 @@ pub(crate) const READ_BYTES_MAX: usize = 1 << 20;
 pub struct LogStore {
     log: Log,
     halt: Halt,
+    /// A candidate waits so long for a vote.
+    vote_within: Duration,
 }
 
 impl LogStore {
-    pub(crate) fn new(log: Log, halt: Halt) -> LogStore {
-        LogStore { log, halt }
+    pub(crate) fn new(log: Log, halt: Halt, vote_within: Duration) -> LogStore {
+        LogStore { log, halt, vote_within }
     }
 
     /// Entries from `start`, at least one where there is one, at most [`READ_BYTES_MAX`] of them or one.
@@ -168,7 +171,17 @@ impl RaftLogStorage<Types> for LogStore {
                 let _ = done.send(result);
             }),
         );
+        let asked = Instant::now();
         let result = durable.await.unwrap_or_else(|_| Err(closed()));
+        let took = asked.elapsed();
+        if took > self.vote_within {
+            tracing::warn!(
+                ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                candidates_wait_ms = u64::try_from(self.vote_within.as_millis()).unwrap_or(u64::MAX),
+                "the disk took longer to sync a vote than a candidate waits for it: a group that needs this vote stays \
+                 without a leader; raise raftElectionTimeoutMinMillis and raftElectionTimeoutMaxMillis, or mend the disk"
+            );
+        }
         result.inspect_err(|error| self.halt.stop(format!("a vote could not be written: {error}")))
     }
 

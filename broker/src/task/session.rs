@@ -3,7 +3,6 @@
 use super::REPORT_EVERY;
 use super::slow_disk::Watchdog;
 use crate::broker::Node;
-use crate::forward;
 use crate::room;
 use crate::store;
 use raft_store::Term;
@@ -54,7 +53,7 @@ pub(super) async fn run(node: &Node, term: Term) {
 /// A node whose clock is far from the median of the voters' does not lead (design decision 5).
 async fn yield_to_a_better_clock(node: &Node) {
     let limit = node.config.clock_skew_ms_max;
-    let voters = forward::voters(&node.group);
+    let voters = node.group.voters().len();
     let Some(skew) = node.clock.skew_ms(voters) else { return };
     if skew.unsigned_abs() > limit && voters > 1 {
         tracing::warn!(
