@@ -14,6 +14,7 @@ mod dead_letter;
 mod dialect;
 mod invisible;
 mod offset;
+mod oversize;
 mod owner;
 mod pull;
 mod recall;
@@ -47,8 +48,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::service::Routes;
+use tonic::service::{LayerExt, Routes};
 use tonic::{Request, Response, Status, Streaming};
+use tower::util::MapResponseLayer;
 
 /// The services of the public port, until `closing`: polls and telemetry streams end then.
 #[must_use]
@@ -59,7 +61,8 @@ pub fn routes(node: Arc<Node>, closing: CancellationToken) -> Routes {
     let messaging = MessagingServiceServer::new(Api(front))
         .max_decoding_message_size(inbound_bytes_max)
         .max_encoding_message_size(usize::MAX);
-    Routes::new(messaging).add_service(AdminServer::new(admin))
+    let named = MapResponseLayer::new(move |answer| oversize::name_the_key(answer, inbound_bytes_max));
+    Routes::new(named.named_layer(messaging)).add_service(AdminServer::new(admin))
 }
 
 /// What the handlers share.
