@@ -29,9 +29,14 @@ const ELECTION_MAX: Duration = Duration::from_secs(30);
 const ADMISSION_MAX: Duration = Duration::from_secs(60);
 
 /// Starts the cluster and stays with it until a signal comes.
-pub async fn up(data: &Path) -> anyhow::Result<()> {
+pub async fn up(data: &Path, free_ports: bool) -> anyhow::Result<()> {
     let programs = Programs::beside_this_one()?;
-    let layout = Layout::standard(data);
+    let layout = match Layout::read(data) {
+        // Members are known by their addresses: a group that exists keeps them.
+        Ok(before) => Layout { data: data.to_owned(), ..before },
+        Err(_) if free_ports => Layout::on_free_ports(data)?,
+        Err(_) => Layout::standard(data),
+    };
     let all = layout.clone();
     let shutdown = Shutdown::on_signals_or_else(move || supervisor::kill_all(&all))?;
     let started = Instant::now();

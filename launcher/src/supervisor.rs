@@ -336,7 +336,7 @@ fn system_pid(pid: u32) -> Option<Pid> {
 fn ports_are_free(process: &Process) -> anyhow::Result<()> {
     for (what, port) in &process.ports {
         std::net::TcpListener::bind(("127.0.0.1", *port)).with_context(|| {
-            format!("port {port} of {} ({what}) is taken by another program: stop it first", process.label)
+            format!("port {port} of {} ({what}) is taken by another program: stop it first, or give a new data folder and --free-ports", process.label)
         })?;
     }
     Ok(())

@@ -16,7 +16,13 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Starts two name servers and three broker nodes, keeps them running, stops them on Ctrl-C.
-    Up(Data),
+    Up {
+        #[command(flatten)]
+        data: Data,
+        /// Not the usual ports but some that are free. A folder that was used before keeps its ports either way.
+        #[arg(long)]
+        free_ports: bool,
+    },
     /// Shows which node leads, in which term, and how far the others are.
     Status(Data),
     /// kill -9 the leader, and shows the next one.
@@ -49,7 +55,9 @@ impl Data {
 #[tokio::main]
 async fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Up(data) => in_folder(&data, cluster::up).await,
+        Command::Up { data, free_ports } => {
+            in_folder(&data, async |folder: &std::path::Path| cluster::up(folder, free_ports).await).await
+        }
         Command::Status(data) => in_folder(&data, cluster::status).await,
         Command::KillLeader(data) => in_folder(&data, cluster::kill_leader).await,
         Command::Wipe { node, data } => {
