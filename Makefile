@@ -12,7 +12,7 @@ BIN := $(CARGO_TARGET_DIR)/release
 DATA ?= raftmq-data
 NODE ?= n1
 
-.PHONY: help build cluster status kill-leader wipe demo test lint fix bench chaos controls control-build python-client sdk-clients clean-data
+.PHONY: help build cluster status kill-leader wipe demo test lint docs fix bench chaos controls control-build python-client sdk-clients clean-data
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name what; do printf '  make %-14s %s\n' "$$name" "$$what"; done
@@ -43,6 +43,9 @@ test: lint python-client sdk-clients ## Everything the gate runs: formatting, li
 lint: ## Formatting and lints only
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy --release --workspace --all-targets --locked -- -D warnings
+
+docs: build ## Write docs/configuration.md anew from what the programs say
+	@RAFTMQ_WRITE_DOCS=1 RAFTMQ_BIN_DIR="$(BIN)" $(CARGO) test --release -p raftmq-tests --test configuration the_reference
 
 fix: ## Rewrite the formatting
 	@$(CARGO) fmt --all

@@ -62,3 +62,56 @@ fn flags_stand_above_the_environment_and_that_above_the_file() -> Result<()> {
     }
     Ok(())
 }
+
+/// The rows of `docs/configuration.md` for a program: key, default and what it must be as the program says, then what
+/// stands there about it.
+fn reference(name: &str, written: &str) -> Result<String> {
+    let asked = Command::new(program(name)?).arg("--print-config").env_remove("NAMESRV_ADDR").output()?;
+    let printed = String::from_utf8(asked.stdout)?;
+    let keys: Vec<(&str, Option<&str>)> = printed
+        .lines()
+        .filter_map(|line| match line.strip_prefix("# ") {
+            Some(comment) => Some((comment.strip_suffix(" is not set")?, None)),
+            None => line.split_once('=').map(|(key, default)| (key, Some(default))),
+        })
+        .collect();
+    // All values are wrong at once, and it says of each what it must be.
+    let wrong = keys.iter().flat_map(|(key, _)| ["-D".to_owned(), format!("{key}=?")]);
+    let refused = Command::new(program(name)?).args(wrong).env_remove("NAMESRV_ADDR").output()?;
+    let refused = String::from_utf8(refused.stderr)?;
+    let must_be = |key: &str| {
+        let start = format!("{key} = ");
+        let line = refused.lines().find(|line| line.trim_start().starts_with(&start));
+        line.and_then(|line| line.split_once(": must be ")).map_or("a text", |(_, expected)| expected)
+    };
+    let mut rows = String::new();
+    for (key, default) in keys {
+        let default = default.map(|default| format!("`{default}`")).unwrap_or_default();
+        let start = format!("| `{key}` | {default} | {} | ", must_be(key));
+        let here = written.lines().find(|line| line.starts_with(&format!("| `{key}` | ")));
+        let meaning = here.and_then(|line| line.strip_suffix(" |")?.rsplit(" | ").next()).unwrap_or_default();
+        rows.push_str(&format!("{start}{meaning} |\n"));
+        ensure!(!meaning.is_empty(), "docs/configuration.md does not say what {key} of {name} means");
+    }
+    Ok(rows)
+}
+
+/// `make docs` writes it anew, and keeps what stands there about each key.
+#[test]
+fn the_reference_says_what_the_programs_say() -> Result<()> {
+    const HEAD: &str = "| --- | --- | --- | --- |\n";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    let written = fs::read_to_string(&path)?;
+    let mut parts = written.split(HEAD);
+    let mut text = parts.next().context("it begins with text")?.to_owned();
+    for name in ["mqbroker", "mqnamesrv"] {
+        let part = parts.next().with_context(|| format!("no table of {name}"))?;
+        let after: String = part.split_inclusive('\n').skip_while(|line| line.starts_with('|')).collect();
+        text.push_str(&format!("{HEAD}{}{after}", reference(name, part)?));
+    }
+    if std::env::var_os("RAFTMQ_WRITE_DOCS").is_some() {
+        return Ok(fs::write(&path, text)?);
+    }
+    ensure!(text == written, "docs/configuration.md is not what the programs say: run make docs");
+    Ok(())
+}
