@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # Puts RaftMQ's programs where its image, its systemd units and RocketMQ's scripts look for them:
 #   install.sh ROOT BIN     from the folder BIN (~/.cache/raftmq/target/release) to below ROOT ("" for this machine)
 set -euo pipefail

@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # Kills the leader of the composed cluster with -9, and shows who leads afterwards and how long that took.
 set -euo pipefail
 compose=(docker compose -f "$(dirname "$(readlink -f "$0")")/compose.yaml")

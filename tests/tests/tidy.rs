@@ -148,6 +148,33 @@ fn first_is_dots(word: &str) -> bool {
     word.starts_with("./") || word.starts_with("../")
 }
 
+/// An operator finds an error by its text: what the handbook quotes is what programs say, and what it measures is there.
+#[test]
+fn the_handbook_quotes_what_programs_say() {
+    let handbook = read(&root().join("docs/operations.md"));
+    let of_programs = |path: &PathBuf| {
+        let shown = shown(path);
+        shown.ends_with(".rs") && !shown.starts_with("tests/")
+    };
+    let sources: String = files().iter().filter(|path| of_programs(path)).map(|path| read(path)).collect();
+    let mut problems = Vec::new();
+    let (_, errors) = handbook.split_once("## What a log or an answer says").expect("the chapter is there");
+    for row in errors.lines().filter(|line| line.starts_with("| `")) {
+        let quoted = row.split('`').nth(1).unwrap_or_default();
+        if !sources.contains(quoted) {
+            problems.push(format!("nothing says `{quoted}`"));
+        }
+    }
+    let named = handbook.split(|c: char| !(c.is_ascii_lowercase() || c == '_')).filter(|w| w.starts_with("rocketmq_"));
+    for name in named {
+        let registered = name.trim_end_matches("_total");
+        if !sources.contains(&format!("\"{registered}\"")) {
+            problems.push(format!("no figure is called {name}"));
+        }
+    }
+    check("docs/operations.md quotes what is there", &problems);
+}
+
 #[test]
 fn the_example_files_describe_one_group() {
     let mut groups = BTreeMap::new();
