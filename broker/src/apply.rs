@@ -12,8 +12,9 @@ use crate::propose::Proposer;
 use crate::room::SendGate;
 use crate::store;
 use parking_lot::Mutex;
-use raft_store::{Committed, LogIndex, Machine, NodeId, StateBatch, StateError, Term};
+use raft_store::{Committed, LogIndex, Machine, NodeId, State, StateBatch, StateError, Term, Versions};
 use raftmq_proto::command::Refusal;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -128,6 +129,7 @@ impl Outlets {
 /// The broker's [`Machine`].
 pub(crate) struct Applier {
     rules: Rules,
+    known: RangeInclusive<u32>,
     outlets: Arc<Outlets>,
     answers: Vec<Answer>,
     effects: Vec<Effect>,
@@ -138,9 +140,11 @@ pub(crate) struct Applier {
 }
 
 impl Applier {
-    pub(crate) fn new(outlets: Arc<Outlets>) -> Applier {
+    /// A machine of a build that knows these versions.
+    pub(crate) fn new(known: RangeInclusive<u32>, outlets: Arc<Outlets>) -> Applier {
         Applier {
-            rules: Rules::default(),
+            rules: Rules::new(known.clone()),
+            known,
             outlets,
             answers: Vec::new(),
             effects: Vec::new(),
@@ -156,12 +160,13 @@ impl Machine for Applier {
         store::TABLES
     }
 
+    fn versions(&self) -> Versions {
+        Versions { known: self.known.clone(), active: |state: &State| store::machine::version(state) }
+    }
+
     fn apply(&mut self, entry: &Committed, state: &mut StateBatch<'_>) -> Result<(), StateError> {
         let at = EntryAt { index: entry.index, term: entry.term };
         let outcome = self.rules.apply_payload(at, entry.payload.clone(), state)?;
-        if let Some(error) = &outcome.unreadable {
-            tracing::error!(index = entry.index.0, %error, "an entry was passed over");
-        }
         // Every node computes every answer; only those of this node's clients are waited for here.
         if let Some(origin) = self.outlets.origin.get() {
             self.outlets.traffic.count(&outcome);
@@ -191,6 +196,12 @@ impl Machine for Applier {
         }
         let outlets = &*self.outlets;
         outlets.clock.applied(self.time_ms);
+        if let Some(version) = self.rules.version()
+            && outlets.proposer.encode_by(version)
+            && outlets.origin.get().is_some()
+        {
+            tracing::info!(version, "a version of commands is active");
+        }
         if let Some(why) = self.refused.take() {
             outlets.gate.told(Some(why));
         }
@@ -211,7 +222,7 @@ impl Machine for Applier {
     }
 
     fn restored(&mut self, _index: LogIndex) {
-        self.rules = Rules::default();
+        self.rules = Rules::new(self.known.clone());
         self.outlets.agreement.replaced();
         self.outlets.access.replaced();
         self.outlets.waiters.wake_all();

@@ -18,7 +18,8 @@ use crate::namesrv::Reporter;
 use crate::propose::Proposer;
 use crate::rate::Rates;
 use crate::room::SendGate;
-use crate::task::{self, Paces, Uses};
+use crate::store;
+use crate::task::{self, Builds, Paces, Uses};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use raft_store::{FlushMode, NodeAddresses, NodeId, PeerSecret, RaftConfig, RaftGroup, RuntimeMode, peer_server};
@@ -71,6 +72,8 @@ pub struct Node {
     pub(crate) gate: Arc<SendGate>,
     /// How fast messages may be sent.
     pub(crate) rates: Arc<Rates>,
+    /// Which versions of commands the members know.
+    pub(crate) builds: Builds,
     /// How fast the disks of the group are.
     pub(crate) paces: Paces,
     /// What the logs of the group take of their disks.
@@ -180,8 +183,9 @@ impl Broker {
             consequences: Mutex::default(),
             follows: Notify::new(),
         });
-        let (group, peers) =
-            RaftGroup::start(raft_config(&config), raft_store::disk::from_env(), Applier::new(outlets.clone())).await?;
+        let applier = Applier::new(config.versions.clone(), outlets.clone());
+        let (group, peers) = RaftGroup::start(raft_config(&config), raft_store::disk::from_env(), applier).await?;
+        proposer.encode_by(store::machine::version(&group.state())?);
         outlets.origin.get_or_init(|| Origin { node: group.node(), boot: group.boot() });
 
         let reporter = Reporter::new(config.name_servers.clone(), config.access.inner.clone());
@@ -199,6 +203,7 @@ impl Broker {
             clock,
             gate,
             rates,
+            builds: Builds::default(),
             paces: Paces::default(),
             uses: Uses::default(),
             access,
@@ -331,6 +336,8 @@ fn reports(
             node.paces.reported(report.node, Duration::from_micros(report.sync_us));
             node.gate.reported(report.node, report.shortage);
         }
+        // A learner applies the same entries.
+        node.builds.reported(report.node, report.version);
         node.uses.reported(report.node, report.log);
         let deviates_from = task::agreement::judge(&node, &members, report.node, report.marks);
         let sends_refused = node.gate.decide(&node.group).map(|why| why.to_string()).unwrap_or_default();

@@ -7,6 +7,9 @@
 //! blobs, one raftmq.command.v1.StoredMessage per slot
 //! ```
 //!
+//! Another layout is another format, which a leader writes only once the version of commands that brings it is active
+//! (`machine/version.rs`); whoever meets a format that it does not know stops.
+//!
 //! Slots of an entry are numbered through all its batches. Apply decodes the head alone; a body is read by
 //! (log index, slot) without touching its neighbours. Everything here may come from a disk or another node:
 //! decoding answers errors and never panics.
@@ -27,6 +30,9 @@ pub enum PayloadError {
     /// The bytes end before, or do not end with, what they announce.
     #[error("entry is malformed: {0}")]
     Malformed(&'static str),
+    /// A command of it is of a kind that this build does not know.
+    #[error("entry has a command of a kind that this build does not know")]
+    Unknown,
     /// A protobuf message in it does not decode.
     #[error("entry does not decode: {0}")]
     Decode(String),
@@ -135,12 +141,17 @@ impl Payload {
     /// Decodes the head.
     ///
     /// # Errors
-    /// When it is not an `Entry`, or its batches claim other slots than there are.
+    /// When it is not an `Entry`, its batches claim other slots than there are, or a command of it is unknown.
     pub fn entry(&self) -> Result<Entry, PayloadError> {
         let entry = Entry::decode(self.head.clone())?;
         let claimed: u64 = entry.batches.iter().map(|batch| u64::from(batch.slots)).sum();
         if claimed != u64::from(self.slots()) {
             return Err(PayloadError::Malformed("its batches claim other slots than it has"));
+        }
+        // What is left out in decoding tells a command of an unknown kind from one that says nothing.
+        let empty = entry.batches.iter().flat_map(|batch| &batch.commands).any(|command| command.kind.is_none());
+        if empty && entry.encoded_len() != self.head.len() {
+            return Err(PayloadError::Unknown);
         }
         Ok(entry)
     }
@@ -218,7 +229,7 @@ mod tests {
 
     fn batch(node: u64, blobs: &[&[u8]]) -> EncodedBatch {
         let slots = u32::try_from(blobs.len()).expect("few blobs");
-        let batch = Batch { node, boot: 1, sequence: 2, settled: 1, slots, commands: Vec::new() };
+        let batch = Batch { node, boot: 1, sequence: 2, settled: 1, slots, ..Batch::default() };
         EncodedBatch {
             batch: batch.encode_to_vec().into(),
             blobs: blobs.iter().map(|b| Bytes::copy_from_slice(b)).collect(),
@@ -263,6 +274,17 @@ mod tests {
         assert!(Payload::parse(longer.into()).is_err());
         let parsed = Payload::parse(good).expect("good");
         assert_eq!(parsed.slot(2).expect_err("no slot 2"), PayloadError::Slot { slot: 2, slots: 2 });
+
+        let entry_of = |command: &[u8]| {
+            // One command in one batch, each behind its tag and length.
+            let mut bytes = vec![(6 << 3) | 2, command.len() as u8];
+            bytes.extend_from_slice(command);
+            let encoded = EncodedBatch { batch: bytes.into(), blobs: Vec::new() };
+            Payload::parse(encode_entry(1, &[encoded]).expect("small")).expect("frame is fine").entry()
+        };
+        assert!(entry_of(&[]).expect("says nothing").batches[0].commands[0].kind.is_none());
+        // Field 1000, a message of no bytes: what a newer build may add.
+        assert_eq!(entry_of(&[0xc2, 0x3e, 0]).expect_err("a kind of later"), PayloadError::Unknown);
 
         let mut claims_more = batch(7, &[b"ab"]);
         claims_more.blobs.push(Bytes::new());

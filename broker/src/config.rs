@@ -2,13 +2,14 @@
 
 use crate::access::AccessConfig;
 use crate::forward::MergeLimits;
-use crate::machine::{EXPRESSION_BYTES_MAX, MESSAGES_MAX_DEFAULT, WINDOW_MS_DEFAULT};
+use crate::machine::{EXPRESSION_BYTES_MAX, KNOWN, MESSAGES_MAX_DEFAULT, WINDOW_MS_DEFAULT};
 use crate::propose::ProposeLimits;
 use crate::rate::Limit;
 use crate::task::SlowDiskLimits;
 use raftmq_server::settings::{Alias, Effective, Entry, SettingErrors, Settings};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -218,6 +219,8 @@ pub struct BrokerConfig {
     pub access: AccessConfig,
     /// Figures and health over HTTP; `None` for nowhere.
     pub metrics: Option<Metrics>,
+    /// Versions of commands that this build knows. Not a setting: what else is put here, by tests, must be true of it.
+    pub versions: RangeInclusive<u32>,
     /// What all of this was read from, secrets masked.
     pub entries: Vec<Entry>,
 }
@@ -418,6 +421,7 @@ impl BrokerConfig {
             admin_token,
             access,
             metrics,
+            versions: KNOWN,
             entries: effective.entries(),
         };
         Ok((config, effective))

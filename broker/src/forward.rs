@@ -468,7 +468,7 @@ mod tests {
             ..Append::default()
         };
         let commands = vec![command(Kind::Append(append)), command(Kind::Tick(Tick {}))];
-        let batch = Batch { node: 1, boot: 2, sequence: 3, settled: 0, slots: 2, commands };
+        let batch = Batch { node: 1, boot: 2, sequence: 3, settled: 0, slots: 2, commands, version: 0 };
         let blobs = vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")];
         let refused = fitting(EncodedBatch { batch: batch.encode_to_vec().into(), blobs }, Some("full"));
         let payload = Payload::parse(encode_entry(9, &[refused]).expect("small")).expect("well formed");

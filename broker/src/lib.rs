@@ -37,4 +37,4 @@ mod room;
 pub mod store;
 pub mod task;
 
-pub use main_function::{Arguments, main_with, runtime};
+pub use main_function::{Arguments, main_knowing, main_with, runtime};

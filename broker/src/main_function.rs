@@ -2,10 +2,12 @@
 
 use crate::broker::{Broker, Listeners, processors, raft_threads};
 use crate::config::{ALIASES, BrokerConfig};
+use crate::machine::KNOWN;
 use clap::Parser;
 use raftmq_server::logs;
 use raftmq_server::settings::Settings;
 use raftmq_server::shutdown::Shutdown;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use tokio::runtime::Runtime;
 
@@ -79,7 +81,17 @@ pub fn runtime() -> std::io::Result<Runtime> {
 /// # Errors
 /// What is wrong with configuration, ports or store, and what to do about it.
 pub async fn main_with(arguments: Arguments) -> anyhow::Result<()> {
-    let (config, effective) = BrokerConfig::read(arguments.settings())?;
+    main_knowing(KNOWN, arguments).await
+}
+
+/// As [`main_with`], for a build that knows other versions of commands: tests have one that knows
+/// [`TRIAL`](crate::machine::TRIAL).
+///
+/// # Errors
+/// As [`main_with`].
+pub async fn main_knowing(versions: RangeInclusive<u32>, arguments: Arguments) -> anyhow::Result<()> {
+    let (mut config, effective) = BrokerConfig::read(arguments.settings())?;
+    config.versions = versions;
     if arguments.print_config || arguments.print_important {
         effective.print();
         return Ok(());
@@ -99,7 +111,7 @@ pub async fn main_with(arguments: Arguments) -> anyhow::Result<()> {
     println!("The broker[{name}, {address}] boot success. serializeType=JSON and name server is {name_servers}");
     tokio::select! {
         () = shutdown.requested() => broker.stop().await,
-        reason = broker.halted() => anyhow::bail!("storage failed, nothing is acknowledged any more: {reason}"),
+        reason = broker.halted() => anyhow::bail!("this node stopped, nothing is acknowledged any more: {reason}"),
     }
     Ok(())
 }

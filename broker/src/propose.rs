@@ -20,7 +20,7 @@ use raftmq_proto::command::{Batch, Command, Reply, command::Kind};
 use raftmq_proto::forward::ForwardedBatch;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -115,6 +115,8 @@ struct Inner {
     limits: ProposeLimits,
     clock: Arc<ClusterClock>,
     inflight_bytes: AtomicUsize,
+    /// What batches are encoded by.
+    version: AtomicU32,
     queue: Mutex<Queue>,
     queued: Notify,
     batches: Mutex<Batches>,
@@ -137,6 +139,7 @@ impl Proposer {
                 limits,
                 clock,
                 inflight_bytes: AtomicUsize::new(0),
+                version: AtomicU32::new(0),
                 queue: Mutex::default(),
                 queued: Notify::new(),
                 batches: Mutex::default(),
@@ -150,6 +153,18 @@ impl Proposer {
     #[must_use]
     pub fn now(&self) -> u64 {
         self.inner.clock.now()
+    }
+
+    /// The version of commands that is active, as far as this node has applied. Whoever proposes what is new in a
+    /// version asks for it first: other members may not know that version before.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.inner.version.load(Ordering::Relaxed)
+    }
+
+    /// This node has applied entries by this version, which is active from now on. True when it was another before.
+    pub(crate) fn encode_by(&self, version: u32) -> bool {
+        self.inner.version.swap(version, Ordering::Relaxed) != version
     }
 
     /// Carries out a command with its message blobs, and returns its reply once this node has applied it: it is
@@ -332,7 +347,8 @@ impl Inner {
         }
         let settled = batches.unsettled.keys().next().map_or(sequence, |oldest| *oldest) - 1;
         let slots = u32::try_from(blobs.len()).expect("a batch has fewer blobs than bytes, and those are bounded");
-        let batch = Batch { node, boot, sequence, settled, slots, commands };
+        let version = Some(self.version.load(Ordering::Relaxed)).filter(|version| *version > 1).unwrap_or(0);
+        let batch = Batch { node, boot, sequence, settled, slots, commands, version };
         let batch = ForwardedBatch { batch: batch.encode_to_vec().into(), blobs, boot, sequence };
         batches.unsettled.insert(sequence, Unsettled { batch: batch.clone(), answers, bytes });
         Some(batch)

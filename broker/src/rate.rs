@@ -223,7 +223,7 @@ mod tests {
         };
         let commands: Vec<_> = sends.iter().map(command).collect();
         let slots = u32::try_from(commands.len()).expect("few");
-        let batch = Batch { node: 1, boot: 1, sequence: 1, settled: 0, slots, commands };
+        let batch = Batch { node: 1, boot: 1, sequence: 1, settled: 0, slots, commands, version: 0 };
         let blobs = (0..sends.len()).map(|at| Bytes::from(format!("body {at}"))).collect();
         let admitted =
             rates.admit(EncodedBatch { batch: batch.encode_to_vec().into(), blobs }, || State::ordered(TABLES));

@@ -71,7 +71,7 @@ pub async fn run(arguments: &Arguments, started: Instant) -> anyhow::Result<()> 
 
     let outcome = tokio::select! {
         () = shutdown.requested() => Ok(()),
-        reason = broker.halted() => Err(anyhow::anyhow!("storage failed, nothing is acknowledged any more: {reason}")),
+        reason = broker.halted() => Err(anyhow::anyhow!("this node stopped, nothing is acknowledged any more: {reason}")),
     };
     broker.stop().await;
     name_server_stop.request();

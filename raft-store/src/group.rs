@@ -16,7 +16,7 @@ use crate::identity::{Home, Identity};
 use crate::lease_watch;
 use crate::log::{Log, LogOptions, LogOwner, OpenError, Recovery, SyncMode, WriterMode};
 use crate::log_store::LogStore;
-use crate::machine::Machine;
+use crate::machine::{Machine, Versions};
 use crate::network::{Dialer, Network, PAYLOAD_BYTES_MAX, PeerChannel, Shipper};
 use crate::raft_types::{Command, Outcome, RaftVote, Types, from_raft_log_id, from_raft_vote};
 use crate::replica::{Replica, read_applied};
@@ -25,7 +25,7 @@ use crate::runtime::OwnRuntime;
 use crate::service::PeerServices;
 use crate::ship::{Pace, Place, Receiver};
 use crate::snapshot::Snapshots;
-use crate::state::State;
+use crate::state::{State, StateError};
 use crate::status::{GroupStatus, Leadership, Member, Role, Shortage, SyncFigures};
 use crate::types::{DiskId, LogId, LogIndex, NodeId, NodeInfo, Term};
 use bytes::Bytes;
@@ -69,6 +69,7 @@ pub(crate) struct Shared {
     disk: Arc<dyn Disk>,
     log: Log,
     state: State,
+    versions: Versions,
     flusher: Arc<Flusher>,
     snapshots: Arc<Snapshots>,
     shipper: Arc<Shipper>,
@@ -142,6 +143,16 @@ impl Shared {
 
     pub(crate) fn log(&self) -> &Log {
         &self.log
+    }
+
+    /// The newest version of commands that this node can apply.
+    pub(crate) fn newest_version(&self) -> u32 {
+        *self.versions.known.end()
+    }
+
+    /// The version of commands that is active in the group, as far as this node has applied.
+    pub(crate) fn active_version(&self) -> Result<u32, StateError> {
+        (self.versions.active)(&self.state)
     }
 
     pub(crate) fn receiver(&self) -> &Receiver {
@@ -854,6 +865,7 @@ struct Opened {
     recovery: Recovery,
     state: State,
     tables: &'static [&'static str],
+    versions: Versions,
     log_options: LogOptions,
     owner: LogOwner,
     machine: Box<dyn Machine>,
@@ -867,6 +879,7 @@ struct Parts {
     log: Log,
     recovery: Recovery,
     state: State,
+    versions: Versions,
     halt: Halt,
     flusher: Arc<Flusher>,
     snapshots: Arc<Snapshots>,
@@ -915,6 +928,8 @@ impl Opened {
             Log::open(disk.clone(), &path, owner.clone(), options.clone()).map_err(|error| log_error(path, error))?;
         let path = home.state_path(home.state_number());
         let state = State::open(&path, machine.tables(), &config.state)?;
+        let versions = machine.versions();
+        versions.check(&state)?;
         check_state(&state, &log, home.installed()).map_err(|what| StartError::Corrupt { path, what })?;
         // RocksDB syncs what is in its folder. That there is such a folder is for us to make durable, before anything
         // that its rows stand for is purged from the log.
@@ -926,12 +941,24 @@ impl Opened {
         let tables = machine.tables();
         // Boots are numbered by it, also once another log has taken the place of this one.
         let log_options = LogOptions { number_after: recovery.first_segment_number, ..options };
-        Ok(Opened { config, home: Arc::new(home), disk, log, recovery, state, tables, log_options, owner, machine })
+        Ok(Opened {
+            config,
+            home: Arc::new(home),
+            disk,
+            log,
+            recovery,
+            state,
+            tables,
+            versions,
+            log_options,
+            owner,
+            machine,
+        })
     }
 
     /// What openraft is built on. `apply_waits`: rows wait until the log is durable up to them.
     fn parts(self, apply_waits: bool) -> Result<Parts, StartError> {
-        let Opened { config, home, disk, log, recovery, state, tables, log_options, owner, machine } = self;
+        let Opened { config, home, disk, log, recovery, state, tables, versions, log_options, owner, machine } = self;
         let receiver = Receiver::new(Place { home: home.clone(), owner, log: log_options }, tables);
         let halt = Halt::new();
         let flusher = Arc::new(Flusher::new(
@@ -946,6 +973,7 @@ impl Opened {
             state.clone(),
             log.clone(),
             tables,
+            versions.clone(),
             config.state.clone(),
             flusher.clone(),
             home.clone(),
@@ -953,14 +981,40 @@ impl Opened {
         let replica =
             Replica::new(state.clone(), machine, log.clone(), flusher.clone(), snapshots.clone(), halt.clone())?;
         let store = LogStore::new(log.clone(), halt.clone(), config.election_min());
-        Ok(Parts { config, home, disk, log, recovery, state, halt, flusher, snapshots, receiver, replica, store })
+        Ok(Parts {
+            config,
+            home,
+            disk,
+            log,
+            recovery,
+            state,
+            versions,
+            halt,
+            flusher,
+            snapshots,
+            receiver,
+            replica,
+            store,
+        })
     }
 
     async fn assemble(self, tasks: &TaskTracker, stop: &CancellationToken) -> Result<Arc<Shared>, StartError> {
-        let Parts { config, home, disk, log, recovery, state, halt, flusher, snapshots, receiver, replica, store } = {
-            let apply_waits = self.config.flush == FlushMode::Sync;
-            self.parts(apply_waits)?
-        };
+        let apply_waits = self.config.flush == FlushMode::Sync;
+        let Parts {
+            config,
+            home,
+            disk,
+            log,
+            recovery,
+            state,
+            versions,
+            halt,
+            flusher,
+            snapshots,
+            receiver,
+            replica,
+            store,
+        } = self.parts(apply_waits)?;
         if config.runtime == RuntimeMode::Current {
             tasks.spawn(stop.clone().run_until_cancelled_owned(write_by_and_by(log.clone())));
         }
@@ -976,11 +1030,14 @@ impl Opened {
             sent_bytes: Arc::default(),
         });
         let dialer = Dialer { network: network.clone(), shipper: shipper.clone() };
-        let raft =
-            Raft::build(identity.node, raft_config, dialer, store, replica).await.map_err(|fatal| match fatal {
-                Fatal::StorageError(error) => StartError::Raft(error.to_string()),
-                other => StartError::Raft(other.to_string()),
-            })?;
+        let raft = Raft::build(identity.node, raft_config, dialer, store, replica).await.map_err(|fatal| {
+            // What stopped the replay says more than what followed from it.
+            StartError::Raft(match (halt.reason(), fatal) {
+                (Some(reason), _) => reason.to_string(),
+                (None, Fatal::StorageError(error)) => error.to_string(),
+                (None, other) => other.to_string(),
+            })
+        })?;
         // Made at a start with a purged log, to say that the rows are durable; nobody is sent it.
         snapshots.ship();
         raft.run();
@@ -992,6 +1049,7 @@ impl Opened {
             disk,
             log,
             state,
+            versions,
             flusher,
             snapshots,
             shipper,

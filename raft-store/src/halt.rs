@@ -21,7 +21,7 @@ impl Halt {
             if kept.is_some() {
                 return false;
             }
-            tracing::error!(%reason, "stopping: storage failed or cannot be trusted, nothing is acknowledged from here on");
+            tracing::error!(%reason, "stopping, nothing is acknowledged from here on");
             *kept = Some(reason);
             true
         });

@@ -38,7 +38,7 @@ mod types;
 pub use config::{Dial, Dialing, FlushMode, Peer, RaftConfig, RuntimeMode};
 pub use error::{ProposeError, ReadError, StartError, TransferError, TrimError};
 pub use group::{FillFigures, LogUse, RaftGroup, SegmentUse};
-pub use machine::{Committed, Machine};
+pub use machine::{Committed, Machine, Versions};
 pub use membership::{ChangePhase, ChangeProgress, MemberChange, MemberError, MembersChanged, Newcomer};
 pub use network::{PAYLOAD_BYTES_MAX, PeerChannel, PeerIdentity};
 pub use secret::PeerSecret;

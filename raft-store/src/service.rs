@@ -268,6 +268,7 @@ impl Raft for RaftService {
             membership: committed.log_id().as_ref().map(raft_log_id_to_wire),
             knows_caller: has(committed) || has(&metrics.membership_config),
             applied: metrics.last_applied.as_ref().map(raft_log_id_to_wire),
+            version: self.shared.newest_version(),
         }))
     }
 }

@@ -9,6 +9,7 @@
 use crate::flush::Flusher;
 use crate::identity::Home;
 use crate::log::Log;
+use crate::machine::Versions;
 use crate::raft_types::{SnapshotMeta, Types, from_raft_log_id, to_raft_log_id};
 use crate::replica::{Applied, read_applied};
 use crate::ship::{Received, Shipment};
@@ -71,6 +72,7 @@ pub struct Snapshots {
     state: State,
     log: Log,
     machine_tables: &'static [&'static str],
+    versions: Versions,
     options: StateOptions,
     flusher: Arc<Flusher>,
     home: Arc<Home>,
@@ -88,6 +90,7 @@ impl Snapshots {
         state: State,
         log: Log,
         machine_tables: &'static [&'static str],
+        versions: Versions,
         options: StateOptions,
         flusher: Arc<Flusher>,
         home: Arc<Home>,
@@ -96,6 +99,7 @@ impl Snapshots {
             state,
             log,
             machine_tables,
+            versions,
             options,
             flusher,
             home,
@@ -226,6 +230,7 @@ impl Snapshots {
         let target = self.home.state_path(number);
         link_folder(source, &target)?;
         let state = State::open(&target, self.machine_tables, &self.options).map_err(io::Error::other)?;
+        self.versions.check(&state).map_err(io::Error::other)?;
         let applied = read_applied(&state).map_err(io::Error::other)?;
         let expected = meta.last_log_id.as_ref().map(from_raft_log_id);
         if applied.id != expected {

@@ -12,7 +12,7 @@ use rocksdb::{
     IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,6 +41,37 @@ pub enum StateError {
         /// What is wrong with it.
         what: String,
     },
+    /// The group's commands have a version that this build does not know. Nothing was changed.
+    #[error("{}", other_version(*.active, .known))]
+    Version {
+        /// The version that is active, or is to be.
+        active: u32,
+        /// The oldest and the newest that this build knows.
+        known: RangeInclusive<u32>,
+    },
+    /// A command that this build cannot read, and another one may have carried out. Nothing was changed.
+    #[error(
+        "a command of the log cannot be read by this build: {0}; if other members run a newer build, install it on this \
+         node and start it again, its data is as it was"
+    )]
+    Unreadable(String),
+}
+
+/// What is to be done about a version that is not known.
+fn other_version(active: u32, known: &RangeInclusive<u32>) -> String {
+    let (oldest, newest) = (known.start(), known.end());
+    if active > *newest {
+        return format!(
+            "the group's commands are of version {active}, and this build knows versions up to {newest}: upgrade this \
+             node to a build that knows version {active}, as the other members have, and start it again; its data is \
+             as it was"
+        );
+    }
+    format!(
+        "the group's commands are of version {active}, and this build knows versions from {oldest} on: start this node \
+         with the build that it had before, and upgrade the whole group to one that knows both first; its data is as it \
+         was"
+    )
 }
 
 impl From<rocksdb::Error> for StateError {

@@ -4,7 +4,7 @@
 
 mod group;
 
-use group::{Cluster, PATIENCE, newcomer, texts, until};
+use group::{Cluster, PATIENCE, dump, newcomer, texts, until};
 use raft_store::disk::{Disk, HookedDisk, PowerLossDisk, RealDisk};
 use raft_store::{LogIndex, MemberChange, RaftConfig, Role, TrimError};
 use std::fs;
@@ -82,6 +82,43 @@ impl Cluster {
         self.same_entries(away).await;
         assert!(!self.nodes[away].config.data_dir.join("incoming").exists(), "something was left");
     }
+}
+
+/// The group has gone on to a version that the build of a member does not know: neither the leader's rows nor its
+/// entries come into use there, and with another build all is as it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_a_version_that_is_not_known_never_come_into_use() {
+    let mut cluster = Cluster::new(3, small);
+    cluster.start().await;
+    let (away, mut all) = cluster.with_one_away().await;
+    all.push("version 7".to_owned());
+    cluster.propose(&all[all.len() - 1..]).await;
+    cluster.has(&all).await;
+    cluster.trim(0).await;
+    let node = &mut cluster.nodes[away];
+    node.knows = 6;
+    node.start().await;
+    let before = dump(&node.group().state());
+    let reason = tokio::time::timeout(PATIENCE, node.group().halted()).await.expect("it stops");
+    assert!(reason.contains("of version 7") && reason.contains("up to 6"), "{reason}");
+    assert!(dump(&node.group().state()) == before, "its rows have changed");
+    node.crash().await;
+    node.start().await;
+    tokio::time::timeout(PATIENCE, node.group().halted()).await.expect("it stops each time");
+    node.crash().await;
+    node.knows = 7;
+    node.start().await;
+    cluster.filled(away, &all).await;
+
+    // With the rows there, a build that is too old does not even start.
+    let node = &mut cluster.nodes[away];
+    node.stop().await;
+    node.knows = 6;
+    let refused = node.try_start().await.expect_err("it does not start").to_string();
+    assert!(refused.contains("of version 7") && refused.contains("upgrade this node"), "{refused}");
+    node.knows = 8;
+    node.start().await;
+    cluster.has(&all).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

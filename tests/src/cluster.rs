@@ -148,6 +148,8 @@ pub struct Node {
     pub config: PathBuf,
     /// `storePathRootDir`.
     pub data: PathBuf,
+    /// The program that it runs from its next start on.
+    pub program: &'static str,
     /// Added to the test's environment at its next start.
     pub environment: Vec<(String, String)>,
     namespace: Option<String>,
@@ -425,6 +427,7 @@ impl Cluster {
                     config: dir.path().join(format!("{name}.conf")),
                     data: dir.path().join(&name),
                     namespace: options.hosts.get(group * options.nodes + index).map(|host| host.namespace.clone()),
+                    program: options.broker,
                     environment: options.environment.clone(),
                     relays,
                     process: None,
@@ -526,7 +529,7 @@ impl Cluster {
             place.environment.push(("RAFTMQ_TEST_SYNC_DELAY_FILE".into(), file));
         }
         let arguments = ["-c", node.config.to_str().context("a path of ours is text")?];
-        node.process = Some(Process::start(&program(self.options.broker)?, &arguments, &log, &place)?);
+        node.process = Some(Process::start(&program(node.program)?, &arguments, &log, &place)?);
         Ok(())
     }
 

@@ -242,6 +242,16 @@ impl Workload {
         }
     }
 
+    /// Waits until `count` more sends are acknowledged than there are now, after the fault.
+    ///
+    /// # Errors
+    ///
+    /// They were not within `limit`.
+    pub async fn goes_on(&self, count: usize, limit: Duration) -> Result<()> {
+        let (_, so_far) = self.oracle.acknowledged();
+        self.acknowledged(so_far + count, limit).await
+    }
+
     /// Waits for enough acknowledgements, hurries all senders, and injects the fault while their calls are under way.
     ///
     /// # Errors
@@ -307,7 +317,7 @@ impl Workload {
             history.acknowledged_after,
             history.in_flight_at_fault,
         );
-        Ok(Outcome { verdicts, summary, gap, options: self.options })
+        Ok(Outcome { verdicts, summary, gap, unacknowledged, options: self.options })
     }
 }
 
@@ -319,6 +329,8 @@ pub struct Outcome {
     pub summary: String,
     /// Longest time between two acknowledged sends.
     pub gap: Duration,
+    /// Sends that failed.
+    pub unacknowledged: usize,
     options: Options,
 }
 

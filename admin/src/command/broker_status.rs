@@ -100,6 +100,8 @@ fn figures(looks: &Looks, now_ms: u64) -> BTreeMap<&'static str, String> {
         ("messageIdsReused", status.message_ids_reused.to_string()),
         ("topicNumber", status.topics.to_string()),
         ("consumerGroupNumber", status.consumer_groups.to_string()),
+        ("commandVersion", status.command_version.to_string()),
+        ("commandVersionKnown", status.command_version_known.to_string()),
         ("raftTerm", status.term.to_string()),
         ("raftLogBytes", status.log_bytes.to_string()),
     ]);

@@ -116,6 +116,7 @@ fn to_json(address: &str, status: &GroupStatusResponse) -> Value {
                 "matched": member.matched,
                 "lag": member.lag,
                 "lastAckMs": member.last_ack_ms,
+                "commandVersionKnown": member.command_version_known,
             })
         })
         .collect();
@@ -138,6 +139,8 @@ fn to_json(address: &str, status: &GroupStatusResponse) -> Value {
         "fsyncP50Us": status.fsync_p50_us,
         "fsyncP99Us": status.fsync_p99_us,
         "version": status.version,
+        "commandVersion": status.command_version,
+        "commandVersionKnown": status.command_version_known,
         "logBytes": status.log_bytes,
         "flush": status.flush,
         "topics": status.topics,

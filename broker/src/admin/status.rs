@@ -4,7 +4,7 @@ use super::AdminService;
 use super::door::Caller;
 use crate::config::FlushDiskType;
 use crate::store::key;
-use raft_store::{GroupStatus, ReadState, Role, TransferError};
+use raft_store::{GroupStatus, NodeId, ReadState, Role, TransferError};
 use raftmq_proto::admin::{
     DumpRequest, DumpResponse, GroupStatusResponse, Member, TableDump, TransferLeaderRequest, TransferLeaderResponse,
 };
@@ -54,7 +54,7 @@ impl AdminService {
             committed_index: status.committed.map(|id| id.index),
             applied_index: status.applied.map(|id| id.index),
             purged_index: status.purged.map(|id| id.index),
-            members: status.members.into_iter().map(to_member).collect(),
+            members: status.members.into_iter().map(|member| self.with_version(member, status.leader)).collect(),
             fsync_p50_us: micros(status.fsync_p50),
             fsync_p99_us: micros(status.fsync_p99),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -75,8 +75,18 @@ impl AdminService {
             out_rate: traffic.rates.1,
             trouble,
             uptime_ms: u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            command_version: node.proposer.version(),
+            command_version_known: *node.config.versions.end(),
             ..GroupStatusResponse::default()
         })
+    }
+
+    /// A member, on a leader with the version that it reported.
+    fn with_version(&self, member: raft_store::Member, leader: Option<NodeId>) -> Member {
+        let own = self.node.group.node();
+        let known =
+            if member.id == own { Some(*self.node.config.versions.end()) } else { self.node.builds.knows(member.id) };
+        Member { command_version_known: known.filter(|_| leader == Some(own)), ..to_member(member) }
     }
 
     pub(super) async fn transfer_leader(
@@ -245,6 +255,7 @@ pub(super) fn to_member(member: raft_store::Member) -> Member {
         matched: member.matched.map(|index| index.0),
         lag: member.lag,
         last_ack_ms: member.last_ack.map(|elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)),
+        command_version_known: None,
     }
 }
 

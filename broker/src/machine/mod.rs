@@ -33,6 +33,7 @@ mod timer;
 mod topic;
 mod trim;
 mod turn;
+mod version;
 mod window;
 
 #[cfg(test)]
@@ -41,13 +42,14 @@ mod tests;
 pub use effect::Effect;
 pub(crate) use lease::goes_by_priority;
 pub use session::EXPRESSION_BYTES_MAX;
-pub use setting::VERSION;
+pub use version::{KNOWN, TRIAL, TRIAL_COMMANDS, VERSION, VERSION_OLDEST};
 pub use window::{MESSAGES_MAX, MESSAGES_MAX_DEFAULT, WINDOW_MS, WINDOW_MS_DEFAULT};
 
-use crate::command::{Payload, PayloadError};
+use crate::command::Payload;
 use bytes::Bytes;
 use raft_store::{LogIndex, StateBatch, StateError, Term};
 use raftmq_proto::command::{Batch, Command, Entry, Refusal, Reply, command, reply};
+use std::ops::RangeInclusive;
 use turn::Turn;
 
 /// Rows that one command may touch beyond those of its own messages: what is due is done in pieces of this size.
@@ -75,9 +77,6 @@ pub struct Outcome {
     pub answers: Vec<Answer>,
     /// What happens after the rows are visible, each once.
     pub effects: Vec<Effect>,
-    /// Why nothing was carried out: the payload is no entry. Every replica sees the same bytes, so all of them
-    /// pass over it alike.
-    pub unreadable: Option<PayloadError>,
 }
 
 /// Where an entry stands in the log.
@@ -90,45 +89,66 @@ pub struct EntryAt {
 }
 
 /// The deterministic state machine of a broker group.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Rules {
     window: window::Window,
+    /// Versions that this build can apply.
+    known: RangeInclusive<u32>,
+    /// The active one, once it was needed.
+    version: Option<u32>,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Rules::new(KNOWN)
+    }
 }
 
 impl Rules {
+    /// Rules of a build that knows these versions.
+    #[must_use]
+    pub fn new(known: RangeInclusive<u32>) -> Rules {
+        Rules { window: window::Window::default(), known, version: None }
+    }
+
+    /// The version that is active behind the last entry; `None` before the first one.
+    #[must_use]
+    pub fn version(&self) -> Option<u32> {
+        self.version
+    }
+
     /// Carries out one entry as the log holds it.
     ///
     /// # Errors
-    /// When rows cannot be read or make no sense, or the entry has a format that this build does not know: the
-    /// node must stop.
+    /// When rows cannot be read or make no sense, the entry is not legible to this build, or it activates or uses a
+    /// version that this build does not know: the node must stop, and what it was given must not be written.
     pub fn apply_payload(
         &mut self,
         at: EntryAt,
         payload: Bytes,
         state: &mut StateBatch<'_>,
     ) -> Result<Outcome, StateError> {
-        match Payload::parse(payload).and_then(|payload| payload.entry()) {
-            Ok(entry) => self.apply(at, entry, state),
-            Err(error @ PayloadError::Format(_)) => Err(StateError::Corrupt { table: "log", what: error.to_string() }),
-            Err(error) => {
-                let outcome = self.apply(at, Entry::default(), state)?;
-                Ok(Outcome { unreadable: Some(error), ..outcome })
-            }
-        }
+        let entry = Payload::parse(payload).and_then(|payload| payload.entry());
+        self.apply(at, entry.map_err(|error| StateError::Unreadable(error.to_string()))?, state)
     }
 
     /// Carries out the decoded head of an entry.
     ///
     /// # Errors
-    /// When rows cannot be read or make no sense: the node must stop.
+    /// As [`Rules::apply_payload`].
     pub fn apply(&mut self, at: EntryAt, entry: Entry, state: &mut StateBatch<'_>) -> Result<Outcome, StateError> {
-        let mut turn = Turn::begin(at, entry.time_ms, state, &mut self.window)?;
+        let active = match self.version {
+            Some(active) => active,
+            None => version::active(&*state, &self.known)?,
+        };
+        let mut turn = Turn::begin(at, entry.time_ms, (active, &self.known), state, &mut self.window)?;
         let mut answers = Vec::with_capacity(entry.batches.len());
         for batch in entry.batches {
             answers.extend(turn.batch(batch)?);
         }
+        self.version = Some(turn.version);
         let effects = turn.end()?;
-        Ok(Outcome { answers, effects, unreadable: None })
+        Ok(Outcome { answers, effects })
     }
 }
 
@@ -141,7 +161,7 @@ impl Turn<'_, '_> {
     fn command(&mut self, command: Command) -> Result<Reply, StateError> {
         self.ordinal += 1;
         let Some(kind) = command.kind else {
-            return Ok(refused(Refusal::InvalidArgument, "the command is empty or unknown"));
+            return Ok(refused(Refusal::InvalidArgument, "the command is empty"));
         };
         // Slots are counted whether or not their command is carried out.
         let slots = match slots_of(&kind) {

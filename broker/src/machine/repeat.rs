@@ -20,6 +20,7 @@ impl Turn<'_, '_> {
         self.slots_end = self.next_slot.saturating_add(batch.slots);
         self.next_batch_slot = self.slots_end;
 
+        self.demand(batch.version)?;
         let (node, boot, sequence) = (batch.node, batch.boot, batch.sequence);
         let answer = |replies, repeat| Ok(Some(Answer { node, boot, sequence, replies, repeat }));
         let known = node::node(&self.rows, node)?;
@@ -47,7 +48,9 @@ impl Turn<'_, '_> {
         let replies = match kept {
             Some(replies) => replies,
             None => {
+                let (version, commands) = (batch.version, batch.commands.len());
                 let replies = Replies { replies: self.commands(batch)? };
+                self.count_trial(version, commands)?;
                 self.rows.put(key::NODE, &key::replies(node, sequence), replies.encode_to_vec());
                 replies.replies
             }

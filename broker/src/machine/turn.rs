@@ -10,6 +10,7 @@ use crate::store::{ConsumerGroupId, LeaseId, TopicId, consumer_group, key, machi
 use raft_store::{LogIndex, StateBatch, StateError, Term};
 use raftmq_proto::command::{ConsumerGroup, Topic};
 use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// A topic as the rules use it.
@@ -40,6 +41,10 @@ pub(super) struct Turn<'b, 's> {
     pub(super) index: LogIndex,
     /// Term of the entry's leader.
     pub(super) term: Term,
+    /// The active version: what is new in one is done from it on, see [`super::version`].
+    pub(super) version: u32,
+    /// Versions that this build can apply.
+    pub(super) known: &'b RangeInclusive<u32>,
     /// Cluster time of the entry; never before that of an earlier one.
     pub(super) now_ms: u64,
     /// Cluster time of the entry before it.
@@ -73,6 +78,7 @@ impl<'b, 's> Turn<'b, 's> {
     pub(super) fn begin(
         at: EntryAt,
         time_ms: u64,
+        (version, known): (u32, &'b RangeInclusive<u32>),
         state: &'b mut StateBatch<'s>,
         window: &'b mut Window,
     ) -> Result<Self, StateError> {
@@ -85,6 +91,8 @@ impl<'b, 's> Turn<'b, 's> {
             rows: Rows::new(state, applied.checksum),
             index: at.index,
             term: at.term,
+            version,
+            known,
             // Within the range that lease ids have room for: a wild clock must not overflow them.
             now_ms: time_ms.min(1 << 43).max(applied.time_ms),
             before_ms: applied.time_ms,

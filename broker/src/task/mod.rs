@@ -1,5 +1,6 @@
 //! Work that only the leader does. It proposes and never writes; losing leadership ends it.
 
+mod activate;
 pub(crate) mod agreement;
 mod clock;
 mod disk_use;
@@ -12,6 +13,7 @@ mod transaction_check;
 
 pub use slow_disk::SlowDiskLimits;
 
+pub(crate) use activate::Builds;
 pub(crate) use disk_use::{Uses, unlink};
 pub(crate) use slow_disk::Paces;
 
@@ -36,6 +38,7 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
                 () = clock::run(&node) => {}
                 () = session::run(&node, seen.term) => {}
                 () = settings::run(&node) => {}
+                () = activate::run(&node) => {}
                 () = transaction_check::run(&node) => {}
                 () = retention::run(&node) => {}
                 leadership = turned(&node, seen) => seen = leadership,

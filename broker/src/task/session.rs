@@ -84,6 +84,7 @@ pub(super) async fn report(node: &Node) {
                 marks: node.outlets.agreement.report(),
                 sync_us: node.paces.own(node.group.sync_figures()).map_or(0, micros),
                 log: Some(node.uses.own(node)),
+                version: *node.config.versions.end(),
             };
             let reported = tokio::time::timeout(REPORT_EVERY, ForwardClient::new(channel).report(request)).await;
             match reported {

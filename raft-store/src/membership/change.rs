@@ -273,6 +273,14 @@ impl<T: FnMut(ChangeProgress) + Send> Change<'_, T> {
         if info.label != *label {
             return refused(format!("the node at {address} is labelled {}, not {label}", info.label));
         }
+        let active = self.shared.active_version().map_err(|error| MemberError::Refused(error.to_string()))?;
+        if answer.version < active {
+            return refused(format!(
+                "the group's commands are of version {active}, and the build of the node at {address} knows versions up \
+                 to {}: upgrade {label} to a build that knows version {active}, and run the command again",
+                answer.version
+            ));
+        }
         if answer.initialised && standing == Standing::Unknown {
             // A member that was removed may come back with what it has; nobody else brings a history along.
             let applied = answer.applied.map(log_id_from_wire);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use raft_store::disk::{Disk, RealDisk};
 use raft_store::{
     Committed, GroupStatus, LogIndex, Machine, MemberChange, MemberError, MembersChanged, Newcomer, Peer, ProposeError,
-    RaftConfig, RaftGroup, ReadState, StartError, State, StateBatch, StateError, Table, peer_server,
+    RaftConfig, RaftGroup, ReadState, StartError, State, StateBatch, StateError, Table, Versions, peer_server,
 };
 use std::net::{SocketAddr, TcpListener};
 use std::ops::ControlFlow;
@@ -22,19 +22,39 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 pub const ENTRIES: Table = Table(0);
 pub const SUM: Table = Table(1);
 
-/// Keeps every payload by its index, and a checksum of all in their order.
+/// Keeps every payload by its index, and a checksum of all in their order. A payload such as `version 7` activates that
+/// version.
 pub struct Ledger {
     pub applied: Arc<AtomicU64>,
+    /// The newest version that it knows.
+    pub knows: u32,
 }
+
+const VERSION: &[u8] = b"version";
 
 impl Machine for Ledger {
     fn tables(&self) -> &'static [&'static str] {
         &["entries", "sum"]
     }
 
+    fn versions(&self) -> Versions {
+        let active = |state: &State| {
+            let row = state.get(SUM, VERSION)?;
+            Ok(row.map_or(0, |row| u32::from_be_bytes(row.try_into().expect("4 bytes"))))
+        };
+        Versions { known: 0..=self.knows, active }
+    }
+
     fn apply(&mut self, entry: &Committed, state: &mut StateBatch<'_>) -> Result<(), StateError> {
         assert!(entry.payload != "panic", "asked to");
         let before = state.get(SUM, b"sum")?.map_or(0, |row| u32::from_be_bytes(row.try_into().expect("4 bytes")));
+        if let Some(active) = entry.payload.strip_prefix(b"version ") {
+            let active: u32 = std::str::from_utf8(active).ok().and_then(|text| text.parse().ok()).expect("a number");
+            if active > self.knows {
+                return Err(StateError::Version { active, known: 0..=self.knows });
+            }
+            state.put(SUM, VERSION.to_vec(), active.to_be_bytes());
+        }
         state.put(ENTRIES, entry.index.0.to_be_bytes(), entry.payload.to_vec());
         state.put(SUM, *b"sum", crc32c::crc32c_append(before, &entry.payload).to_be_bytes());
         Ok(())
@@ -82,6 +102,8 @@ pub struct Node {
     pub disk: Arc<dyn Disk>,
     pub group: Option<RaftGroup>,
     pub applied: Arc<AtomicU64>,
+    /// The newest version that its machine knows at its next start.
+    pub knows: u32,
 }
 
 impl Node {
@@ -94,7 +116,7 @@ impl Node {
     }
 
     pub async fn try_start(&mut self) -> Result<(), StartError> {
-        let machine = Ledger { applied: self.applied.clone() };
+        let machine = Ledger { applied: self.applied.clone(), knows: self.knows };
         let (group, services) = RaftGroup::start(self.config.clone(), self.disk.clone(), machine).await?;
         let listener = bind(self.address);
         let runtime = group.runtime();
@@ -184,7 +206,7 @@ impl Cluster {
                 config.election_ms_min = 250;
                 config.election_ms_max = 450;
                 change(&mut config);
-                Node { config, address, disk: Arc::new(RealDisk), group: None, applied: Arc::default() }
+                Node { config, address, disk: Arc::new(RealDisk), group: None, applied: Arc::default(), knows: 7 }
             })
             .collect();
         Cluster { nodes, folder }

@@ -44,6 +44,7 @@ impl Node {
             settled: self.sequence - 1,
             slots: slots as u32,
             commands,
+            version: 0,
         };
         let batch = EncodedBatch { batch: batch.encode_to_vec().into(), blobs: vec![Bytes::new(); slots] };
         let payload = encode_entry(self.now_ms, &[batch]).expect("small");

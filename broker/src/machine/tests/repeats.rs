@@ -34,7 +34,7 @@ fn batch(node: u64, boot: u64, sequence: u64, settled: u64, kinds: Vec<command::
     });
     let slots = slots.sum();
     let commands = kinds.into_iter().map(|kind| Command { deadline_ms: 0, kind: Some(kind) }).collect();
-    Batch { node, boot, sequence, settled, slots, commands }
+    Batch { node, boot, sequence, settled, slots, commands, version: 0 }
 }
 
 fn refusals(replies: &[Reply]) -> Vec<Refusal> {

@@ -1,0 +1,81 @@
+//! Versions of what is replicated: the commands, their stored form, and what apply makes of them.
+//!
+//! While a broker group is upgraded node by node its members run different builds, and all of them must make the same
+//! rows of the same log. So whatever is new waits until each member has said that it knows it. Then the leader proposes
+//! [`Activate`](raftmq_proto::command::Activate) (`task/activate.rs`), and from that entry on the new version holds, on
+//! every member and at every replay. It never goes back. A member that meets a version which it does not know stops
+//! before it writes anything.
+//!
+//! | version | since then |
+//! | --- | --- |
+//! | 0 | all that there was before the first activation |
+//! | 1 | nothing else: the group knows its version |
+//!
+//! To add the next one:
+//!
+//! 1. Raise [`VERSION`] and give it a row in this table.
+//! 2. What is proposed: a new field or kind of `command.proto` (which only grows) is used only where
+//!    [`Proposer::version`](crate::propose::Proposer::version) is that high. Batches that were encoded before are
+//!    carried out after the activation too.
+//! 3. What apply does: whatever is new goes behind `self.version` of [`Turn`], which is the version that is active at
+//!    the command under way. Nothing else may decide it.
+//! 4. A test as `tests/tests/upgrade.rs`, which does all this with [`TRIAL`].
+//!
+//! [`VERSION_OLDEST`] is raised, and old behaviour deleted, once no log can hold it any more.
+
+use super::turn::Turn;
+use crate::store::{key, machine};
+use raft_store::{ReadState, StateError};
+use raftmq_proto::command::Reply;
+use std::ops::RangeInclusive;
+
+/// The newest version that this build knows.
+pub const VERSION: u32 = 1;
+
+/// The oldest version that this build can still apply.
+pub const VERSION_OLDEST: u32 = 0;
+
+/// What releases know.
+pub const KNOWN: RangeInclusive<u32> = VERSION_OLDEST..=VERSION;
+
+/// The version after the newest one, which no release knows. Tests roll a group over to it, to see that an upgrade
+/// goes well before there is one: batches say that they were encoded by it, and apply counts their commands.
+pub const TRIAL: u32 = VERSION + 1;
+
+/// Setting: commands of batches that were encoded by [`TRIAL`].
+pub const TRIAL_COMMANDS: &str = "trial.commands";
+
+/// The active version of these rows.
+pub(super) fn active(rows: &impl ReadState, known: &RangeInclusive<u32>) -> Result<u32, StateError> {
+    let active = machine::version(rows)?;
+    if known.contains(&active) { Ok(active) } else { Err(StateError::Version { active, known: known.clone() }) }
+}
+
+impl Turn<'_, '_> {
+    /// Going back is not possible: a lower version changes nothing.
+    pub(super) fn activate(&mut self, version: u32) -> Result<Reply, StateError> {
+        self.demand(version)?;
+        if version > self.version {
+            self.rows.put(key::MACHINE, &key::machine(b'v'), u64::from(version).to_be_bytes().to_vec());
+            self.version = version;
+        }
+        Ok(Reply::default())
+    }
+
+    /// Members that know this version go on differently from here: a build that does not must not go on.
+    pub(super) fn demand(&self, version: u32) -> Result<(), StateError> {
+        if version > *self.known.end() {
+            return Err(StateError::Version { active: version, known: self.known.clone() });
+        }
+        Ok(())
+    }
+
+    /// What is new in [`TRIAL`].
+    pub(super) fn count_trial(&mut self, encoded_by: u32, commands: usize) -> Result<(), StateError> {
+        if self.version >= TRIAL && encoded_by >= TRIAL {
+            let count = machine::number_setting(&self.rows, TRIAL_COMMANDS, 0)?.saturating_add(commands as u64);
+            self.rows.put(key::MACHINE, &key::setting(TRIAL_COMMANDS), count.to_string().into_bytes());
+        }
+        Ok(())
+    }
+}
