@@ -23,10 +23,16 @@ use v2::{AddressScheme, MessageType, Permission};
 pub(super) const EVERY_TYPE: [MessageType; 4] =
     [MessageType::Normal, MessageType::Fifo, MessageType::Delay, MessageType::Transaction];
 
-/// Types that a topic may be advertised with: clients fail on a route that names any other. Older clients do not know
-/// PRIORITY either, which is the type of topics that were made for it and of no others.
-const ADVERTISED: [MessageType; 5] =
-    [MessageType::Normal, MessageType::Fifo, MessageType::Delay, MessageType::Transaction, MessageType::Priority];
+/// Types that a topic may be advertised with: clients fail on a route that names any other. Older clients know neither
+/// PRIORITY nor LITE, which are the types of topics that were made for them and of no others.
+const ADVERTISED: [MessageType; 6] = [
+    MessageType::Normal,
+    MessageType::Fifo,
+    MessageType::Delay,
+    MessageType::Transaction,
+    MessageType::Priority,
+    MessageType::Lite,
+];
 
 pub(super) async fn query(
     front: &Front,
@@ -465,7 +471,8 @@ mod tests {
         check(&[MessageType::Fifo], &[MessageType::Fifo]);
         check(&[], &[MessageType::Normal]);
         check(&[MessageType::Unspecified], &[MessageType::Normal]);
-        check(&[MessageType::Lite, MessageType::Delay], &[MessageType::Delay]);
+        check(&[MessageType::Unspecified, MessageType::Delay], &[MessageType::Delay]);
+        check(&[MessageType::Lite], &[MessageType::Lite]);
         check(&[MessageType::Priority], &[MessageType::Priority]);
         check(&super::EVERY_TYPE, &super::EVERY_TYPE);
     }

@@ -57,6 +57,7 @@ impl Turn<'_, '_> {
             if table == key::SUBSCRIPTION {
                 let group = ConsumerGroupId(number_at(row, 8));
                 turn.rows.delete(key::CONSUMER_GROUP, &key::consumed(group, topic));
+                turn.rows.delete(key::CONSUMER_GROUP, &key::consumed_lite(group, topic));
             }
             Ok(())
         })
@@ -71,9 +72,10 @@ impl Turn<'_, '_> {
     ) -> Result<Piece, StateError> {
         let own = group.0.to_be_bytes().to_vec();
         let filters = key::group_filters(group).to_vec();
+        let ready = key::lite_ready_of_group(group).to_vec();
         let mut rows = 0;
         if note.first().is_none_or(|table| [key::LEASE.0, key::RECEIVE.0, key::SESSION.0].contains(table)) {
-            let ranges = [(key::LEASE, &own), (key::RECEIVE, &own), (key::SESSION, &filters)];
+            let ranges = [(key::LEASE, &own), (key::RECEIVE, &own), (key::SESSION, &filters), (key::SESSION, &ready)];
             let piece = self.drop_ranges(&ranges, note, rows_max, |turn, table, row| {
                 if table == key::LEASE {
                     turn.drop_lease_finders(group, LeaseId(number_at(row, 8)))?;
@@ -85,11 +87,10 @@ impl Turn<'_, '_> {
             }
             rows = piece.rows;
         }
-        let topics = consumer_group::consumed(&self.rows, group, TOPICS_MAX)?;
-        let shares: Vec<_> = topics.iter().map(|topic| key::subscription(*topic, group).to_vec()).collect();
-        let consumed: Vec<_> = topics.iter().map(|topic| key::consumed(group, *topic).to_vec()).collect();
+        let topics = consumer_group::shares(&self.rows, group, TOPICS_MAX)?;
+        let shares: Vec<_> = topics.iter().map(|(topic, _)| key::subscription(*topic, group).to_vec()).collect();
         let mut ranges = Vec::new();
-        for (share, consumed) in shares.iter().zip(&consumed) {
+        for (share, (_, consumed)) in shares.iter().zip(&topics) {
             ranges.extend(SHARED.map(|table| (table, share)));
             ranges.push((key::CONSUMER_GROUP, consumed));
         }

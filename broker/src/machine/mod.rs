@@ -21,6 +21,9 @@ mod half;
 mod invisible;
 mod keeper;
 mod lease;
+mod lite;
+mod lite_lease;
+mod lite_subscription;
 mod offset;
 mod repeat;
 mod reset;
@@ -40,6 +43,7 @@ mod tests;
 
 pub use effect::Effect;
 pub(crate) use lease::goes_by_priority;
+pub(crate) use lite_subscription::NAMES_MAX as LITE_NAMES_MAX;
 pub use session::EXPRESSION_BYTES_MAX;
 pub use setting::VERSION;
 pub use window::{MESSAGES_MAX, MESSAGES_MAX_DEFAULT, WINDOW_MS, WINDOW_MS_DEFAULT};
@@ -179,6 +183,7 @@ impl Turn<'_, '_> {
             command::Kind::Trim(trim) => self.trim(trim),
             command::Kind::Expire(expire) => self.expire(&expire),
             command::Kind::Reappend(again) => self.reappend(again, slots),
+            command::Kind::PutLiteSubscription(put) => self.put_lite_subscription(put),
             command::Kind::Refuse(refuse) => Ok(refused(refuse.refusal(), refuse.detail)),
         }
     }

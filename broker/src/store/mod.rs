@@ -18,6 +18,7 @@ pub mod half;
 pub mod key;
 mod lag;
 pub mod lease;
+pub mod lite;
 pub mod machine;
 pub mod message;
 pub mod node;

@@ -7,6 +7,7 @@ use super::{answer_by, fresh, rows};
 use crate::admin::reset::{Goal, places};
 use crate::machine::TICK_ROWS_MAX;
 use crate::store::consumer_group::{consumed, consumer_group};
+use crate::store::lite;
 use crate::store::message::run_of;
 use crate::store::progress::progress;
 use crate::store::queue::queue;
@@ -146,28 +147,32 @@ pub(super) async fn accumulated(
     caller: &Caller,
     request: v2::DescribeGroupAccumulationRequest,
 ) -> Result<v2::DescribeGroupAccumulationResponse, ApiError> {
-    if request.lite_topic.is_some_and(|lite| !lite.is_empty()) {
-        return Err(ApiError::NotImplemented("the accumulation of a lite topic"));
-    }
+    let lite_topic = request.lite_topic.filter(|lite| !lite.is_empty());
     let group = convert::consumer_group(request.group)?.to_string();
     let named = topics(request.topics)?;
     fresh(front, caller).await?;
     let (name, now_ms) = (group.clone(), front.node.clock.now());
     let found = rows(front, move |state| {
         let Some((group, topics)) = subject(state, &name, &named)? else { return Ok(None) };
-        let mut parts = HashMap::new();
+        let (mut parts, mut lite_parts) = (HashMap::new(), HashMap::new());
         for topic in topics {
             let backlog = backlog(state, &topic, ConsumerGroupId(group.id))?;
+            if let Some(name) = &lite_topic
+                && let Some(found) = self::topic(state, &lite::row_name(TopicId(topic.id), name))?
+            {
+                let backlog = self::backlog(state, &found, ConsumerGroupId(group.id))?;
+                lite_parts.insert(name.clone(), accumulation(&backlog, now_ms));
+            }
             parts.insert(topic.name, accumulation(&backlog, now_ms));
         }
-        Ok(Some(parts))
+        Ok(Some((parts, lite_parts)))
     });
-    let parts = found.await?.ok_or_else(|| unknown(&group))?;
+    let (parts, lite_topic_accumulation) = found.await?.ok_or_else(|| unknown(&group))?;
     Ok(v2::DescribeGroupAccumulationResponse {
         status: Some(status::ok()),
         accumulation: Some(sum(&parts)),
         topic_accumulation: parts,
-        lite_topic_accumulation: HashMap::new(),
+        lite_topic_accumulation,
     })
 }
 

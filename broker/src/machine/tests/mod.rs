@@ -6,6 +6,7 @@ mod access;
 mod bounds;
 mod fifo;
 mod figures;
+mod lite;
 mod random;
 mod repeats;
 mod retention;
