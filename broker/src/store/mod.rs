@@ -13,6 +13,7 @@ mod codec;
 pub mod consumer_group;
 pub mod deadline;
 pub mod due;
+pub mod explain;
 pub mod fifo;
 pub mod half;
 pub mod key;

@@ -7,6 +7,7 @@
 //! send its message id, `content=2` other content than the first; `lite=x` sends to the lite topic `x`, and
 //! `lite c g t +x -y` says that client `c` receives `x` from now on, and `y` no longer.
 
+use super::explain::{fate, waits};
 use super::lite::{lite_topics, subscription_of, told};
 use super::retention::assert_kept;
 use super::{Effect, Harness, Rules, START_MS, judged};
@@ -152,6 +153,8 @@ impl Timeline {
                 self.simple(command::Kind::DeleteConsumerGroup(DeleteConsumerGroup { name: words[1].into() }))
             }
             "lite" => self.simple(command::Kind::PutLiteSubscription(subscription_of(&words))),
+            "fate" => fate(&self.harness.state, self.harness.now_ms, &words),
+            "waits" => waits(&self.harness.state, self.harness.now_ms, &words),
             "told" => told(&self.harness.effects),
             "lite-topics" => {
                 let state = &self.harness.state;
