@@ -90,7 +90,7 @@ pub(super) async fn assignment(
 
 /// A broker group that hosts a topic.
 #[derive(Debug, Clone)]
-struct Host {
+pub(super) struct Host {
     broker_group: String,
     read_queues: u32,
     write_queues: u32,
@@ -103,7 +103,7 @@ struct Host {
 }
 
 /// The broker groups that host a topic, by name.
-async fn hosts(front: &Front, topic: &TopicName) -> Result<Vec<Host>, ApiError> {
+pub(super) async fn hosts(front: &Front, topic: &TopicName) -> Result<Vec<Host>, ApiError> {
     let foreign = front.node.reporter.routes().of(topic.as_str()).await;
     let row = match foreign.is_empty() {
         true => front.topic(topic).await?,
@@ -126,6 +126,29 @@ async fn hosts(front: &Front, topic: &TopicName) -> Result<Vec<Host>, ApiError> 
     }
     hosts.sort_by(|a, b| a.broker_group.cmp(&b.broker_group));
     Ok(hosts)
+}
+
+/// A route as RocketMQ's remoting protocol writes it. Names and addresses have no sign that JSON would quote.
+pub(super) fn document(hosts: &[Host], cluster: &str) -> String {
+    let queues = hosts.iter().map(|host| {
+        format!(
+            r#"{{"brokerName":"{}","perm":{},"readQueueNums":{},"topicSysFlag":0,"writeQueueNums":{}}}"#,
+            host.broker_group, host.permission, host.read_queues, host.write_queues
+        )
+    });
+    let brokers = hosts.iter().map(|host| {
+        let members = host.members.iter().enumerate().map(|(id, address)| format!(r#""{id}":"{address}""#));
+        format!(
+            r#"{{"brokerAddrs":{{{}}},"brokerName":"{}","cluster":"{cluster}"}}"#,
+            members.collect::<Vec<_>>().join(","),
+            host.broker_group
+        )
+    });
+    format!(
+        r#"{{"brokerDatas":[{}],"filterServerTable":{{}},"queueDatas":[{}]}}"#,
+        brokers.collect::<Vec<_>>().join(","),
+        queues.collect::<Vec<_>>().join(",")
+    )
 }
 
 /// Where the client says it called, and where its call came in.
@@ -328,7 +351,7 @@ fn assigned(resource: &v2::Resource, host: &Host, lists: &[v2::Endpoints], order
 
 #[cfg(test)]
 mod tests {
-    use super::{Dialled, Host, assigned, firsts, queues};
+    use super::{Dialled, Host, assigned, document, firsts, queues};
     use raftmq_proto::rocketmq as v2;
     use v2::{AddressScheme, MessageType};
 
@@ -459,6 +482,16 @@ mod tests {
         check(1, 2, 4, "0 READ 8081");
         check(1, 2, 2, "0 WRITE 8081, 1 WRITE 8181");
         check(1, 2, 0, "0 NONE 8081, 1 NONE 8181");
+    }
+
+    #[test]
+    fn a_route_as_a_document() {
+        let host = Host { read_queues: 4, write_queues: 8, permission: 6, ..host() };
+        let parsed = document(&[host.clone(), host], "RaftCluster");
+        let one = r#"{"brokerName":"RaftNode00","perm":6,"readQueueNums":4,"topicSysFlag":0,"writeQueueNums":8}"#;
+        assert!(parsed.ends_with(&format!(r#""queueDatas":[{one},{one}]}}"#)), "{parsed}");
+        assert!(parsed.starts_with(r#"{"brokerDatas":[{"brokerAddrs":{"0":""#), "{parsed}");
+        assert_eq!(parsed.matches('{').count(), parsed.matches('}').count());
     }
 
     #[test]

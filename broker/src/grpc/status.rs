@@ -289,6 +289,7 @@ fn refused(refusal: Refusal) -> Code {
         Refusal::LiteTopicQuota => Code::LiteTopicQuotaExceeded,
         Refusal::LiteSubscriptionQuota => Code::LiteSubscriptionQuotaExceeded,
         Refusal::IllegalLiteTopic => Code::IllegalLiteTopic,
+        Refusal::StillSubscribed => Code::PreconditionFailed,
         // A name that was taken between two commands, and a batch of an earlier boot: neither is the client's doing.
         Refusal::Unspecified
         | Refusal::AlreadyExists

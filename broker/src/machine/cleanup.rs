@@ -19,7 +19,7 @@ pub(super) struct Piece {
 const TOPICS_MAX: usize = 64;
 
 /// Tables whose rows begin with topic and consumer group.
-const SHARED: [Table; 5] = [key::FLIGHT, key::RETRY, key::FIFO, key::PROGRESS, key::SUBSCRIPTION];
+pub(super) const SHARED: [Table; 5] = [key::FLIGHT, key::RETRY, key::FIFO, key::PROGRESS, key::SUBSCRIPTION];
 
 impl Turn<'_, '_> {
     /// Leaves work for Tick.
@@ -103,6 +103,21 @@ impl Turn<'_, '_> {
         Ok(Piece { rows: rows + piece.rows, ..piece })
     }
 
+    /// Rows of these ranges, counted up to one more than `rows_max`.
+    pub(super) fn count_rows(&self, ranges: &[(Table, &Vec<u8>)], rows_max: usize) -> Result<usize, StateError> {
+        let mut rows = 0;
+        for (table, prefix) in ranges {
+            self.rows.scan(*table, prefix, &key::after(prefix), &mut |_, _| {
+                rows += 1;
+                if rows <= rows_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+            if rows > rows_max {
+                break;
+            }
+        }
+        Ok(rows)
+    }
+
     /// Removes the rows by which a lease is found.
     fn drop_lease_finders(&mut self, group: ConsumerGroupId, id: LeaseId) -> Result<(), StateError> {
         if let Some(lease) = lease::lease(&self.rows, group, id)? {
@@ -137,7 +152,7 @@ impl Turn<'_, '_> {
                 from = [at_key, &[0]].concat();
             }
             let mut keys = Vec::new();
-            let room = rows_max.saturating_sub(rows);
+            let room = rows_max.saturating_sub(rows).min(usize::MAX - 1);
             self.rows.scan(*table, &from, &key::after(prefix), &mut |key, _| {
                 keys.push(key.to_vec());
                 if keys.len() <= room { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }

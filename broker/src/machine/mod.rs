@@ -31,6 +31,7 @@ mod retry;
 mod rows;
 mod session;
 mod setting;
+mod share;
 mod tick;
 mod timer;
 mod topic;
@@ -183,6 +184,7 @@ impl Turn<'_, '_> {
             command::Kind::Trim(trim) => self.trim(trim),
             command::Kind::Expire(expire) => self.expire(&expire),
             command::Kind::Reappend(again) => self.reappend(again, slots),
+            command::Kind::DropShare(drop) => self.drop_share(drop),
             command::Kind::PutLiteSubscription(put) => self.put_lite_subscription(put),
             command::Kind::Refuse(refuse) => Ok(refused(refuse.refusal(), refuse.detail)),
         }

@@ -142,7 +142,7 @@ fn leased(
                 since_ms: id.made_ms(),
                 until_ms: lease.deadline_ms,
                 renewed: lease.renewed,
-                client_id: lease.client_id,
+                client_id: lease.client_id.clone(),
             });
             return ControlFlow::Break(());
         }

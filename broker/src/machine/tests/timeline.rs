@@ -21,10 +21,10 @@ use crate::store::{
 };
 use raftmq_proto::command::{
     Ack, Append, AppendMessage, ChangeInvisible, Checked, CheckedMessage, Checks, ConfirmLeases, ConsumerGroup,
-    DeadLetter, DeleteConsumerGroup, DeleteTopic, EndSession, EndTransaction, Expire, Expired, Filter, Handle,
-    Judgement, Lease, LeaseName, Property, PutConsumerGroup, PutOffset, PutSession, PutSetting, PutTopic, QueueOffset,
-    Reappend, Reappended, Recall, Refusal, Reply, Reset, StoredMessage, Subscription, Tick, Topic, Trim, Trimmed,
-    WaitingMessage, Waits, command, reply,
+    DeadLetter, DeleteConsumerGroup, DeleteTopic, DropShare, EndSession, EndTransaction, Expire, Expired, Filter,
+    Handle, Judgement, Lease, LeaseName, Property, PutConsumerGroup, PutOffset, PutSession, PutSetting, PutTopic,
+    QueueOffset, Reappend, Reappended, Recall, Refusal, Reply, Reset, StoredMessage, Subscription, Tick, Topic, Trim,
+    Trimmed, WaitingMessage, Waits, command, reply,
 };
 use std::collections::BTreeMap;
 
@@ -155,6 +155,10 @@ impl Timeline {
             "lite" => self.simple(command::Kind::PutLiteSubscription(subscription_of(&words))),
             "fate" => fate(&self.harness.state, self.harness.now_ms, &words),
             "waits" => waits(&self.harness.state, self.harness.now_ms, &words),
+            "drop-share" => self.simple(command::Kind::DropShare(DropShare {
+                consumer_group: words[1].into(),
+                topic: words[2].into(),
+            })),
             "told" => told(&self.harness.effects),
             "lite-topics" => {
                 let state = &self.harness.state;
@@ -1276,5 +1280,29 @@ fn a_message_that_waits_is_sent_again() {
          receive c1 g t          => b:1
          +5s; tick; receive c1 g t => a:1
          +1h; tick; wanted       => none",
+    );
+}
+
+#[test]
+fn a_share_that_is_dropped_leaves_nothing_and_begins_anew() {
+    check(
+        "topic t types=1,2; session c g t=x
+         send t k.a/x k.b/x y/z
+         drop-share g t           => still_subscribed
+         receive c g t tags=x     => a:1
+         end c
+         drop-share g gone        => topic_not_found
+         drop-share gone t        => consumer_group_not_found
+         drop-share g t           => still_subscribed
+         ack g t a                => ok
+         receive d g t            => b:1 y:1
+         hide g t b 0s; ack g t y
+         drop-share g t           => ok
+         drop-share g t           => ok
+         receive c g t            => a:1 y:1
+         ack g t a y              => ok ok
+         receive c g t            => b:1
+         ack g t b
+         progress g t             => 3/3/3 flying 0, retry 0 flying 0, lag 0+0+0",
     );
 }
