@@ -134,6 +134,7 @@ mod tests {
             "mqadmin queryMsgByOffset -t T -b G -i 0 -o 7 -f utf-8 --output json",
             "mqadmin printMsg -t T -s tag -c UTF-8 -b currentTimeMillis -e 2026-11-23#18:00:00:000 -d false",
             "mqadmin dump -o json",
+            "mqadmin explainmsg -t T -i 01AB -l chat-7 -o json",
             "mqadmin createUser -c C -u alice -p pass -t super",
             "mqadmin updateuser -b 127.0.0.1:10911 -u alice -s disable",
             "mqadmin deleteUser -c C -u alice",

@@ -8,6 +8,7 @@
 mod access;
 mod catalog;
 pub(crate) mod door;
+mod explain;
 mod half;
 mod inspect;
 mod members;
@@ -29,13 +30,14 @@ use raftmq_proto::admin::{
     ChangeMembersRequest, ChangeMembersResponse, ConsumerProgressRequest, ConsumerProgressResponse, DeleteAclRequest,
     DeleteAclResponse, DeleteConsumerGroupRequest, DeleteConsumerGroupResponse, DeleteTopicRequest,
     DeleteTopicResponse, DeleteUserRequest, DeleteUserResponse, DumpRequest, DumpResponse, EndTransactionRequest,
-    EndTransactionResponse, GetConfigRequest, GetConfigResponse, GetConsumerGroupRequest, GetConsumerGroupResponse,
-    GroupStatusRequest, GroupStatusResponse, ListAclsRequest, ListAclsResponse, ListClientsRequest,
-    ListClientsResponse, ListConsumerGroupsRequest, ListConsumerGroupsResponse, ListHalfMessagesRequest,
-    ListHalfMessagesResponse, ListTopicsRequest, ListTopicsResponse, ListUsersRequest, ListUsersResponse,
-    PutAclRequest, PutAclResponse, PutConsumerGroupRequest, PutConsumerGroupResponse, PutTopicRequest,
-    PutTopicResponse, PutUserRequest, PutUserResponse, ResetOffsetRequest, ResetOffsetResponse, TopicRouteRequest,
-    TopicRouteResponse, TopicStatusRequest, TopicStatusResponse, TransferLeaderRequest, TransferLeaderResponse,
+    EndTransactionResponse, ExplainMessageRequest, ExplainMessageResponse, GetConfigRequest, GetConfigResponse,
+    GetConsumerGroupRequest, GetConsumerGroupResponse, GroupStatusRequest, GroupStatusResponse, ListAclsRequest,
+    ListAclsResponse, ListClientsRequest, ListClientsResponse, ListConsumerGroupsRequest, ListConsumerGroupsResponse,
+    ListHalfMessagesRequest, ListHalfMessagesResponse, ListTopicsRequest, ListTopicsResponse, ListUsersRequest,
+    ListUsersResponse, PutAclRequest, PutAclResponse, PutConsumerGroupRequest, PutConsumerGroupResponse,
+    PutTopicRequest, PutTopicResponse, PutUserRequest, PutUserResponse, ResetOffsetRequest, ResetOffsetResponse,
+    TopicRouteRequest, TopicRouteResponse, TopicStatusRequest, TopicStatusResponse, TransferLeaderRequest,
+    TransferLeaderResponse,
 };
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::command::{Refusal, Reply, Tick};
@@ -232,6 +234,13 @@ impl Admin for AdminService {
     ) -> Result<Response<ResetOffsetResponse>, Status> {
         let caller = Caller::of(&request);
         self.reset_offset(request.into_inner(), &caller).await.map(Response::new)
+    }
+
+    async fn explain_message(
+        &self,
+        request: Request<ExplainMessageRequest>,
+    ) -> Result<Response<ExplainMessageResponse>, Status> {
+        self.explain_message(request.into_inner()).await.map(Response::new)
     }
 
     async fn list_half_messages(

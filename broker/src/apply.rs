@@ -4,6 +4,7 @@
 use crate::access::Access;
 use crate::admin::Traffic;
 use crate::agreement::Agreement;
+use crate::client::streams::{Streams, Told};
 use crate::clock::ClusterClock;
 use crate::deliver::wait::Waiters;
 use crate::forward::Merger;
@@ -34,6 +35,7 @@ pub(crate) struct Outlets {
     pub clock: Arc<ClusterClock>,
     pub gate: Arc<SendGate>,
     pub waiters: Waiters,
+    pub streams: Arc<Streams>,
     pub access: Arc<Access>,
     /// Something may be due earlier than before.
     pub due: Notify,
@@ -109,10 +111,14 @@ impl Outlets {
                 Effect::Arrived { .. }
                 | Effect::SentAgain { .. }
                 | Effect::Retryable { .. }
+                | Effect::LiteReady { .. }
                 | Effect::DeadLettered { .. }
                 | Effect::SessionEnded { .. }
                 | Effect::SettingChanged { .. }
                 | Effect::AccessChanged { .. } => {}
+                Effect::LiteTaken { client_id, lite_topic, .. } => {
+                    self.streams.notify(client_id, Told::Unsubscribe { lite_topic: lite_topic.to_string() });
+                }
                 Effect::Expired { consumer_group, topic, messages } => tracing::warn!(
                     %consumer_group,
                     %topic,

@@ -164,6 +164,7 @@ impl Broker {
         let proposer = Proposer::new(config.propose.clone(), clock.clone());
         let gate = Arc::new(SendGate::default());
         let waiters = Waiters::new(config.grpc.long_polls_max);
+        let streams: Arc<Streams> = Arc::default();
         let access = Arc::new(Access::new(config.access.clone()));
         let rates = Arc::new(Rates::new(config.grpc.client_rate, access.clone()));
         let merger = Arc::new(Merger::new(config.merge.clone(), clock.clone(), gate.clone(), rates.clone()));
@@ -174,6 +175,7 @@ impl Broker {
             clock: clock.clone(),
             gate: gate.clone(),
             waiters: waiters.clone(),
+            streams: streams.clone(),
             access: access.clone(),
             due: Notify::new(),
             catalog_changed: Notify::new(),
@@ -198,7 +200,7 @@ impl Broker {
             waiters,
             deliveries: Deliveries::default(),
             registry,
-            streams: Arc::default(),
+            streams,
             relays: relay::Room::default(),
             clock,
             gate,

@@ -103,6 +103,10 @@ pub struct GrpcConfig {
     pub user_property_bytes_max: usize,
     /// Bytes of a message group must be fewer, 0 for any (`maxMessageGroupSize`).
     pub message_group_bytes: usize,
+    /// Bytes of the name of a lite topic (`maxLiteTopicSize`).
+    pub lite_topic_bytes: usize,
+    /// Lite topics that the clients of this node may begin to receive in a second (`maxSyncLiteSubscriptionRate`).
+    pub lite_subscription_rate: u32,
     /// Bodies must not be empty (`enableMessageBodyEmptyCheck`).
     pub check_body_empty: bool,
     /// How far ahead a delivery time may be, in ms, 0 for any (`maxDelayTimeMillis`). The reference stops at a day.
@@ -322,6 +326,8 @@ impl BrokerConfig {
             user_property_count_max: s.number("userPropertyMaxNum", 128, 0..=4096),
             user_property_bytes_max: s.number("maxUserPropertySize", 16_384, 0..=1usize << 20),
             message_group_bytes: s.number("maxMessageGroupSize", 64, 0..=1_024),
+            lite_topic_bytes: s.number("maxLiteTopicSize", 64, 1..=128),
+            lite_subscription_rate: s.number("maxSyncLiteSubscriptionRate", 5_000, 1..=1_000_000),
             check_body_empty: s.boolean("enableMessageBodyEmptyCheck", true),
             delivery_ahead_ms_max: s.number("maxDelayTimeMillis", 0, 0..=i64::MAX),
             delay_levels_ms: delay_levels(s),

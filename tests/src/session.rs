@@ -12,7 +12,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Streaming};
 
-use crate::client::{CALL_TIMEOUT, duration};
+use crate::client::{CALL_TIMEOUT, duration, filter};
 use crate::load::resource;
 
 /// How often SDKs send a heartbeat.
@@ -22,6 +22,8 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 pub struct Session {
     /// As the node knows it.
     pub client_id: String,
+    /// What it was told in answer to its settings.
+    pub settings: pb::Settings,
     stub: MessagingServiceClient<Channel>,
     outgoing: mpsc::Sender<pb::TelemetryCommand>,
     incoming: Streaming<pb::TelemetryCommand>,
@@ -59,6 +61,19 @@ impl Session {
         Session::open(node, pb::ClientType::PushConsumer, subscription, Some(group)).await
     }
 
+    /// A push consumer of lite topics of one topic.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::producer`].
+    pub async fn lite_consumer(node: SocketAddr, group: &str, topic: &str) -> Result<Session> {
+        let entry = pb::SubscriptionEntry { topic: Some(resource(topic)), expression: Some(filter("*")) };
+        let subscription =
+            pb::Subscription { group: Some(resource(group)), subscriptions: vec![entry], ..Default::default() };
+        let subscription = pb::settings::PubSub::Subscription(subscription);
+        Session::open(node, pb::ClientType::LitePushConsumer, subscription, Some(group)).await
+    }
+
     async fn open(
         node: SocketAddr,
         kind: pb::ClientType,
@@ -81,9 +96,13 @@ impl Session {
         let stream = signed(&client_id, tokio_stream::wrappers::ReceiverStream::new(commands));
         let incoming = stub.telemetry(stream).await?.into_inner();
         let beats = tokio::spawn(beat(stub.clone(), client_id.clone(), group.map(resource), kind));
-        let mut session = Session { client_id, stub, outgoing, incoming, beats };
+        let settings = pb::Settings::default();
+        let mut session = Session { client_id, settings, stub, outgoing, incoming, beats };
         match session.told(CALL_TIMEOUT).await? {
-            Some(pb::telemetry_command::Command::Settings(_)) => Ok(session),
+            Some(pb::telemetry_command::Command::Settings(settings)) => {
+                session.settings = settings;
+                Ok(session)
+            }
             other => bail!("settings were answered with {other:?}"),
         }
     }

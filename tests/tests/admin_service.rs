@@ -102,6 +102,14 @@ async fn clients_are_told_and_answer_through_any_node() -> Result<()> {
     let missing = asks.verify_message(verify("no such id".to_owned())).await?.into_inner();
     ensure!(code(missing.status.clone()) == pb::Code::MessageNotFound, "{missing:?}");
 
+    let running =
+        pb::GetConsumerRunningInfoRequest { group: Some(resource(GROUP)), client_id: id.clone(), ..Default::default() };
+    let running = asks.get_consumer_running_info(running).await?.into_inner();
+    ok(&running.status)?;
+    let known = running.consumer_running_info.context("what is known of a consumer")?;
+    ensure!(known.properties.get("PROP_CLIENT_ID") == Some(&id), "{known:?}");
+    ensure!(known.subscriptions.contains_key(TOPIC), "{known:?}");
+
     // Who is connected, seen from a node that nobody is connected to.
     let clients = asks
         .list_consumer_connection(pb::ListConsumerConnectionRequest {
@@ -304,8 +312,32 @@ async fn what_topics_and_groups_are_and_where_groups_stand() -> Result<()> {
     let _ = asks.query_message(pb::ListMessageRequest::default()).await?;
     let noisy = async || cluster.log(near).contains(" DEBUG ");
     eventually("it logs more", SOON, noisy).await?;
-    let not_there = asks.delete_subscription(pb::DeleteSubscriptionRequest::default()).await?.into_inner();
-    ensure!(code(not_there.status.clone()) == pb::Code::NotImplemented, "{not_there:?}");
+    let route = pb::GetTopicRouteRequest { topic: Some(resource(TOPIC)), ..Default::default() };
+    let route = asks.get_topic_route(route).await?.into_inner();
+    ok(&route.status)?;
+    let route: serde_json::Value = serde_json::from_str(&route.topic_route_data)?;
+    let addresses = route["brokerDatas"][0]["brokerAddrs"].as_object().map_or(0, serde_json::Map::len);
+    ensure!(route["queueDatas"][0]["brokerName"] == "RaftNode00" && addresses == 3, "{route}");
+
+    // A share of a topic is deleted once nobody subscribes to it, and then begins anew.
+    let delete = |group: &str| pb::DeleteSubscriptionRequest {
+        topic: Some(resource(TOPIC)),
+        group: Some(resource(group)),
+        ..Default::default()
+    };
+    let refused = asks.delete_subscription(delete(GROUP)).await?.into_inner();
+    ensure!(code(refused.status.clone()) == pb::Code::PreconditionFailed, "{refused:?}");
+    let unknown = asks.delete_subscription(delete("unknown")).await?.into_inner();
+    ensure!(code(unknown.status.clone()) == pb::Code::ConsumerGroupNotFound, "{unknown:?}");
+    consumer.client().terminate().await;
+    ok(&asks.delete_subscription(delete(GROUP)).await?.into_inner().status)?;
+    let accumulated = pb::DescribeGroupAccumulationRequest {
+        group: Some(resource(GROUP)),
+        topics: vec![resource(TOPIC)],
+        ..Default::default()
+    };
+    let anew = asks.describe_group_accumulation(accumulated).await?.into_inner();
+    ensure!(anew.accumulation.as_ref().is_some_and(|sum| sum.ready_messages == 10), "{anew:?}");
     Ok(())
 }
 

@@ -167,6 +167,10 @@ async fn messages(tool: &mut Tool) -> Result<()> {
     tool.fails(&format!("{place} -o 1000"), 1, "").await?;
     tool.fails(&format!("queryMsgById -t {TOPIC} -i {}", message_id(9)), 1, "no broker group has a message").await?;
     tool.fails(&format!("queryMsgByKey -t {TOPIC} -k order-17 -e 1"), 1, "no message with key").await?;
+    let place = format!("STORED in queue {queue}, offset {offset}");
+    let of = found[0]["msgId"].as_str().unwrap_or_default();
+    tool.says(&format!("explainMsg -t {TOPIC} -i {of}"), &[&place, "no consumer group has received"]).await?;
+    tool.fails(&format!("explainMsg -t {TOPIC} -i {}", message_id(9)), 1, "no broker group has a message").await?;
 
     let printed = tool.rows(&format!("printMsg -t {TOPIC}")).await?;
     ensure!(printed.len() == 6 && printed.iter().filter(|row| row["bodyHex"] == "ff0007").count() == 1, "{printed:?}");
@@ -188,6 +192,7 @@ async fn progress(tool: &mut Tool) -> Result<()> {
     let id = received[0]["msgId"].as_str().context("an id")?.to_owned();
     let track = format!("[consumerGroup={GROUP}, trackType=CONSUMED]");
     tool.says(&format!("queryMsgByUniqueKey -t {TOPIC} -i {id}"), &[&track]).await?;
+    tool.says(&format!("explainMsg -t {TOPIC} -i {id}"), &[&format!("{GROUP}: FINISHED")]).await?;
 
     let moved = tool.rows(&format!("resetOffsetByTime -g {GROUP} -t {TOPIC} -s 0")).await?;
     ensure!(moved.len() == 4 && moved.iter().all(|queue| queue["offset"] == 0), "{moved:?}");
@@ -198,6 +203,8 @@ async fn progress(tool: &mut Tool) -> Result<()> {
     ensure!(row["accumulation"] == 6 && row["inTps"] == 0.0 && row["outTps"] == 0.0, "{stats:?}");
     let track = format!("[consumerGroup={GROUP}, trackType=NOT_CONSUME_YET]");
     tool.says(&format!("queryMsgByUniqueKey -t {TOPIC} -i {id}"), &[&track]).await?;
+    let explained = tool.rows(&format!("explainMsg -t {TOPIC} -i {id}")).await?;
+    ensure!(explained[0]["consumerGroups"][0]["state"] == "READY", "{explained:?}");
     tool.says(&format!("skipAccumulatedMessage -g {GROUP} -t {TOPIC} -f true"), &["#offset"]).await?;
     let lag = tool.json(&format!("consumerProgress -g {GROUP}")).await?;
     ensure!(lag["diffTotal"] == 0, "{lag}");

@@ -11,6 +11,7 @@ mod delete_sub_group;
 mod delete_topic;
 mod dump;
 mod elect_master;
+mod explain_msg;
 mod get_broker_config;
 mod get_consumer_config;
 mod get_sync_state_set;
@@ -84,6 +85,7 @@ pub(crate) enum Command {
     QueryMsgByKey(query_msg_by_key::Arguments),
     QueryMsgByOffset(query_msg_by_offset::Arguments),
     PrintMsg(print_msg::Arguments),
+    ExplainMsg(explain_msg::Arguments),
     Dump(dump::Arguments),
     CreateUser(user::Create),
     UpdateUser(user::Update),
@@ -202,6 +204,7 @@ pub(crate) async fn run(cli: Cli) -> Result<bool, AdminError> {
         Command::QueryMsgByOffset(arguments) => {
             (query_msg_by_offset::run(directory, arguments).await?, arguments.output.output)
         }
+        Command::ExplainMsg(arguments) => (explain_msg::run(directory, arguments).await?, arguments.output.output),
         Command::PrintMsg(arguments) => (print_msg::run(directory, arguments).await?, arguments.output.output),
         Command::Dump(arguments) => (dump::run(directory, arguments).await?, arguments.output.output),
         Command::CreateUser(arguments) => (user::create(directory, arguments).await?, arguments.output.output),

@@ -6,6 +6,7 @@ use crate::namesrv::owners_of_new;
 use crate::rate::{self, BYTES, MESSAGES};
 use crate::store::consumer_group::{RETRY_MAX_DEFAULT, START, Start, consumer_group, consumer_groups};
 use crate::store::fifo::ORDER;
+use crate::store::lite::{BIND, CLIENT_QUOTA, EXPIRATION, EXPIRATION_MINUTES_MIN, MODEL, MODELS, TOPIC_QUOTA};
 use crate::store::retention::{RESERVE_TIME, parse_age};
 use crate::store::topic::{READABLE, WRITABLE, topic, topics};
 use raftmq_proto::admin::{
@@ -26,14 +27,15 @@ const MESSAGE_TYPE: &str = "message.type";
 const KEPT_ATTRIBUTES: &[(&str, &[&str])] =
     &[("cleanup.policy", &["DELETE"]), ("queue.type", &["SimpleCQ", "RocksDBConsumeQueue"])];
 
-/// What takes messages of every type but PRIORITY, whose queues have a meaning of their own.
+/// What takes messages of every type but PRIORITY and LITE, whose queues have a meaning of their own.
 const MIXED: &str = "MIXED";
-const TYPES: [(&str, MessageType); 5] = [
+const TYPES: [(&str, MessageType); 6] = [
     ("NORMAL", MessageType::Normal),
     ("FIFO", MessageType::Fifo),
     ("DELAY", MessageType::Delay),
     ("TRANSACTION", MessageType::Transaction),
     ("PRIORITY", MessageType::Priority),
+    ("LITE", MessageType::Lite),
 ];
 
 impl AdminService {
@@ -133,13 +135,24 @@ impl AdminService {
         caller: &Caller,
     ) -> Result<PutConsumerGroupResponse, Status> {
         let name = ConsumerGroupName::parse(&request.name).map_err(invalid)?;
-        let known = |key: &str| [START, ORDER].contains(&key);
+        let known = |key: &str| [START, ORDER, BIND, CLIENT_QUOTA, MODEL].contains(&key);
         if let Some(key) = request.attributes.keys().chain(&request.remove_attributes).find(|key| !known(key)) {
-            let text = format!("consumer groups have no attribute {key}; there are {START}, {ORDER}");
+            let text = format!(
+                "consumer groups have no attribute {key}; there are {START}, {ORDER}, {BIND}, {CLIENT_QUOTA}, {MODEL}"
+            );
             return Err(Status::invalid_argument(text));
         }
         if let Some(value) = request.attributes.get(ORDER).filter(|value| !["on", "off"].contains(&value.as_str())) {
             return Err(Status::invalid_argument(format!("{ORDER}={value} must be on or off")));
+        }
+        if let Some(value) = request.attributes.get(BIND) {
+            TopicName::parse(value).map_err(|error| invalid(format!("{BIND}={value}: {error}")))?;
+        }
+        if let Some(value) = request.attributes.get(CLIENT_QUOTA).filter(|value| value.parse::<u32>().is_err()) {
+            return Err(Status::invalid_argument(format!("{CLIENT_QUOTA}={value} must be a number of lite topics")));
+        }
+        if let Some(value) = request.attributes.get(MODEL).filter(|value| !MODELS.contains(&value.as_str())) {
+            return Err(Status::invalid_argument(format!("{MODEL}={value} must be {}", MODELS.join(" or "))));
         }
         if let Some(value) = request.attributes.get(START).filter(|value| Start::parse(value).is_none()) {
             let text = format!("{START}={value} must be first, last, or a time in ms since 1970");
@@ -273,7 +286,7 @@ fn wanted_topic(
 
 fn message_types_of(value: &str) -> Result<Vec<i32>, String> {
     if value == MIXED {
-        let mixed = TYPES.iter().filter(|(_, kind)| *kind != MessageType::Priority);
+        let mixed = TYPES.iter().filter(|(_, kind)| ![MessageType::Priority, MessageType::Lite].contains(kind));
         return Ok(mixed.map(|(_, kind)| i32::from(*kind)).collect());
     }
     let found = TYPES.iter().find(|(name, _)| *name == value);
@@ -284,7 +297,7 @@ fn message_types_of(value: &str) -> Result<Vec<i32>, String> {
 }
 
 fn check_attribute_key(key: &str) -> Result<&'static [&'static str], String> {
-    if [RESERVE_TIME, MESSAGES, BYTES].contains(&key) {
+    if [RESERVE_TIME, MESSAGES, BYTES, EXPIRATION, TOPIC_QUOTA].contains(&key) {
         return Ok(&[]);
     }
     let known = KEPT_ATTRIBUTES.iter().find(|(name, _)| *name == key);
@@ -292,7 +305,8 @@ fn check_attribute_key(key: &str) -> Result<&'static [&'static str], String> {
         let names: Vec<&str> = KEPT_ATTRIBUTES.iter().map(|(name, _)| *name).collect();
         let names = names.join(", ");
         format!(
-            "topics have no attribute {key}; there are {MESSAGE_TYPE}, {RESERVE_TIME}, {MESSAGES}, {BYTES}, {names}"
+            "topics have no attribute {key}; there are {MESSAGE_TYPE}, {RESERVE_TIME}, {MESSAGES}, {BYTES}, {EXPIRATION}, \
+             {TOPIC_QUOTA}, {names}"
         )
     })
 }
@@ -302,6 +316,12 @@ fn check_attribute(key: &str, value: &str) -> Result<(), String> {
         // The group says whether its log keeps messages for as long.
         let wrong = || format!("{key} = {value}: must be an age such as 12h, 30m or 2d");
         return parse_age(value).map(|_| ()).ok_or_else(wrong);
+    }
+    if [EXPIRATION, TOPIC_QUOTA].contains(&key) {
+        let min = if key == EXPIRATION { EXPIRATION_MINUTES_MIN } else { 1 };
+        let what = if key == EXPIRATION { "minutes" } else { "lite topics" };
+        let wrong = || format!("{key} = {value}: must be a number of {what}, from {min} on");
+        return value.parse().ok().filter(|number: &u64| *number >= min).map(|_| ()).ok_or_else(wrong);
     }
     if [MESSAGES, BYTES].contains(&key) {
         let wrong =
@@ -374,7 +394,9 @@ mod tests {
         let fifo = wanted_topic(request(&[("message.type", "FIFO")]), None, 8).expect("valid");
         for (pairs, part) in [
             (&[("message.type", "NORMAL")], "cannot be changed to NORMAL"),
-            (&[("message.type", "QUEER")], "NORMAL, FIFO, DELAY, TRANSACTION, PRIORITY, MIXED"),
+            (&[("message.type", "QUEER")], "NORMAL, FIFO, DELAY, TRANSACTION, PRIORITY, LITE, MIXED"),
+            (&[("lite.topic.expiration", "14")], "must be a number of minutes, from 15 on"),
+            (&[("lite.topic.quota", "0")], "must be a number of lite topics, from 1 on"),
             (&[("mesage.type", "NORMAL")], "topics have no attribute mesage.type"),
             (&[("cleanup.policy", "COMPACTION")], "must be one of DELETE"),
             (&[("reserve.time", "soon")], "must be an age such as 12h"),

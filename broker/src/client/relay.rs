@@ -11,7 +11,7 @@ use raft_store::NodeId;
 use raftmq_proto::forward::forward_client::ForwardClient;
 use raftmq_proto::forward::{
     ClientsRequest, ClientsResponse, ConnectedClient, OrphanedTransaction, PrintThreads, RelayRequest, RelayResponse,
-    VerifyMessage, relay_request,
+    UnsubscribeLite, VerifyMessage, relay_request,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -150,6 +150,9 @@ fn to_wire(whom: &Whom, told: &Told, within: Duration) -> RelayRequest {
                 offset: *offset,
             }),
             Told::PrintThreads => relay_request::Told::PrintThreads(PrintThreads {}),
+            Told::Unsubscribe { lite_topic } => {
+                relay_request::Told::UnsubscribeLite(UnsubscribeLite { lite_topic: lite_topic.clone() })
+            }
         }),
         timeout_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
     }
@@ -176,6 +179,7 @@ fn of_wire(request: RelayRequest) -> Result<(Whom, Told), Status> {
             offset: verify.offset,
         },
         relay_request::Told::PrintThreads(PrintThreads {}) => Told::PrintThreads,
+        relay_request::Told::UnsubscribeLite(UnsubscribeLite { lite_topic }) => Told::Unsubscribe { lite_topic },
     };
     Ok((whom, told))
 }
@@ -201,6 +205,7 @@ mod tests {
         check(Whom::ProducerOf("t".to_owned()), orphaned);
         check(Whom::Client("a".to_owned()), Told::Verify { message: message(), stored_ms: 4, queue: 5, offset: 6 });
         check(Whom::Client("a".to_owned()), Told::PrintThreads);
+        check(Whom::Client("a".to_owned()), Told::Unsubscribe { lite_topic: "l".to_owned() });
         assert!(of_wire(RelayRequest::default()).is_err());
     }
 }

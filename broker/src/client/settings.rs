@@ -9,6 +9,7 @@ use crate::filter::MessageFilter;
 use crate::grpc::convert;
 use crate::grpc::status::ApiError;
 use crate::store::consumer_group::RETRY_MAX_DEFAULT;
+use crate::store::lite;
 use parking_lot::Mutex;
 use raftmq_proto::command::ConsumerGroup as ConsumerGroupRow;
 use raftmq_proto::name::{ConsumerGroup, TopicName, name_in};
@@ -106,9 +107,18 @@ impl ClientSettings {
 /// Whether clients of this type are served.
 pub(crate) fn served(client_type: v2::ClientType) -> Result<(), ApiError> {
     match client_type {
-        v2::ClientType::Producer | v2::ClientType::PushConsumer | v2::ClientType::SimpleConsumer => Ok(()),
+        v2::ClientType::Producer
+        | v2::ClientType::PushConsumer
+        | v2::ClientType::SimpleConsumer
+        | v2::ClientType::LitePushConsumer
+        | v2::ClientType::LiteSimpleConsumer => Ok(()),
         other => Err(ApiError::ClientType(other.as_str_name())),
     }
+}
+
+/// Whether clients of this type receive lite topics.
+pub(crate) fn is_lite(client_type: v2::ClientType) -> bool {
+    matches!(client_type, v2::ClientType::LitePushConsumer | v2::ClientType::LiteSimpleConsumer)
 }
 
 /// A client that is connected to this node.
@@ -210,6 +220,7 @@ pub(crate) fn overlay(
     use v2::retry_policy::Strategy;
     use v2::settings::PubSub;
     let second = settings.user_agent.as_ref().map_or(1, second_of);
+    let lite = is_lite(settings.client_type());
     match &mut settings.pub_sub {
         Some(PubSub::Publishing(publishing)) => {
             publishing.validate_message_type = config.check_message_type;
@@ -224,6 +235,11 @@ pub(crate) fn overlay(
             subscription.fifo = Some(consumer_group.is_some_and(|row| row.ordered));
             subscription.receive_batch_size = Some(i32::try_from(config.receive_batch_max).unwrap_or(i32::MAX));
             subscription.long_polling_timeout = Some(convert::duration(config.long_polling_ms_max));
+            if lite {
+                let quota = lite::client_quota(consumer_group);
+                subscription.lite_subscription_quota = Some(i32::try_from(quota).unwrap_or(i32::MAX));
+                subscription.max_lite_topic_size = Some(i32::try_from(config.lite_topic_bytes).unwrap_or(i32::MAX));
+            }
             let retry_max = consumer_group.map_or(RETRY_MAX_DEFAULT, |row| row.retry_max);
             settings.backoff_policy = Some(v2::RetryPolicy {
                 max_attempts: i32::try_from(retry_max).unwrap_or(i32::MAX).saturating_add(1),
@@ -325,7 +341,7 @@ mod tests {
         check(&consumer("billing", &[]), "SIMPLE_CONSUMER");
         check(&typed(v2::ClientType::PushConsumer), "PUSH_CONSUMER");
         check(&typed(v2::ClientType::PullConsumer), "UNRECOGNIZED_CLIENT_TYPE");
-        check(&typed(v2::ClientType::LitePushConsumer), "UNRECOGNIZED_CLIENT_TYPE");
+        check(&typed(v2::ClientType::LitePushConsumer), "LITE_PUSH_CONSUMER");
         check(&consumer("", &[]), "ILLEGAL_CONSUMER_GROUP");
         check(&consumer("billing", &[("orders", "||")]), "ILLEGAL_FILTER_EXPRESSION");
         check(&v2::Settings::default(), "BAD_REQUEST");
@@ -395,6 +411,22 @@ mod tests {
         check("HTTP", None, (17, false, None));
         let row = ConsumerGroupRow { ordered: true, retry_max: 3, ..ConsumerGroupRow::default() };
         check("GO", Some(&row), (4, true, steps));
+    }
+
+    #[test]
+    fn only_clients_of_lite_topics_are_told_how_many() {
+        let told = |client_type: v2::ClientType, row: Option<&ConsumerGroupRow>| {
+            let settings = v2::Settings { client_type: Some(client_type.into()), ..consumer("billing", &[]) };
+            let Some(PubSub::Subscription(told)) = overlay(settings, "JAVA", &limits(), row).pub_sub else {
+                unreachable!("echoed")
+            };
+            (told.lite_subscription_quota, told.max_lite_topic_size)
+        };
+        assert_eq!(told(v2::ClientType::PushConsumer, None), (None, None));
+        assert_eq!(told(v2::ClientType::LitePushConsumer, None), (Some(2_000), Some(64)));
+        let attributes = [("lite.sub.client.quota".to_owned(), "7".to_owned())].into();
+        let row = ConsumerGroupRow { attributes, ..ConsumerGroupRow::default() };
+        assert_eq!(told(v2::ClientType::LiteSimpleConsumer, Some(&row)), (Some(7), Some(64)));
     }
 
     #[test]

@@ -40,12 +40,14 @@ pub(crate) enum Told {
     Verify { message: StoredMessage, stored_ms: u64, queue: u32, offset: u64 },
     /// Print what the threads do.
     PrintThreads,
+    /// It receives a lite topic no longer: another client took it.
+    Unsubscribe { lite_topic: String },
 }
 
 impl Told {
     /// Whether the client answers on the stream.
     pub(crate) fn wants_answer(&self) -> bool {
-        !matches!(self, Told::Orphaned { .. })
+        !matches!(self, Told::Orphaned { .. } | Told::Unsubscribe { .. })
     }
 }
 
@@ -165,6 +167,14 @@ impl Streams {
             return Some(Heard { client_id, answer });
         }
         None
+    }
+
+    /// Tells a client that is connected here, without waiting for it: one that does not hear it hears it another way.
+    pub(crate) fn notify(&self, client_id: &str, told: Told) {
+        let orders = self.table.lock().streams_of(client_id).next();
+        if let Some((_, orders)) = orders {
+            let _ = orders.try_send(Order { told, nonce: String::new(), placed: oneshot::channel().0 });
+        }
     }
 
     /// Every stream is told that the members of the broker group changed.

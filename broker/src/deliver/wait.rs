@@ -4,6 +4,9 @@
 //! topic ─► crowd (consumer group, filter) ─► polls that wait, the longest first
 //! ```
 //!
+//! A client that receives lite topics has crowds of its own, because nobody else receives the same ones; it is woken by
+//! its id.
+//!
 //! What serves one poll of a crowd serves any other, so an arrival wakes one poll per crowd and message, not all.
 //! A woken poll that leaves more behind than it takes, or that ends before it looked, wakes the next one. Nothing
 //! is lost between looking and waiting: a poll that missed an arrival while it looked does not begin to wait.
@@ -60,6 +63,8 @@ struct Client {
 struct Crowd {
     consumer_group: Box<str>,
     filter: MessageFilter,
+    /// The only client whose polls are here; `None` for those of all clients.
+    client_id: Option<Box<str>>,
     state: Mutex<CrowdState>,
 }
 
@@ -120,6 +125,31 @@ impl Waiters {
         consumer_group: &str,
         filter: &MessageFilter,
     ) -> Result<Waiter, PollingFull> {
+        self.enter_crowd(client_id, topic, consumer_group, filter, None)
+    }
+
+    /// Adds a poll for lite topics, which is woken by the id of its client.
+    ///
+    /// # Errors
+    /// [`PollingFull`] when there are too many.
+    pub fn enter_lite(
+        &self,
+        client_id: &str,
+        topic: &str,
+        consumer_group: &str,
+        filter: &MessageFilter,
+    ) -> Result<Waiter, PollingFull> {
+        self.enter_crowd(client_id, topic, consumer_group, filter, Some(client_id))
+    }
+
+    fn enter_crowd(
+        &self,
+        client_id: &str,
+        topic: &str,
+        consumer_group: &str,
+        filter: &MessageFilter,
+        only: Option<&str>,
+    ) -> Result<Waiter, PollingFull> {
         let mut polls = self.inner.polls.lock();
         if polls.count >= self.inner.polls_max {
             return Err(PollingFull::Node { limit: self.inner.polls_max });
@@ -128,12 +158,19 @@ impl Waiters {
             polls.topics.insert(topic.into(), Vec::new());
         }
         let crowds = polls.topics.get_mut(topic).expect("put there if it was not");
-        let found = crowds.iter().find(|crowd| *crowd.consumer_group == *consumer_group && crowd.filter == *filter);
+        let found = crowds.iter().find(|crowd| {
+            *crowd.consumer_group == *consumer_group && crowd.filter == *filter && crowd.client_id.as_deref() == only
+        });
         let crowd = match found {
             Some(crowd) => crowd.clone(),
             None => {
                 let (consumer_group, filter) = (consumer_group.into(), filter.clone());
-                let crowd = Arc::new(Crowd { consumer_group, filter, state: Mutex::default() });
+                let crowd = Arc::new(Crowd {
+                    consumer_group,
+                    filter,
+                    client_id: only.map(Into::into),
+                    state: Mutex::default(),
+                });
                 crowds.push(crowd.clone());
                 crowd
             }
@@ -164,6 +201,9 @@ impl Waiters {
                 self.wake(topic, None, polls);
             }
             Effect::Retryable { consumer_group, topic } => self.wake(topic, Some(consumer_group), 1),
+            Effect::LiteReady { client_id, consumer_group, topic } => {
+                self.wake_client(topic, consumer_group, client_id)
+            }
             _ => {}
         }
     }
@@ -192,8 +232,22 @@ impl Waiters {
     fn wake(&self, topic: &str, consumer_group: Option<&str>, polls_of_crowd: usize) {
         let polls = self.inner.polls.lock();
         for crowd in polls.topics.get(topic).into_iter().flatten() {
-            if consumer_group.is_none_or(|name| *crowd.consumer_group == *name) {
+            if crowd.client_id.is_none() && consumer_group.is_none_or(|name| *crowd.consumer_group == *name) {
                 crowd.arrived(polls_of_crowd);
+            }
+        }
+    }
+}
+
+impl Waiters {
+    fn wake_client(&self, topic: &str, consumer_group: &str, client_id: &str) {
+        let polls = self.inner.polls.lock();
+        if !polls.clients.contains_key(client_id) {
+            return;
+        }
+        for crowd in polls.topics.get(topic).into_iter().flatten() {
+            if crowd.client_id.as_deref() == Some(client_id) && *crowd.consumer_group == *consumer_group {
+                crowd.arrived(1);
             }
         }
     }
@@ -336,6 +390,29 @@ mod tests {
         let mut polls = [enter(&waiters, "a", "*"), enter(&waiters, "b", "*")];
         waiters.arrived(&Effect::Retryable { consumer_group: "b".into(), topic: "orders".into() });
         assert_eq!(awake(&mut polls), [false, true]);
+    }
+
+    #[test]
+    fn polls_for_lite_topics_are_woken_by_their_client() {
+        let waiters = Waiters::new(10);
+        let lite = |client_id: &str, group: &str| {
+            let mut waiter = waiters.enter_lite(client_id, "orders", group, &filter("*")).expect("not full");
+            waiter.look();
+            waiter
+        };
+        let mut polls = [lite("a", "g"), lite("a", "g"), lite("b", "g"), lite("a", "h")];
+        arrive(&waiters, "orders");
+        assert_eq!(awake(&mut polls), [false; 4]);
+        let ready = |client_id: &str| Effect::LiteReady {
+            client_id: client_id.into(),
+            consumer_group: "g".into(),
+            topic: "orders".into(),
+        };
+        waiters.arrived(&ready("nobody"));
+        waiters.arrived(&ready("a"));
+        assert_eq!(awake(&mut polls), [true, false, false, false]);
+        waiters.arrived(&ready("b"));
+        assert!(awake(&mut polls)[2]);
     }
 
     #[test]

@@ -115,7 +115,7 @@ answers! {
     describe_subscription(DescribeSubscriptionRequest) -> DescribeSubscriptionResponse as "DescribeSubscription"
         by client::members;
     delete_subscription(DeleteSubscriptionRequest) -> DeleteSubscriptionResponse as "DeleteSubscription"
-        by delete_subscription;
+        by progress::forget;
     describe_group_accumulation(DescribeGroupAccumulationRequest) -> DescribeGroupAccumulationResponse
         as "DescribeGroupAccumulation" by progress::accumulated;
     list_consumer_connection(ListConsumerConnectionRequest) -> ListConsumerConnectionResponse
@@ -127,38 +127,11 @@ answers! {
     verify_message(VerifyMessageRequest) -> VerifyMessageResponse as "VerifyMessage" by message::verify;
     admin_send_message(AdminSendMessageRequest) -> AdminSendMessageResponse as "AdminSendMessage" by message::send;
     get_consumer_running_info(GetConsumerRunningInfoRequest) -> GetConsumerRunningInfoResponse
-        as "GetConsumerRunningInfo" by running_info;
-    get_topic_route(GetTopicRouteRequest) -> GetTopicRouteResponse as "GetTopicRoute" by topic_route;
+        as "GetConsumerRunningInfo" by client::running;
+    get_topic_route(GetTopicRouteRequest) -> GetTopicRouteResponse as "GetTopicRoute" by topic::route;
     query_time_span(QueryTimeSpanRequest) -> QueryTimeSpanResponse as "QueryTimeSpan" by progress::time_span;
     get_proxy_runtime_stats(GetProxyRuntimeStatsRequest) -> GetProxyRuntimeStatsResponse as "GetProxyRuntimeStats"
         by topic::figures;
-}
-
-/// A live client's subscription is its own to change, and one of a client that is gone has ended with it.
-async fn delete_subscription(
-    _front: &Arc<Front>,
-    _caller: &Caller,
-    _request: v2::DeleteSubscriptionRequest,
-) -> Result<v2::DeleteSubscriptionResponse, ApiError> {
-    Err(ApiError::NotImplemented("deleting a subscription"))
-}
-
-/// No command of the telemetry stream asks a client for it.
-async fn running_info(
-    _front: &Arc<Front>,
-    _caller: &Caller,
-    _request: v2::GetConsumerRunningInfoRequest,
-) -> Result<v2::GetConsumerRunningInfoResponse, ApiError> {
-    Err(ApiError::NotImplemented("what a consumer holds in its memory"))
-}
-
-/// It is a document of the remoting protocol.
-async fn topic_route(
-    _front: &Arc<Front>,
-    _caller: &Caller,
-    _request: v2::GetTopicRouteRequest,
-) -> Result<v2::GetTopicRouteResponse, ApiError> {
-    Err(ApiError::NotImplemented("a topic's route as a document; QueryRoute answers it as a message"))
 }
 
 fn change_log_level(front: &Front, caller: &Caller, request: v2::ChangeLogLevelRequest) -> String {

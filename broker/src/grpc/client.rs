@@ -4,7 +4,7 @@ use super::Front;
 use super::caller::Caller;
 use super::convert;
 use super::status::{self, ApiError};
-use crate::client::settings::served;
+use crate::client::settings::{is_lite, served};
 use raftmq_proto::command::EndSession;
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::rocketmq as v2;
@@ -24,6 +24,7 @@ pub(super) async fn heartbeat(
         convert::consumer_group(request.group)?;
     }
     if let Some(consumer) = known.as_ref().and_then(|known| known.consumer.as_ref())
+        && !is_lite(client_type)
         && let Err(error) = front.renew_session(client_id, consumer, caller.answer_by()).await
     {
         // The client lives all the same, and its next heartbeat tries again.

@@ -122,7 +122,7 @@ pub(crate) fn shown(stored: StoredMessage, topic: &v2::Resource, stored_ms: u64)
             trace_context: stored.trace_context,
             orphaned_transaction_recovery_duration: None,
             dead_letter_queue,
-            lite_topic: None,
+            lite_topic: stored.lite_topic,
             priority: stored.priority,
         }),
         body: stored.body,
@@ -188,6 +188,7 @@ mod tests {
             message_group: None,
             delivery_ms: None,
             priority: None,
+            lite_topic: None,
             body: Bytes::from_static(b"hello"),
         }
     }

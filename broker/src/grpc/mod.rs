@@ -13,6 +13,7 @@ pub(crate) mod convert;
 mod dead_letter;
 mod dialect;
 mod invisible;
+mod lite;
 mod offset;
 mod oversize;
 mod owner;
@@ -76,6 +77,8 @@ pub(crate) struct Front {
     delivering: Arc<Semaphore>,
     /// Calls without permission are logged so often.
     denials: Limited,
+    /// How many lite topics clients began to receive in this second.
+    lite_rate: lite::Rate,
     /// The way to other broker groups that keep message groups.
     owner_nodes: owner::Nodes,
     /// Polls, telemetry streams, and what looks after them.
@@ -92,6 +95,7 @@ impl Front {
             settings: KnownSettings::default(),
             store_host: format!("{}:{}", addresses.host, addresses.grpc_port),
             delivering: Arc::new(Semaphore::new(node.config.grpc.deliver_bytes_max >> 10)),
+            lite_rate: lite::Rate::default(),
             denials: Limited::every(Duration::from_secs(10)),
             owner_nodes: owner::Nodes::new(node.config.propose.inflight_bytes_max),
             calls: node.calls.clone(),
@@ -251,12 +255,6 @@ status_only!(
 struct Api(Arc<Front>);
 
 impl Api {
-    fn not_yet<Q: Needs, A: StatusOnly>(&self, rpc: &'static str, request: Request<Q>) -> Response<A> {
-        let (caller, request) = Caller::split(request);
-        let outcome = self.0.admit(&caller, &request).and(Err(ApiError::NotImplemented(rpc)));
-        Response::new(self.0.answer(rpc, outcome))
-    }
-
     async fn answered<A: StatusOnly + Answered>(
         &self,
         rpc: &'static str,
@@ -362,7 +360,7 @@ impl MessagingService for Api {
         &self,
         request: Request<v2::SyncLiteSubscriptionRequest>,
     ) -> Answer<v2::SyncLiteSubscriptionResponse> {
-        Ok(self.not_yet("SyncLiteSubscription", request))
+        self.answered("SyncLiteSubscription", lite::sync(&self.0, request)).await
     }
 }
 

@@ -12,6 +12,7 @@
 use super::Front;
 use super::caller::{Caller, DEADLINE_MARGIN};
 use super::convert::{self, Delivery};
+use super::lite;
 use super::status::{self, ApiError};
 use crate::access::Permit;
 use crate::client::settings::REQUEST_TIMEOUT;
@@ -28,7 +29,7 @@ use prost::Message as _;
 use raft_store::ReadState;
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::command::{
-    Ack, ChangeInvisible, Handle, Judgement, Lease, LeaseName, Leased, LeasedMessage, Reply, reply,
+    Ack, ChangeInvisible, Handle, Judgement, Lease, LeaseName, Leased, LeasedApart, LeasedMessage, Reply, reply,
 };
 use raftmq_proto::name::{ConsumerGroup, TopicName};
 use raftmq_proto::rocketmq as v2;
@@ -216,8 +217,10 @@ async fn poll(front: Arc<Front>, ask: Ask, mut answer: oneshot::Sender<Answer>) 
         }
         Ok(Outcome::Late(asked)) => {
             drop(answer.send(empty(&front, ApiError::NothingNew)));
-            if let Ok(Reply { kind: Some(reply::Kind::Leased(leased)), .. }) = asked.await {
-                GiveBack::new(&front, &ask, &leased).now().await;
+            if let Ok(Reply { kind: Some(kind), .. }) = asked.await
+                && let Ok(granted) = Granted::of(kind)
+            {
+                GiveBack::new(&front, &ask, &granted.leases).now().await;
             }
         }
         Err(error) => drop(answer.send(empty(&front, error))),
@@ -226,29 +229,43 @@ async fn poll(front: Arc<Front>, ask: Ask, mut answer: oneshot::Sender<Answer>) 
 
 async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answer>) -> Result<Outcome, ApiError> {
     let waiters = &front.node.waiters;
-    let mut waiter = waiters.enter(&ask.client_id, ask.topic.as_str(), ask.consumer_group.as_str(), &ask.filter)?;
+    let named = (ask.client_id.as_str(), ask.topic.as_str(), ask.consumer_group.as_str());
+    let is_lite = lite::is_lite(&front.state(), ask.topic.as_str())?;
+    if is_lite && ask.filter != MessageFilter::all() {
+        return Err(ApiError::LiteFilter);
+    }
+    let mut waiter = match is_lite {
+        true => waiters.enter_lite(named.0, named.1, named.2, &ask.filter)?,
+        false => waiters.enter(named.0, named.1, named.2, &ask.filter)?,
+    };
     while !waiter.is_ended() {
         waiter.look();
         let mut again = false;
         front.still(ask.permit.as_ref())?;
         // Before anything arrives, so that no other member's receive skips what this one waits for.
-        subscribe(front, ask).await?;
-        if let Some(judgement) = worth_asking(front, ask).await? {
-            let asked = front.node.proposer.enqueue(lease(front, ask, judgement), Vec::new(), Some(ask.end))?;
-            let leased = match granted(asked, ask).await {
-                Ok(leased) => leased?,
+        let wanted = if is_lite {
+            worth_asking_lite(front, ask)?
+        } else {
+            subscribe(front, ask).await?;
+            worth_asking(front, ask).await?
+        };
+        if let Some(wanted) = wanted {
+            let asked = front.node.proposer.enqueue(lease(front, ask, wanted), Vec::new(), Some(ask.end))?;
+            let Granted { leases, more } = match granted(asked, ask).await {
+                Ok(granted) => granted?,
                 Err(late) => return Ok(Outcome::Late(late)),
             };
-            if leased.messages.len() >= ask.messages_max as usize || leased.more {
+            let messages: usize = leases.iter().map(|leased| leased.messages.len()).sum();
+            if messages >= ask.messages_max as usize || more {
                 waiter.pass_on();
             }
             if waiter.is_ended() {
-                GiveBack::new(front, ask, &leased).now().await;
+                GiveBack::new(front, ask, &leases).now().await;
                 break;
             }
-            again = leased.more;
-            if !leased.messages.is_empty() {
-                if let Some(found) = read(front, ask, &leased).await? {
+            again = more;
+            if messages > 0 {
+                if let Some(found) = read(front, ask, &leases).await? {
                     return Ok(Outcome::Answer(found));
                 }
                 again = true;
@@ -285,16 +302,24 @@ async fn subscribe(front: &Front, ask: &Ask) -> Result<(), ApiError> {
     }
 }
 
-/// What an SQL filter says of what is to be leased; `Some(None)` without one. `None`: this node sees nothing to lease.
-/// Where it knows too little, the replicated rules answer.
-async fn worth_asking(front: &Front, ask: &Ask) -> Result<Option<Option<Judgement>>, ApiError> {
+/// What a lease is asked for, beside what the client says.
+#[derive(Default)]
+struct Wanted {
+    /// What an SQL filter says of what is to be leased.
+    judgement: Option<Judgement>,
+    /// Lite topics that have a message.
+    lite_topics: Vec<u64>,
+}
+
+/// What to ask for. `None`: this node sees nothing to lease. Where it knows too little, the replicated rules answer.
+async fn worth_asking(front: &Front, ask: &Ask) -> Result<Option<Wanted>, ApiError> {
     let judge = {
         let state = front.state();
         let in_any_case = asks_in_any_case(&state, ask)?;
         let (consumer_group, topic) = (ask.consumer_group.as_str(), ask.topic.as_str());
         let MessageFilter::Sql(filter) = &ask.filter else {
             let worth = in_any_case || store::available(&state, consumer_group, topic, &ask.row)?;
-            return Ok(worth.then_some(None));
+            return Ok(worth.then(Wanted::default));
         };
         let receive = judge::Receive { consumer_group, topic, filter, messages_max: ask.messages_max };
         match judge::judge(&state, receive, rand::random())? {
@@ -303,7 +328,17 @@ async fn worth_asking(front: &Front, ask: &Ask) -> Result<Option<Option<Judgemen
             Some(judge) => judge,
         }
     };
-    Ok(Some(Some(judged(front, ask, judge).await)))
+    let judgement = Some(judged(front, ask, judge).await);
+    Ok(Some(Wanted { judgement, ..Wanted::default() }))
+}
+
+/// The same for lite topics.
+fn worth_asking_lite(front: &Front, ask: &Ask) -> Result<Option<Wanted>, ApiError> {
+    let state = front.state();
+    let named = (ask.client_id.as_str(), ask.consumer_group.as_str(), ask.topic.as_str());
+    let found = lite::candidates(&state, named, ask.messages_max)?;
+    let found = if found.is_none() && asks_in_any_case(&state, ask)? { Some(Vec::new()) } else { found };
+    Ok(found.map(|lite_topics| Wanted { lite_topics, ..Wanted::default() }))
 }
 
 async fn judged(front: &Front, ask: &Ask, mut judge: Judge) -> Judgement {
@@ -332,10 +367,10 @@ fn asks_in_any_case(state: &impl ReadState, ask: &Ask) -> Result<bool, ApiError>
     // The reply to the same receive was lost on its way: its messages are to be had again.
     let renewed = ask.invisible_ms.is_none();
     let receive = receive_digest(TopicId(topic.id), renewed, &ask.client_id, &ask.attempt_id);
-    Ok(receive != 0 && of_receive(state, ConsumerGroupId(group.id), receive)?.is_some())
+    Ok(receive != 0 && !of_receive(state, ConsumerGroupId(group.id), receive)?.is_empty())
 }
 
-fn lease(front: &Front, ask: &Ask, judgement: Option<Judgement>) -> Kind {
+fn lease(front: &Front, ask: &Ask, Wanted { judgement, lite_topics }: Wanted) -> Kind {
     let limits = &front.node.config.grpc;
     Kind::Lease(Lease {
         consumer_group: ask.consumer_group.as_str().to_owned(),
@@ -351,32 +386,53 @@ fn lease(front: &Front, ask: &Ask, judgement: Option<Judgement>) -> Kind {
         create_consumer_group: limits.auto_create_subscription_group,
         confirm_ms: limits.confirm_ms,
         judgement,
+        lite_topics,
     })
 }
 
+/// What a receive was granted: a lease, or one for each of several lite topics.
+#[derive(Default)]
+struct Granted {
+    leases: Vec<Leased>,
+    /// There is more to look at.
+    more: bool,
+}
+
+impl Granted {
+    fn of(kind: reply::Kind) -> Result<Granted, ApiError> {
+        match kind {
+            reply::Kind::Leased(leased) => Ok(Granted { more: leased.more, leases: vec![leased] }),
+            reply::Kind::LeasedApart(LeasedApart { leases, more }) => Ok(Granted { leases, more }),
+            other => Err(ApiError::Internal(format!("a lease was answered with {other:?}"))),
+        }
+    }
+}
+
 /// Waits for the lease until the poll ends; after that it comes too late.
-async fn granted(mut asked: Asked, ask: &Ask) -> Result<Result<Leased, ApiError>, Asked> {
+async fn granted(mut asked: Asked, ask: &Ask) -> Result<Result<Granted, ApiError>, Asked> {
     let Ok(reply) = tokio::time::timeout_at(ask.end, &mut asked).await else { return Err(asked) };
     Ok(reply.map_err(|_| SubmitError::Closed.into()).and_then(|reply| match Front::carried_out(reply) {
-        Ok(reply::Kind::Leased(leased)) => Ok(leased),
-        Ok(other) => Err(ApiError::Internal(format!("a lease was answered with {other:?}"))),
+        Ok(kind) => Granted::of(kind),
         // The poll was over before the group came to it.
-        Err(error) if error.is_deadline() => Ok(Leased::default()),
+        Err(error) if error.is_deadline() => Ok(Granted::default()),
         Err(error) => Err(error),
     }))
 }
 
-/// Reads the bodies of a lease and makes the answer of it; `None` when no message of it can go to this client.
-async fn read(front: &Arc<Front>, ask: &Ask, leased: &Leased) -> Result<Option<Answer>, ApiError> {
-    let mut given_back = GiveBack::new(front, ask, leased);
-    let mut responses = Vec::with_capacity(leased.messages.len() + 2);
+/// Reads the bodies of leases and makes the answer of it; `None` when no message of it can go to this client.
+async fn read(front: &Arc<Front>, ask: &Ask, leases: &[Leased]) -> Result<Option<Answer>, ApiError> {
+    let mut given_back = GiveBack::new(front, ask, leases);
+    let mut responses = Vec::with_capacity(given_back.handles.len() + 2);
     responses.push(response(Content::Status(status::ok())));
     let mut aside = Aside::default();
     let mut bytes = 0;
     {
         let mut reader = Reader::new(&front.node.group);
-        for message in &leased.messages {
-            let handle = handle_of(leased, message);
+        let mut messages = Vec::with_capacity(given_back.handles.len());
+        for leased in leases {
+            messages.extend(leased.messages.iter().map(|message| (message, handle_of(leased, message))));
+        }
+        for (message, handle) in messages {
             let stored = match reader.read(message).await {
                 Ok(stored) => stored,
                 Err(error) => {
@@ -474,23 +530,29 @@ struct GiveBack {
     handles: Vec<Handle>,
     /// Messages in the answer, and bytes of their bodies.
     holds: (u64, u64),
-    /// The lease is renewed, and its answer goes to this connection.
-    renewed: Option<(LeaseName, Outgoing)>,
+    /// The leases are renewed, and their answer goes to this connection.
+    renewed: Vec<(LeaseName, Outgoing)>,
 }
 
 impl GiveBack {
-    fn new(front: &Arc<Front>, ask: &Ask, leased: &Leased) -> GiveBack {
+    fn new(front: &Arc<Front>, ask: &Ask, leases: &[Leased]) -> GiveBack {
+        let handles = |leased: &Leased| -> Vec<Handle> {
+            leased.messages.iter().map(|message| handle_of(leased, message)).collect()
+        };
+        let renewed = leases.iter().filter(|leased| ask.invisible_ms.is_none() && !leased.messages.is_empty());
         GiveBack {
             front: front.clone(),
             runtime: runtime::Handle::current(),
             consumer_group: ask.consumer_group.to_string(),
             topic: ask.topic.to_string(),
-            handles: leased.messages.iter().map(|message| handle_of(leased, message)).collect(),
+            handles: leases.iter().flat_map(handles).collect(),
             holds: (0, 0),
-            renewed: ask.invisible_ms.is_none().then(|| {
-                let lease = LeaseName { consumer_group_id: leased.consumer_group_id, lease_id: leased.lease_id };
-                (lease, ask.outgoing.clone())
-            }),
+            renewed: renewed
+                .map(|leased| {
+                    let lease = LeaseName { consumer_group_id: leased.consumer_group_id, lease_id: leased.lease_id };
+                    (lease, ask.outgoing.clone())
+                })
+                .collect(),
         }
     }
 
@@ -504,7 +566,7 @@ impl GiveBack {
         self.handles.clear();
         let (messages, bytes) = self.holds;
         self.front.node.counters.received(&self.topic, &self.consumer_group, messages, bytes);
-        if let Some((lease, outgoing)) = self.renewed.take() {
+        for (lease, outgoing) in std::mem::take(&mut self.renewed) {
             self.front.node.deliveries.gave(lease, outgoing);
         }
     }

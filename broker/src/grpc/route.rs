@@ -23,10 +23,16 @@ use v2::{AddressScheme, MessageType, Permission};
 pub(super) const EVERY_TYPE: [MessageType; 4] =
     [MessageType::Normal, MessageType::Fifo, MessageType::Delay, MessageType::Transaction];
 
-/// Types that a topic may be advertised with: clients fail on a route that names any other. Older clients do not know
-/// PRIORITY either, which is the type of topics that were made for it and of no others.
-const ADVERTISED: [MessageType; 5] =
-    [MessageType::Normal, MessageType::Fifo, MessageType::Delay, MessageType::Transaction, MessageType::Priority];
+/// Types that a topic may be advertised with: clients fail on a route that names any other. Older clients know neither
+/// PRIORITY nor LITE, which are the types of topics that were made for them and of no others.
+const ADVERTISED: [MessageType; 6] = [
+    MessageType::Normal,
+    MessageType::Fifo,
+    MessageType::Delay,
+    MessageType::Transaction,
+    MessageType::Priority,
+    MessageType::Lite,
+];
 
 pub(super) async fn query(
     front: &Front,
@@ -84,7 +90,7 @@ pub(super) async fn assignment(
 
 /// A broker group that hosts a topic.
 #[derive(Debug, Clone)]
-struct Host {
+pub(super) struct Host {
     broker_group: String,
     read_queues: u32,
     write_queues: u32,
@@ -97,7 +103,7 @@ struct Host {
 }
 
 /// The broker groups that host a topic, by name.
-async fn hosts(front: &Front, topic: &TopicName) -> Result<Vec<Host>, ApiError> {
+pub(super) async fn hosts(front: &Front, topic: &TopicName) -> Result<Vec<Host>, ApiError> {
     let foreign = front.node.reporter.routes().of(topic.as_str()).await;
     let row = match foreign.is_empty() {
         true => front.topic(topic).await?,
@@ -120,6 +126,29 @@ async fn hosts(front: &Front, topic: &TopicName) -> Result<Vec<Host>, ApiError> 
     }
     hosts.sort_by(|a, b| a.broker_group.cmp(&b.broker_group));
     Ok(hosts)
+}
+
+/// A route as RocketMQ's remoting protocol writes it. Names and addresses have no sign that JSON would quote.
+pub(super) fn document(hosts: &[Host], cluster: &str) -> String {
+    let queues = hosts.iter().map(|host| {
+        format!(
+            r#"{{"brokerName":"{}","perm":{},"readQueueNums":{},"topicSysFlag":0,"writeQueueNums":{}}}"#,
+            host.broker_group, host.permission, host.read_queues, host.write_queues
+        )
+    });
+    let brokers = hosts.iter().map(|host| {
+        let members = host.members.iter().enumerate().map(|(id, address)| format!(r#""{id}":"{address}""#));
+        format!(
+            r#"{{"brokerAddrs":{{{}}},"brokerName":"{}","cluster":"{cluster}"}}"#,
+            members.collect::<Vec<_>>().join(","),
+            host.broker_group
+        )
+    });
+    format!(
+        r#"{{"brokerDatas":[{}],"filterServerTable":{{}},"queueDatas":[{}]}}"#,
+        brokers.collect::<Vec<_>>().join(","),
+        queues.collect::<Vec<_>>().join(",")
+    )
 }
 
 /// Where the client says it called, and where its call came in.
@@ -322,7 +351,7 @@ fn assigned(resource: &v2::Resource, host: &Host, lists: &[v2::Endpoints], order
 
 #[cfg(test)]
 mod tests {
-    use super::{Dialled, Host, assigned, firsts, queues};
+    use super::{Dialled, Host, assigned, document, firsts, queues};
     use raftmq_proto::rocketmq as v2;
     use v2::{AddressScheme, MessageType};
 
@@ -456,6 +485,16 @@ mod tests {
     }
 
     #[test]
+    fn a_route_as_a_document() {
+        let host = Host { read_queues: 4, write_queues: 8, permission: 6, ..host() };
+        let parsed = document(&[host.clone(), host], "RaftCluster");
+        let one = r#"{"brokerName":"RaftNode00","perm":6,"readQueueNums":4,"topicSysFlag":0,"writeQueueNums":8}"#;
+        assert!(parsed.ends_with(&format!(r#""queueDatas":[{one},{one}]}}"#)), "{parsed}");
+        assert!(parsed.starts_with(r#"{"brokerDatas":[{"brokerAddrs":{"0":""#), "{parsed}");
+        assert_eq!(parsed.matches('{').count(), parsed.matches('}').count());
+    }
+
+    #[test]
     fn types_are_those_that_clients_know() {
         let check = |types: &[MessageType], expected: &[MessageType]| {
             let message_types = types.iter().map(|kind| i32::from(*kind)).collect();
@@ -465,7 +504,8 @@ mod tests {
         check(&[MessageType::Fifo], &[MessageType::Fifo]);
         check(&[], &[MessageType::Normal]);
         check(&[MessageType::Unspecified], &[MessageType::Normal]);
-        check(&[MessageType::Lite, MessageType::Delay], &[MessageType::Delay]);
+        check(&[MessageType::Unspecified, MessageType::Delay], &[MessageType::Delay]);
+        check(&[MessageType::Lite], &[MessageType::Lite]);
         check(&[MessageType::Priority], &[MessageType::Priority]);
         check(&super::EVERY_TYPE, &super::EVERY_TYPE);
     }

@@ -3,6 +3,7 @@
 use super::Front;
 use super::caller::Caller;
 use super::convert;
+use super::lite;
 use super::owner;
 use super::status::{self, ApiError};
 use crate::access::Permit;
@@ -21,9 +22,6 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// The property by which clients of old ask for a delay by its level.
 const DELAY_LEVEL: &str = "DELAY";
-
-/// `apache.rocketmq.v2.MessageType.LITE`.
-const LITE: i32 = 5;
 
 /// Property keys that stand for something of the system's own; sorted.
 const RESERVED_KEYS: &[&str] = &[
@@ -133,7 +131,7 @@ async fn send(front: &Front, request: Request<v2::SendMessageRequest>) -> Result
         store_host: &front.store_host,
         client_id,
     };
-    let ordered = request.messages.iter().any(has_message_group).then(|| request.clone());
+    let ordered = request.messages.iter().any(is_kept_together).then(|| request.clone());
     let Draft { topic, mut append, blobs, message_ids } = draft(request, &context)?;
     front.count_for(&mut append, client_id, permit.as_ref());
     let hashes = append.messages.iter().map(|message| message.message_group_hash);
@@ -153,9 +151,6 @@ async fn send(front: &Front, request: Request<v2::SendMessageRequest>) -> Result
             let own = Draft { topic, append, blobs, message_ids };
             return Ok(apart(front, &caller, own, request.messages, owners).await);
         }
-    }
-    if let Some(sent) = append.messages.iter().find(|message| message.message_type == LITE) {
-        return Err(refuse_type(front, &topic, sent.message_type).await);
     }
     store(front, &caller, Draft { topic, append, blobs, message_ids }, !handed_over).await
 }
@@ -228,9 +223,10 @@ fn metric_name(message_type: i32) -> &'static str {
     }
 }
 
-fn has_message_group(message: &v2::Message) -> bool {
-    let group = message.system_properties.as_ref().and_then(|system| system.message_group.as_deref());
-    group.is_some_and(|group| !group.is_empty())
+/// Whether a broker group may keep all messages of the kind of this one.
+fn is_kept_together(message: &v2::Message) -> bool {
+    let given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
+    message.system_properties.as_ref().is_some_and(|system| given(&system.message_group) || given(&system.lite_topic))
 }
 
 /// Has each message stored by the broker group that keeps its message group, in the order in which they came: those of
@@ -340,19 +336,6 @@ fn answer(appended: &[Appended], message_ids: Vec<String>, times: &[u64], handle
     v2::SendMessageResponse { status: Some(status::ok()), entries }
 }
 
-/// Some types are not stored yet: a message of one is never stored as another.
-async fn refuse_type(front: &Front, topic: &TopicName, sent: i32) -> ApiError {
-    let types = match front.topic(topic).await {
-        Ok(Some(row)) => row.message_types,
-        Ok(None) => return ApiError::TopicNotFound(topic.to_string()),
-        Err(error) => return error,
-    };
-    if front.node.config.grpc.check_message_type && !types.contains(&sent) {
-        return type_conflict(topic, &types, v2::MessageType::try_from(sent).unwrap_or_default());
-    }
-    ApiError::NotImplemented("sending messages of lite topics")
-}
-
 pub(super) fn type_conflict(topic: &TopicName, takes: &[i32], sent: v2::MessageType) -> ApiError {
     let names: Vec<_> =
         takes.iter().filter_map(|value| v2::MessageType::try_from(*value).ok()).map(status::type_name).collect();
@@ -399,6 +382,7 @@ fn draft(request: v2::SendMessageRequest, context: &Context<'_>) -> Result<Draft
             check_after_ms: check_after_ms(&system, context.limits),
             priority: system.priority.map_or(0, |priority| u32::try_from(priority).unwrap_or_default()),
             content_hash: content_hash(&message.body, &message.user_properties, &system),
+            lite_topic: lite_topic(&system, message_type).unwrap_or_default(),
         });
         draft.message_ids.push(system.message_id.clone());
         let stored = stored(&draft.topic, message.body, message.user_properties, system, message_type, context);
@@ -489,6 +473,9 @@ fn check_marks(system: &v2::SystemProperties, context: &Context<'_>) -> Result<(
     if let Some(value) = system.priority.filter(|priority| *priority < 0) {
         return Err(ApiError::PriorityNegative(value));
     }
+    if let Some(name) = lite_topic(system, message_type(system)) {
+        lite::check_name(&name, limits.lite_topic_bytes)?;
+    }
     if let Some(group) = system.message_group.as_deref().filter(|group| !group.is_empty()) {
         let fault = |fault: String| ApiError::MessageGroup { group: group.to_owned(), fault };
         if group.trim().is_empty() {
@@ -573,6 +560,10 @@ fn delivery_ms(system: &v2::SystemProperties, message_type: v2::MessageType) -> 
     time.map_or(0, |time| u64::try_from(convert::unix_ms(time)).unwrap_or_default())
 }
 
+fn lite_topic(system: &v2::SystemProperties, message_type: v2::MessageType) -> Option<String> {
+    system.lite_topic.clone().filter(|_| message_type == v2::MessageType::Lite)
+}
+
 fn has_control(text: &str) -> bool {
     text.chars().any(char::is_control)
 }
@@ -595,9 +586,13 @@ fn message_type(system: &v2::SystemProperties) -> v2::MessageType {
     }
 }
 
-/// What orders a FIFO message; 0 for others, whose message group is only carried.
+/// What orders a FIFO or LITE message; 0 for others, whose message group is only carried.
 pub(super) fn message_group_hash(system: &v2::SystemProperties, message_type: v2::MessageType) -> u64 {
-    let group = system.message_group.as_deref().filter(|_| message_type == v2::MessageType::Fifo);
+    let group = match message_type {
+        v2::MessageType::Fifo => system.message_group.as_deref(),
+        v2::MessageType::Lite => system.lite_topic.as_deref(),
+        _ => None,
+    };
     group.map_or(0, |group| xxhash_rust::xxh3::xxh3_64(group.as_bytes()).max(1))
 }
 
@@ -612,6 +607,7 @@ fn stored(
     let gzip = i32::from(v2::Encoding::Gzip);
     let born_ms = system.born_timestamp.as_ref().map(convert::unix_ms).filter(|ms| *ms > 0).unwrap_or(context.now_ms);
     StoredMessage {
+        lite_topic: lite_topic(&system, message_type),
         topic: topic.as_str().to_owned(),
         message_id: system.message_id,
         tag: system.tag.filter(|tag| !tag.is_empty()),
@@ -745,6 +741,14 @@ mod tests {
         check("PRIORITY", |_, system| system.priority = Some(1));
         check("BAD_REQUEST", |_, system| system.priority = Some(-1));
         check("LITE", |_, system| system.lite_topic = Some("l".to_owned()));
+        check("LITE", |_, system| system.lite_topic = Some("l".repeat(64)));
+        check("ILLEGAL_LITE_TOPIC", |_, system| system.lite_topic = Some("l".repeat(65)));
+        check("ILLEGAL_LITE_TOPIC", |_, system| system.lite_topic = Some(" ".to_owned()));
+        check("ILLEGAL_LITE_TOPIC", |_, system| system.lite_topic = Some("a%b".to_owned()));
+        check("FIFO", |_, system| {
+            system.lite_topic = Some("a%b".to_owned());
+            system.message_group = Some("g".to_owned());
+        });
     }
 
     #[test]

@@ -57,6 +57,22 @@ pub(crate) enum ApiError {
     PriorityNegative(i32),
     #[error("the message group {group:?} {fault}")]
     MessageGroup { group: String, fault: String },
+    #[error("the lite topic {name:?} {fault}")]
+    LiteTopic { name: String, fault: String },
+    #[error(
+        "a client of consumer group {consumer_group} receives at most {limit} lite topics, not {value}; raise its attribute \
+         lite.sub.client.quota"
+    )]
+    LiteQuota { consumer_group: String, value: usize, limit: u64 },
+    #[error(
+        "busy: the clients of this node begin to receive {limit} lite topics a second, the limit; raise \
+         maxSyncLiteSubscriptionRate"
+    )]
+    LiteRate { limit: u32 },
+    #[error("the offset {0} is less than 0")]
+    OffsetNegative(i64),
+    #[error("lite topics are received as a whole: the filter must take everything")]
+    LiteFilter,
     #[error("topic {topic} takes {takes}, but the message is {sent}")]
     TypeConflict { topic: String, takes: String, sent: &'static str },
     #[error("topic {0} does not exist; create it, or set autoCreateTopicEnable")]
@@ -186,18 +202,24 @@ impl ApiError {
             ApiError::DeliveryTooLate { .. } => Code::IllegalDeliveryTime,
             ApiError::PriorityNegative(_) => Code::BadRequest,
             ApiError::MessageGroup { .. } => Code::IllegalMessageGroup,
+            ApiError::LiteTopic { .. } => Code::IllegalLiteTopic,
+            ApiError::LiteQuota { .. } => Code::LiteSubscriptionQuotaExceeded,
+            ApiError::OffsetNegative(_) => Code::IllegalOffset,
             ApiError::TypeConflict { .. } => Code::MessagePropertyConflictWithType,
             ApiError::TopicNotFound(_) => Code::TopicNotFound,
             ApiError::NoReadableQueue(_) => Code::Forbidden,
             ApiError::InvisibleTime { .. } => Code::IllegalInvisibleTime,
             ApiError::PollingTime { code_known: true, .. } => Code::IllegalPollingTime,
             ApiError::PollingTime { code_known: false, .. } => Code::BadRequest,
-            ApiError::Filter(_) | ApiError::Sql(_) | ApiError::FilterTooLong { .. } | ApiError::FilterType => {
-                Code::IllegalFilterExpression
-            }
+            ApiError::Filter(_)
+            | ApiError::Sql(_)
+            | ApiError::FilterTooLong { .. }
+            | ApiError::FilterType
+            | ApiError::LiteFilter => Code::IllegalFilterExpression,
             ApiError::PollingFull(_)
             | ApiError::DeliveringFull { .. }
             | ApiError::OwnersBusy { .. }
+            | ApiError::LiteRate { .. }
             | ApiError::DiskFull(_) => Code::TooManyRequests,
             // Clients try again, at another node where they can.
             ApiError::OwnersDisagree(_) | ApiError::OwnerAway { .. } => Code::HaNotAvailable,
@@ -262,6 +284,12 @@ fn refused(refusal: Refusal) -> Code {
         }
         // The topic was made anew between this node's look and the append: tried again, it goes to whom it should.
         Refusal::NotOwner => Code::HaNotAvailable,
+        Refusal::LiteBoundElsewhere => Code::IllegalTopic,
+        Refusal::LiteGroupMismatch => Code::IllegalConsumerGroup,
+        Refusal::LiteTopicQuota => Code::LiteTopicQuotaExceeded,
+        Refusal::LiteSubscriptionQuota => Code::LiteSubscriptionQuotaExceeded,
+        Refusal::IllegalLiteTopic => Code::IllegalLiteTopic,
+        Refusal::StillSubscribed => Code::PreconditionFailed,
         // A name that was taken between two commands, and a batch of an earlier boot: neither is the client's doing.
         Refusal::Unspecified
         | Refusal::AlreadyExists

@@ -6,7 +6,7 @@ use super::access::{Listening, Opening};
 use super::caller::Caller;
 use super::convert;
 use super::status::{self, ApiError};
-use crate::client::settings::{ClientSettings, overlay};
+use crate::client::settings::{ClientSettings, is_lite, overlay};
 use crate::client::streams::{Order, Placed, Told};
 use crate::filter::MessageFilter;
 use crate::store::consumer_group::consumer_group;
@@ -199,6 +199,9 @@ impl Stream {
                 }
                 Command::VerifyMessageCommand(v2::VerifyMessageCommand { nonce, message: Some(message) })
             }
+            Told::Unsubscribe { lite_topic } => {
+                Command::NotifyUnsubscribeLiteCommand(v2::NotifyUnsubscribeLiteCommand { lite_topic })
+            }
             Told::PrintThreads => Command::PrintThreadStackTraceCommand(v2::PrintThreadStackTraceCommand { nonce }),
         })
     }
@@ -251,6 +254,9 @@ impl Stream {
         let mut row = None;
         if let Some(consumer) = &parsed.consumer {
             row = consumer_group(&front.node.group.state(), consumer.consumer_group.as_str())?;
+        }
+        // What a client of lite topics receives, it says by another call.
+        if parsed.consumer.is_some() && !is_lite(parsed.client_type) {
             // The answer does not wait for the group: a client must be able to start while nobody leads.
             let (front, client_id) = (front.clone(), self.client_id.clone());
             front.clone().calls.spawn(async move {

@@ -7,6 +7,7 @@ use crate::store::lease::{self, Item, Lease};
 use crate::store::{ConsumerGroupId, LeaseId, key, progress};
 use raft_store::StateError;
 use raftmq_proto::command::{Ack, Acked, Handle, Refusal, Reply, reply};
+use std::sync::Arc;
 
 /// For this long after a lease was made, a handle of it is told apart from one that is late or superseded, when
 /// the lease is gone: a lease whose items were all acknowledged leaves no row, any other leaves its row.
@@ -27,7 +28,7 @@ impl Turn<'_, '_> {
         Ok(done(reply::Kind::Acked(Acked { refusals })))
     }
 
-    fn ack_one(&mut self, group: &KnownGroup, topic: &KnownTopic, handle: &Handle) -> Result<Refusal, StateError> {
+    fn ack_one(&mut self, group: &KnownGroup, topic: &Arc<KnownTopic>, handle: &Handle) -> Result<Refusal, StateError> {
         if !self.is_issued(group, handle)? {
             return Ok(Refusal::InvalidHandle);
         }
@@ -36,22 +37,24 @@ impl Turn<'_, '_> {
             let recent = id.made_ms().saturating_add(REMEMBERED_MS) > self.now_ms;
             return Ok(if recent { Refusal::Unspecified } else { Refusal::InvalidHandle });
         };
+        let Some(topic) = self.topic_of_lease(topic, lease.topic)? else { return Ok(Refusal::InvalidHandle) };
         let item = handle.item as usize;
         Ok(match lease.items.get(item) {
-            Some(Item::Open) if lease.topic == topic.id => {
+            Some(Item::Open) => {
                 let part = lease.part_of(item).map(|(_, part)| *part);
                 self.close_item(group.id, id, &mut lease, item, Item::Acked)?;
                 if let Some(part) = part.filter(|part| part.first.group != 0)
                     && !self.is_void(topic.id, group.id, part.queue, id)?
                 {
                     let mut share = self.subscription(topic.id, group.id)?;
-                    self.leave_message_group(topic, group, &mut share, (part.queue, part.first.group), None)?;
+                    self.leave_message_group(&topic, group, &mut share, (part.queue, part.first.group), None)?;
                     self.store_subscription(topic.id, group.id, &share);
                 }
                 self.settle_lease(group.id, id, lease);
+                self.refresh_ready(&topic, group)?;
                 Refusal::Unspecified
             }
-            Some(Item::Acked) if lease.topic == topic.id => Refusal::Unspecified,
+            Some(Item::Acked) => Refusal::Unspecified,
             _ => Refusal::InvalidHandle,
         })
     }

@@ -11,7 +11,7 @@ use super::{Effect, done, refused};
 use crate::store::message::{Place, Run};
 use crate::store::queue::{self, Queue};
 use crate::store::sent::SentPlace;
-use crate::store::{TopicId, fifo, key, topic};
+use crate::store::{TopicId, fifo, key, lite, topic};
 use raft_store::StateError;
 use raftmq_proto::command::{Append, AppendMessage, Appended, AppendedApart, Refusal, Reply, Waits, reply};
 use std::collections::BTreeMap;
@@ -59,7 +59,12 @@ impl Turn<'_, '_> {
                 return Ok(refusal);
             }
         }
+        let lite = append.messages.iter().filter(|message| message.message_type == lite::LITE);
+        if let Some(refusal) = self.check_lite_topics(&topic, lite.map(|message| message.lite_topic.as_str()))? {
+            return Ok(refusal);
+        }
         let checks = append.checks.unwrap_or_default();
+        let mut touched = BTreeMap::new();
         let (mut messages, mut body_bytes) = (0, 0);
 
         let mut open = self.runs.remove(&topic.id).unwrap_or_default();
@@ -91,6 +96,13 @@ impl Turn<'_, '_> {
                 self.note_waiting(&mut parts, waits, slot);
                 continue;
             }
+            if message.message_type == lite::LITE {
+                let offset = self.append_lite(&topic, message, slot, &mut touched, &mut parts)?;
+                self.remember(&topic, message, SentPlace::Queue(0, offset))?;
+                messages += 1;
+                body_bytes += u64::from(message.body_bytes);
+                continue;
+            }
             let number = match (message.message_group_hash, open.shared) {
                 _ if message.message_type == PRIORITY => queue_of_priority(&topic, message.priority),
                 (0, Some(number)) => number,
@@ -101,23 +113,12 @@ impl Turn<'_, '_> {
             self.remember(&topic, message, SentPlace::Queue(number, offset))?;
             messages += 1;
             body_bytes += u64::from(message.body_bytes);
-            match parts.last_mut() {
-                Some(last)
-                    if last.waits() == Waits::Nothing
-                        && last.queue == u32::from(number)
-                        && last.first_offset + u64::from(last.count) == offset =>
-                {
-                    last.count += 1;
-                }
-                _ => parts.push(Appended {
-                    queue: u32::from(number),
-                    first_offset: offset,
-                    count: 1,
-                    ..Appended::default()
-                }),
-            }
+            push_part(&mut parts, number, offset);
         }
         self.runs.insert(topic.id, open);
+        for child in touched.values() {
+            self.lite_arrived(child)?;
+        }
         if messages > 0 {
             self.effects.add(Effect::Arrived { topic: topic.name.clone(), messages, body_bytes });
         }
@@ -151,7 +152,7 @@ impl Turn<'_, '_> {
     }
 
     /// Adds a message to the open run of a queue, or begins one. Returns its offset.
-    fn push_message(
+    pub(super) fn push_message(
         &mut self,
         topic: &KnownTopic,
         number: u16,
@@ -159,7 +160,9 @@ impl Turn<'_, '_> {
         message: &AppendMessage,
         slot: u32,
     ) -> Result<u64, StateError> {
-        let (tag, group) = (message.tag_hash, message.message_group_hash);
+        // A lite topic is in order as a whole.
+        let group = if message.message_type == lite::LITE { 0 } else { message.message_group_hash };
+        let tag = message.tag_hash;
         if open.queues.get(&number).is_some_and(|open| open.run.count >= RUN_MESSAGES_MAX) {
             self.store_open(topic.id, number, open)?;
         }
@@ -224,6 +227,20 @@ impl Turn<'_, '_> {
     }
 }
 
+/// Tells of a message that got a place, together with the one before it where it stands next to that.
+pub(super) fn push_part(parts: &mut Vec<Appended>, number: u16, offset: u64) {
+    match parts.last_mut() {
+        Some(last)
+            if last.waits() == Waits::Nothing
+                && last.queue == u32::from(number)
+                && last.first_offset + u64::from(last.count) == offset =>
+        {
+            last.count += 1;
+        }
+        _ => parts.push(Appended { queue: u32::from(number), first_offset: offset, count: 1, ..Appended::default() }),
+    }
+}
+
 /// The queue of a priority: a queue each, as far as there are queues.
 fn queue_of_priority(topic: &KnownTopic, priority: u32) -> u16 {
     let last = topic.row.write_queues.min(topic.row.read_queues).saturating_sub(1);
@@ -236,15 +253,15 @@ fn check(topic: &KnownTopic, message: &AppendMessage) -> Option<Reply> {
         let detail = format!("topic {} does not take messages of this type", topic.name);
         return Some(refused(Refusal::MessageTypeMismatch, detail));
     }
-    if ![NORMAL, FIFO, DELAY, TRANSACTION, PRIORITY].contains(&message.message_type) {
+    if ![NORMAL, FIFO, DELAY, TRANSACTION, PRIORITY, lite::LITE].contains(&message.message_type) {
         return Some(refused(Refusal::NotSupported, "messages of this type are not supported yet"));
     }
     let hash = message.message_group_hash;
-    if (message.message_type == FIFO) != (hash != 0) {
-        let detail = "FIFO messages, and only they, have a message group";
+    if [FIFO, lite::LITE].contains(&message.message_type) != (hash != 0) {
+        let detail = "FIFO messages have a message group, LITE messages a lite topic, and no others";
         return Some(refused(Refusal::InvalidArgument, detail));
     }
-    if hash != 0 && u32::from(fifo::queue_of(&topic.row, hash)) >= topic.row.write_queues {
+    if message.message_type == FIFO && u32::from(fifo::queue_of(&topic.row, hash)) >= topic.row.write_queues {
         let detail = format!("topic {} has no writable queue for this message group", topic.name);
         return Some(refused(Refusal::NotWritable, detail));
     }

@@ -19,7 +19,7 @@ pub(super) struct Piece {
 const TOPICS_MAX: usize = 64;
 
 /// Tables whose rows begin with topic and consumer group.
-const SHARED: [Table; 5] = [key::FLIGHT, key::RETRY, key::FIFO, key::PROGRESS, key::SUBSCRIPTION];
+pub(super) const SHARED: [Table; 5] = [key::FLIGHT, key::RETRY, key::FIFO, key::PROGRESS, key::SUBSCRIPTION];
 
 impl Turn<'_, '_> {
     /// Leaves work for Tick.
@@ -57,6 +57,7 @@ impl Turn<'_, '_> {
             if table == key::SUBSCRIPTION {
                 let group = ConsumerGroupId(number_at(row, 8));
                 turn.rows.delete(key::CONSUMER_GROUP, &key::consumed(group, topic));
+                turn.rows.delete(key::CONSUMER_GROUP, &key::consumed_lite(group, topic));
             }
             Ok(())
         })
@@ -71,9 +72,10 @@ impl Turn<'_, '_> {
     ) -> Result<Piece, StateError> {
         let own = group.0.to_be_bytes().to_vec();
         let filters = key::group_filters(group).to_vec();
+        let ready = key::lite_ready_of_group(group).to_vec();
         let mut rows = 0;
         if note.first().is_none_or(|table| [key::LEASE.0, key::RECEIVE.0, key::SESSION.0].contains(table)) {
-            let ranges = [(key::LEASE, &own), (key::RECEIVE, &own), (key::SESSION, &filters)];
+            let ranges = [(key::LEASE, &own), (key::RECEIVE, &own), (key::SESSION, &filters), (key::SESSION, &ready)];
             let piece = self.drop_ranges(&ranges, note, rows_max, |turn, table, row| {
                 if table == key::LEASE {
                     turn.drop_lease_finders(group, LeaseId(number_at(row, 8)))?;
@@ -85,11 +87,10 @@ impl Turn<'_, '_> {
             }
             rows = piece.rows;
         }
-        let topics = consumer_group::consumed(&self.rows, group, TOPICS_MAX)?;
-        let shares: Vec<_> = topics.iter().map(|topic| key::subscription(*topic, group).to_vec()).collect();
-        let consumed: Vec<_> = topics.iter().map(|topic| key::consumed(group, *topic).to_vec()).collect();
+        let topics = consumer_group::shares(&self.rows, group, TOPICS_MAX)?;
+        let shares: Vec<_> = topics.iter().map(|(topic, _)| key::subscription(*topic, group).to_vec()).collect();
         let mut ranges = Vec::new();
-        for (share, consumed) in shares.iter().zip(&consumed) {
+        for (share, (_, consumed)) in shares.iter().zip(&topics) {
             ranges.extend(SHARED.map(|table| (table, share)));
             ranges.push((key::CONSUMER_GROUP, consumed));
         }
@@ -100,6 +101,21 @@ impl Turn<'_, '_> {
             piece.rest = Some(vec![key::CONSUMER_GROUP.0]);
         }
         Ok(Piece { rows: rows + piece.rows, ..piece })
+    }
+
+    /// Rows of these ranges, counted up to one more than `rows_max`.
+    pub(super) fn count_rows(&self, ranges: &[(Table, &Vec<u8>)], rows_max: usize) -> Result<usize, StateError> {
+        let mut rows = 0;
+        for (table, prefix) in ranges {
+            self.rows.scan(*table, prefix, &key::after(prefix), &mut |_, _| {
+                rows += 1;
+                if rows <= rows_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+            if rows > rows_max {
+                break;
+            }
+        }
+        Ok(rows)
     }
 
     /// Removes the rows by which a lease is found.
@@ -136,7 +152,7 @@ impl Turn<'_, '_> {
                 from = [at_key, &[0]].concat();
             }
             let mut keys = Vec::new();
-            let room = rows_max.saturating_sub(rows);
+            let room = rows_max.saturating_sub(rows).min(usize::MAX - 1);
             self.rows.scan(*table, &from, &key::after(prefix), &mut |key, _| {
                 keys.push(key.to_vec());
                 if keys.len() <= room { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }

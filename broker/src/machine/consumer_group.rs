@@ -5,7 +5,7 @@ use super::turn::{KnownGroup, Turn};
 use super::{Effect, done, refused};
 use crate::store::consumer_group::RETRY_MAX_DEFAULT;
 use crate::store::work::Work;
-use crate::store::{ConsumerGroupId, key};
+use crate::store::{ConsumerGroupId, key, lite};
 use prost::Message;
 use raft_store::StateError;
 use raftmq_proto::command::{ConsumerGroup, PutConsumerGroup, Refusal, Reply, reply};
@@ -37,11 +37,13 @@ impl Turn<'_, '_> {
         Ok(done(reply::Kind::ConsumerGroup(row)))
     }
 
-    /// The consumer group of this name, or the refusal; created with the usual settings when `create` is set.
+    /// The consumer group of this name, or the refusal; created with the usual settings when `create` is set, and bound
+    /// to the topic whose lite topics it is to receive.
     pub(super) fn group_or_create(
         &mut self,
         name: &str,
         create: bool,
+        bind: Option<&str>,
     ) -> Result<Result<Arc<KnownGroup>, Reply>, StateError> {
         if let Some(known) = self.group(name)? {
             return Ok(Ok(known));
@@ -57,6 +59,7 @@ impl Turn<'_, '_> {
             name: name.to_owned(),
             consume_enable: true,
             retry_max: RETRY_MAX_DEFAULT,
+            attributes: bind.map(|topic| (lite::BIND.to_owned(), topic.to_owned())).into_iter().collect(),
             ..ConsumerGroup::default()
         };
         self.create_group(wanted).map(Ok)

@@ -26,7 +26,7 @@ impl Turn<'_, '_> {
             let id = LeaseId(handle.lease_id);
             let item = handle.item as usize;
             if let Some(lease) = lease::lease(&self.rows, group.id, id)?
-                && lease.topic == topic.id
+                && let Some(topic) = self.topic_of_lease(&topic, lease.topic)?
                 && lease.items.get(item) == Some(&Item::Open)
                 && let Some((base, part)) = lease.part_of(item)
                 && !self.is_void(topic.id, group.id, part.queue, id)?
@@ -57,14 +57,11 @@ impl Turn<'_, '_> {
         self.close_run(&dead)?;
         let queue = queue::queue(&self.rows, dead.id, QUEUE)?;
         let place = Place { offset: queue.next, store_ms: self.now_ms, group: 0, ..place };
-        let run = Run::one(place, Some(topic.name.to_string())).late();
+        let origin = self.shown_name(topic)?;
+        let run = Run::one(place, Some(origin.to_string())).late();
         self.store_run(dead.id, QUEUE, queue, &run)?;
         self.effects.add(Effect::Arrived { topic: dead.name.clone(), messages: 1, body_bytes: 0 });
-        self.effects.add(Effect::DeadLettered {
-            consumer_group: group.name.clone(),
-            topic: topic.name.clone(),
-            messages: 1,
-        });
+        self.effects.add(Effect::DeadLettered { consumer_group: group.name.clone(), topic: origin, messages: 1 });
         Ok(())
     }
 }

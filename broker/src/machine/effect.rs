@@ -70,6 +70,24 @@ pub enum Effect {
         /// Its name.
         consumer_group: Arc<str>,
     },
+    /// A client of a consumer group may have a message of one of the lite topics that it receives.
+    LiteReady {
+        /// Id of the client.
+        client_id: Arc<str>,
+        /// Name of the consumer group.
+        consumer_group: Arc<str>,
+        /// Name of the topic that the lite topic belongs to.
+        topic: Arc<str>,
+    },
+    /// A client receives a lite topic no longer: another one took it.
+    LiteTaken {
+        /// Id of the client that lost it.
+        client_id: Arc<str>,
+        /// Name of the consumer group.
+        consumer_group: Arc<str>,
+        /// The lite topic's own name.
+        lite_topic: Arc<str>,
+    },
     /// A client is gone.
     SessionEnded {
         /// Its id.
@@ -115,6 +133,10 @@ fn named(effect: &Effect) -> Option<Named> {
         | Effect::FiltersDiffer { consumer_group, topic, .. }
         | Effect::DeadLettered { consumer_group, topic, .. }
         | Effect::Expired { consumer_group, topic, .. } => (consumer_group, Some(topic.clone())),
+        Effect::LiteReady { client_id, consumer_group, topic: both }
+        | Effect::LiteTaken { client_id, consumer_group, lite_topic: both } => {
+            (client_id, Some(format!("{consumer_group} {both}").into()))
+        }
         Effect::ConsumerGroupChanged { consumer_group } => (consumer_group, None),
         Effect::SessionEnded { client_id } => (client_id, None),
         Effect::SettingChanged { key } => (key, None),

@@ -36,6 +36,7 @@ impl Turn<'_, '_> {
             }
         }
         self.settle_lease(group.id, id, lease);
+        self.refresh_ready(&topic, &group)?;
         Ok(taken)
     }
 

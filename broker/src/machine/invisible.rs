@@ -22,7 +22,8 @@ impl Turn<'_, '_> {
         let id = LeaseId(handle.lease_id);
         let item = handle.item as usize;
         let Some(mut lease) = lease::lease(&self.rows, group.id, id)? else { return Ok(invalid()) };
-        if lease.topic != topic.id || lease.items.get(item) != Some(&Item::Open) {
+        let Some(topic) = self.topic_of_lease(&topic, lease.topic)? else { return Ok(invalid()) };
+        if lease.items.get(item) != Some(&Item::Open) {
             return Ok(invalid());
         }
         let Some((base, part)) = lease.part_of(item) else { return Ok(invalid()) };
@@ -35,6 +36,7 @@ impl Turn<'_, '_> {
             self.close_item(group.id, id, &mut lease, item, Item::Ended)?;
             self.deliver_again(&topic, &group, &part, change.suspend)?;
             self.settle_lease(group.id, id, lease);
+            self.refresh_ready(&topic, &group)?;
             return Ok(done(reply::Kind::Invisible(Invisible { handle: Some(handle) })));
         }
 

@@ -7,6 +7,7 @@
 //! look goes through a bounded number of rows and says when it was cut, so that the receive asks again.
 
 use super::append::PRIORITY;
+use super::lite::check_binding;
 use super::turn::{KnownGroup, KnownTopic, Turn};
 use super::{done, refused};
 use crate::filter::judged::Judged;
@@ -18,12 +19,12 @@ use crate::store::progress::{self, Row};
 use crate::store::retry::Retry;
 use crate::store::session::{self, Filters};
 use crate::store::subscription::Subscription;
-use crate::store::{ConsumerGroupId, LeaseId, TopicId, consumer_group, fifo, key, queue, topic};
+use crate::store::{ConsumerGroupId, LeaseId, TopicId, consumer_group, fifo, key, lite, queue, topic};
 use raft_store::{ReadState, StateError};
 use raftmq_proto::command::{self, Leased, LeasedMessage, Refusal, Reply, Topic, reply};
 
 /// Messages and rows that one receive looks at.
-const LOOK_ROWS_MAX: usize = 1_024;
+pub(super) const LOOK_ROWS_MAX: usize = 1_024;
 
 /// The lowest flight is looked up again when the cursor passes a multiple of this.
 const LOW_STEP: u64 = 1_024;
@@ -71,7 +72,7 @@ pub(super) struct Look {
 }
 
 impl Look {
-    fn new(filter: Option<&command::Filter>, judgement: Option<command::Judgement>) -> Look {
+    pub(super) fn new(filter: Option<&command::Filter>, judgement: Option<command::Judgement>) -> Look {
         let first_queue = judgement.as_ref().map(|judgement| judgement.first_queue);
         let (wanted, filter_digest) = match judgement.as_ref().and_then(|judgement| judgement.filters.first()) {
             Some(digest) => (Wanted::Sql(*digest), *digest),
@@ -146,7 +147,9 @@ impl Turn<'_, '_> {
         if topic.row.permission & topic::READABLE == 0 {
             return Ok(refused(Refusal::NotReadable, format!("topic {} has no readable queue", command.topic)));
         }
-        let group = match self.group_or_create(&command.consumer_group, command.create_consumer_group)? {
+        let has_lite_topics = lite::has_lite_topics(&topic.row);
+        let bind = has_lite_topics.then_some(&*topic.name);
+        let group = match self.group_or_create(&command.consumer_group, command.create_consumer_group, bind)? {
             Ok(group) => group,
             Err(refusal) => return Ok(refusal),
         };
@@ -154,8 +157,26 @@ impl Turn<'_, '_> {
             let detail = format!("consumer group {} may not consume", command.consumer_group);
             return Ok(refused(Refusal::ConsumerGroupDisabled, detail));
         }
+        if let Some(refusal) = check_binding(&topic, &group) {
+            return Ok(refusal);
+        }
         self.make_secret(command.nonce)?;
         let receive = lease::receive_digest(topic.id, command.renewed, &command.client_id, &command.attempt_id);
+        let mut lease = lease::Lease {
+            topic: topic.id,
+            client_id: command.client_id.clone(),
+            renewed: command.renewed,
+            ended: false,
+            suspended: false,
+            unconfirmed,
+            deadline_ms: self.now_ms.saturating_add(lasting_ms),
+            receive,
+            items: Vec::new(),
+            parts: Vec::new(),
+        };
+        if has_lite_topics {
+            return self.lease_lite(&topic, &group, &command, &lease);
+        }
         if let Some(reply) = self.same_lease(&topic, &group, &command, receive, lasting_ms)? {
             return Ok(reply);
         }
@@ -176,18 +197,6 @@ impl Turn<'_, '_> {
                 ..Leased::default()
             })));
         }
-        let mut lease = lease::Lease {
-            topic: topic.id,
-            client_id: command.client_id,
-            renewed: command.renewed,
-            ended: false,
-            suspended: false,
-            unconfirmed,
-            deadline_ms: self.now_ms.saturating_add(lasting_ms),
-            receive,
-            items: Vec::with_capacity(look.parts.len()),
-            parts: Vec::new(),
-        };
         look.parts.into_iter().for_each(|part| lease.push(part));
         let id = self.put_new_lease(&group, &lease)?;
         self.leased(&group, id, &lease, look.cut)
@@ -249,7 +258,7 @@ impl Turn<'_, '_> {
         goes_by_priority(&topic.row) && self.spread(100) < u64::from(consumer_group::priority_factor(&group.row))
     }
 
-    fn take_from_queue(
+    pub(super) fn take_from_queue(
         &mut self,
         topic: &KnownTopic,
         group: &KnownGroup,
@@ -351,23 +360,10 @@ impl Turn<'_, '_> {
         if receive == 0 {
             return Ok(None);
         }
-        let Some(id) = lease::of_receive(&self.rows, group.id, receive)? else { return Ok(None) };
-        let Some(mut lease) = lease::lease(&self.rows, group.id, id)? else { return Ok(None) };
-        let same = lease.receive == receive && lease.client_id == command.client_id && lease.topic == topic.id;
-        if !same || lease.open() == 0 {
-            return Ok(None);
-        }
-        for part in &lease.parts {
-            if self.is_void(topic.id, group.id, part.queue, id)? {
-                return Ok(None);
-            }
-        }
-        // A client that asks again did not get the messages, whatever was thought before.
-        let before = std::mem::replace(&mut lease.unconfirmed, command.renewed && command.confirm_ms > 0);
-        if !lease.renewed || lease.unconfirmed || before {
-            self.put_deadline(group.id, id, &mut lease, self.now_ms.saturating_add(lasting_ms));
-            self.put_lease(group.id, id, &lease);
-        }
+        let Some(id) = lease::of_receive(&self.rows, group.id, receive)?.first().copied() else { return Ok(None) };
+        let lease = lease::lease(&self.rows, group.id, id)?;
+        let Some(lease) = lease.filter(|lease| lease.topic == topic.id) else { return Ok(None) };
+        let Some(lease) = self.lease_again(group, id, lease, command, receive, lasting_ms)? else { return Ok(None) };
         self.leased(group, id, &lease, false).map(Some)
     }
 
@@ -429,6 +425,17 @@ impl Turn<'_, '_> {
         lease: &lease::Lease,
         more: bool,
     ) -> Result<Reply, StateError> {
+        Ok(done(reply::Kind::Leased(self.show_lease(group, id, lease, more)?)))
+    }
+
+    /// What the client is told of a lease.
+    pub(super) fn show_lease(
+        &mut self,
+        group: &KnownGroup,
+        id: LeaseId,
+        lease: &lease::Lease,
+        more: bool,
+    ) -> Result<Leased, StateError> {
         let nonce = self.nonce(group.id, id)?.unwrap_or_default();
         let mut messages = Vec::with_capacity(lease.items.len());
         for (base, part) in lease.numbered() {
@@ -449,13 +456,13 @@ impl Turn<'_, '_> {
                 });
             }
         }
-        Ok(done(reply::Kind::Leased(Leased {
+        Ok(Leased {
             consumer_group_id: group.id.0,
             lease_id: id.0,
             nonce,
             messages,
             more,
             deadline_ms: if lease.renewed { 0 } else { lease.deadline_ms },
-        })))
+        })
     }
 }

@@ -21,6 +21,9 @@ mod half;
 mod invisible;
 mod keeper;
 mod lease;
+mod lite;
+mod lite_lease;
+mod lite_subscription;
 mod offset;
 mod repeat;
 mod reset;
@@ -28,6 +31,7 @@ mod retry;
 mod rows;
 mod session;
 mod setting;
+mod share;
 mod tick;
 mod timer;
 mod topic;
@@ -41,6 +45,7 @@ mod tests;
 
 pub use effect::Effect;
 pub(crate) use lease::goes_by_priority;
+pub(crate) use lite_subscription::NAMES_MAX as LITE_NAMES_MAX;
 pub use session::EXPRESSION_BYTES_MAX;
 pub use version::{KNOWN, TRIAL, TRIAL_COMMANDS, VERSION, VERSION_OLDEST};
 pub use window::{MESSAGES_MAX, MESSAGES_MAX_DEFAULT, WINDOW_MS, WINDOW_MS_DEFAULT};
@@ -199,6 +204,8 @@ impl Turn<'_, '_> {
             command::Kind::Trim(trim) => self.trim(trim),
             command::Kind::Expire(expire) => self.expire(&expire),
             command::Kind::Reappend(again) => self.reappend(again, slots),
+            command::Kind::DropShare(drop) => self.drop_share(drop),
+            command::Kind::PutLiteSubscription(put) => self.put_lite_subscription(put),
             command::Kind::Refuse(refuse) => Ok(refused(refuse.refusal(), refuse.detail)),
         }
     }

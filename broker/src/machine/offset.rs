@@ -16,7 +16,7 @@ impl Turn<'_, '_> {
             let detail = format!("topic {} has no queue {}", put.topic, put.queue);
             return Ok(refused(Refusal::InvalidArgument, detail));
         };
-        let group = match self.group_or_create(&put.consumer_group, put.create_consumer_group)? {
+        let group = match self.group_or_create(&put.consumer_group, put.create_consumer_group, None)? {
             Ok(group) => group,
             Err(refusal) => return Ok(refusal),
         };

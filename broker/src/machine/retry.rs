@@ -18,7 +18,9 @@ impl Turn<'_, '_> {
         if let Some(row) = subscription::subscription(&self.rows, topic, group)? {
             return Ok(row);
         }
-        self.rows.put(key::CONSUMER_GROUP, &key::consumed(group, topic), Vec::new());
+        let is_lite = self.topic_by_id(topic)?.is_some_and(|topic| topic.row.lite_parent != 0);
+        let consumed = if is_lite { key::consumed_lite(group, topic) } else { key::consumed(group, topic) };
+        self.rows.put(key::CONSUMER_GROUP, &consumed, Vec::new());
         let row = Subscription::default();
         self.store_subscription(topic, group, &row);
         Ok(row)

@@ -21,7 +21,7 @@ const FILTERS_MAX: usize = 32;
 pub const EXPRESSION_BYTES_MAX: usize = 64 << 10;
 
 /// Bytes of a client id.
-const CLIENT_ID_BYTES_MAX: usize = 1_024;
+pub(super) const CLIENT_ID_BYTES_MAX: usize = 1_024;
 
 impl Turn<'_, '_> {
     pub(super) fn put_session(&mut self, put: PutSession) -> Result<Reply, StateError> {
@@ -32,7 +32,7 @@ impl Turn<'_, '_> {
             let detail = format!("a client has at most {SUBSCRIPTIONS_MAX} subscriptions");
             return Ok(refused(Refusal::InvalidArgument, detail));
         }
-        let group = match self.group_or_create(&put.consumer_group, put.create_consumer_group)? {
+        let group = match self.group_or_create(&put.consumer_group, put.create_consumer_group, None)? {
             Ok(group) => group,
             Err(refusal) => return Ok(refusal),
         };
@@ -146,6 +146,7 @@ impl Turn<'_, '_> {
             self.change_filters(group, &session, &Session::default())?;
             self.rows.delete(key::SESSION, &key::session(&client_id, group));
         }
+        self.end_lite_client(&client_id)?;
         let upto = self.last_lease()?;
         let piece = self.end_leases(&client_id, &upto.0.to_be_bytes(), TICK_ROWS_MAX)?;
         if let Some(note) = piece.rest {

@@ -17,7 +17,9 @@ impl Turn<'_, '_> {
         more |= self.fire_due_timers(&mut rows_left)?;
         rows_left += TICK_ROWS_MAX / 8;
         more |= self.look_at_halves(&mut rows_left)?;
-        rows_left += TICK_ROWS_MAX / 8;
+        rows_left += TICK_ROWS_MAX / 16;
+        more |= self.look_at_lite(&mut rows_left)?;
+        rows_left += TICK_ROWS_MAX / 16;
         while rows_left > 0
             && let Some((work, note)) = work::first(&self.rows)?
         {
@@ -78,6 +80,7 @@ impl Turn<'_, '_> {
             Work::EndLeases(client_id) => self.end_leases(client_id, note, rows_max),
             Work::DropTimers(topic) => self.drop_timers(*topic, note, rows_max),
             Work::DropMessageGroups(prefix) => self.drop_message_groups(prefix, note, rows_max),
+            Work::DropLiteTopics(topic) => self.drop_lite_topics(*topic, note, rows_max),
         }
     }
 }

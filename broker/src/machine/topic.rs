@@ -2,8 +2,10 @@
 
 use super::append::NORMAL;
 use super::fifo;
+use super::lite;
 use super::turn::{KnownTopic, Turn};
 use super::{Effect, done, refused};
+use crate::store::lite::has_lite_topics;
 use crate::store::work::Work;
 use crate::store::{TopicId, key, machine, retention, topic};
 use prost::Message;
@@ -41,7 +43,10 @@ impl Turn<'_, '_> {
         }
         let known = self.topic(&wanted.name)?;
         let row = known.as_ref().map(|known| &known.row);
-        let refusal = fifo::fix_queues(&mut wanted, row).or_else(|| fifo::fix_owners(&mut wanted, row));
+        wanted.lite_parent = 0;
+        let refusal = lite::check_topic(&wanted, row)
+            .or_else(|| fifo::fix_queues(&mut wanted, row))
+            .or_else(|| fifo::fix_owners(&mut wanted, row));
         if let Some(refusal) = refusal.filter(|_| known.is_none() || !put.create_only) {
             return Ok(refusal);
         }
@@ -127,6 +132,9 @@ impl Turn<'_, '_> {
         self.rows.delete(key::TOPIC, &key::id(known.id.0));
         self.add_work(&Work::DropTopic(known.id), Vec::new());
         self.void_timers(known.id)?;
+        if has_lite_topics(&known.row) {
+            self.add_work(&Work::DropLiteTopics(known.id), Vec::new());
+        }
         self.forget_names();
         self.effects.add(Effect::TopicChanged { topic: known.name.clone() });
         Ok(Reply::default())

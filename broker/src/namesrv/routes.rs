@@ -31,6 +31,8 @@ const TOPICS_MAX: usize = 200_000;
 const ABSENT_MAX: usize = 10_000;
 /// `apache.rocketmq.v2.MessageType.FIFO`.
 const FIFO: i32 = 2;
+/// `apache.rocketmq.v2.MessageType.LITE`.
+const LITE: i32 = 5;
 /// Topics in one request.
 const REQUEST_TOPICS_MAX: usize = 1_000;
 /// A name server that has been up for this long has heard of every broker group that lives.
@@ -267,7 +269,8 @@ impl Known {
     }
 
     fn disagrees(&self, topic: &str, owners: &[&str]) -> Option<(String, Vec<String>)> {
-        let hosts = self.topics.get(topic)?.iter().filter(|(_, topic)| topic.message_types.contains(&FIFO));
+        let shares = |topic: &Topic| topic.message_types.iter().any(|kind| [FIFO, LITE].contains(kind));
+        let hosts = self.topics.get(topic)?.iter().filter(|(_, topic)| shares(topic));
         let mut theirs = hosts.map(|(name, topic)| (name.to_string(), owners_in(name, &topic.fifo_owners)));
         theirs.find(|(_, theirs)| theirs != owners)
     }

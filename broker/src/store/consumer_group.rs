@@ -57,6 +57,25 @@ pub fn consumed(state: &impl ReadState, group: ConsumerGroupId, topics_max: usiz
     topics.into_iter().collect()
 }
 
+/// Topics and lite topics that a consumer group has rows for, each with the key that says so, at most `topics_max`.
+pub(crate) fn shares(
+    state: &impl ReadState,
+    group: ConsumerGroupId,
+    topics_max: usize,
+) -> Result<Vec<(TopicId, Vec<u8>)>, StateError> {
+    let mut shares = Vec::new();
+    for from in [key::consumed(group, TopicId(0)), key::consumed_lite(group, TopicId(0))] {
+        if shares.len() == topics_max {
+            break;
+        }
+        state.scan(key::CONSUMER_GROUP, &from, &key::after(&from[..9]), &mut |key, _| {
+            shares.push(key_u64(TABLE, key, 9).map(|topic| (TopicId(topic), key.to_vec())));
+            if shares.len() < topics_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+    }
+    shares.into_iter().collect()
+}
+
 fn decode(value: &[u8]) -> Result<ConsumerGroup, StateError> {
     ConsumerGroup::decode(value).map_err(|error| StateError::Corrupt { table: TABLE, what: error.to_string() })
 }

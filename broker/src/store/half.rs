@@ -257,6 +257,24 @@ pub fn open(
     fault.map_or(Ok(page), Err)
 }
 
+/// Half messages of a topic from a place on, whatever became of them, at most `rows_max`; and whether there may be more.
+pub(crate) fn all(
+    state: &impl ReadState,
+    topic: TopicId,
+    from: InLog,
+    rows_max: usize,
+) -> Result<(Vec<HalfMessage>, bool), StateError> {
+    let mut rows = Vec::new();
+    let prefix = key::waiting(b'h', topic, 0, 0);
+    let from = key::waiting(b'h', topic, from.log_index, from.slot);
+    state.scan(key::HALF, &from, &key::after(&prefix[..9]), &mut |_, value| {
+        rows.push(HalfMessage::decode(value));
+        if rows.len() < rows_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    let more = rows.len() == rows_max;
+    Ok((rows.into_iter().collect::<Result<_, _>>()?, more))
+}
+
 /// The first topic from this one on that has half messages which are not ended.
 ///
 /// # Errors

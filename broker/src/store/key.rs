@@ -12,6 +12,7 @@
 //! | | `d` | low end of the deadlines | [`super::deadline`] |
 //! | | `t` | low end of the timers | [`super::timer`] |
 //! | | `c`, `f` | low ends of the checks, and of what is forgotten | [`super::half`] |
+//! | | `e` | low end of the looks at lite topics and their clients | [`super::lite`] |
 //! | | `r`, `j`, `m` | what was trimmed, the trim under way, the last mark | [`super::retention`] |
 //! | | `s` name | a setting | [`super::machine`] |
 //! | | `w` kind, subject | work that Tick continues | `work` |
@@ -19,9 +20,12 @@
 //! | | node, sequence | replies kept for a repeat | |
 //! | `topic` | `n` name | topic | [`super::topic`] |
 //! | | `i` topic | name | |
+//! | | `l` name | lite topic | [`super::lite`] |
+//! | | `c` topic | how many lite topics it has | |
 //! | `consumer_group` | `n` name | consumer group | [`super::consumer_group`] |
 //! | | `i` group | name | |
 //! | | `t` group, topic | – : it consumed this topic | |
+//! | | `l` group, lite topic | – : it consumed this lite topic | |
 //! | `queue` | queue | first and next offset, last store time | [`super::queue`] |
 //! | | queue number 65535 | turn of the queues of a topic | |
 //! | `message` | queue, first offset | a run of messages: where they are in the log | [`super::message`] |
@@ -39,6 +43,13 @@
 //! | `session` | `s` client, group | subscriptions | [`super::session`] |
 //! | | `l` client, group, lease | – : a renewed lease | |
 //! | | `f` group, topic name | filters of the live members | |
+//! | | `v` client, group, topic | how many of its lite topics the client receives, and since when | [`super::lite`] |
+//! | | `u` client, group, topic, lite topic | – : the client receives it | |
+//! | | `r` lite topic, group, hash of client, client | – : the same one, found by the lite topic | |
+//! | | `g` lite topic | consumer groups that receive it | |
+//! | | `q` group, topic, lite topic | – : it has a message to hand out | |
+//! | | `m` | how many `u` rows there are | |
+//! | | `x` time in ms, subject | – : whether it is in use is looked at then | |
 //! | `access` | `u` name | user | [`super::access`] |
 //! | | `a` subject | access rules | |
 //! | | `n` | how many users there are | |
@@ -218,6 +229,24 @@ pub fn consumed(group: ConsumerGroupId, topic: TopicId) -> [u8; 17] {
     join(&[b"t", &group.0.to_be_bytes(), &topic.0.to_be_bytes()])
 }
 
+/// `consumer_group`: a lite topic that the consumer group has rows for.
+#[must_use]
+pub fn consumed_lite(group: ConsumerGroupId, topic: TopicId) -> [u8; 17] {
+    join(&[b"l", &group.0.to_be_bytes(), &topic.0.to_be_bytes()])
+}
+
+/// `topic`: a lite topic, by the name of its row; prefix of several by the beginning of it.
+#[must_use]
+pub fn lite_topic(name: &str) -> Vec<u8> {
+    concat(&[b"l", name.as_bytes()])
+}
+
+/// `topic`: how many lite topics a topic has.
+#[must_use]
+pub fn lite_topic_count(topic: TopicId) -> [u8; 9] {
+    join(&[b"c", &topic.0.to_be_bytes()])
+}
+
 /// `queue`: a queue.
 #[must_use]
 pub fn queue(topic: TopicId, number: u16) -> [u8; 8] {
@@ -384,6 +413,79 @@ pub fn group_filters(group: ConsumerGroupId) -> [u8; 9] {
 #[must_use]
 pub fn filters(group: ConsumerGroupId, topic: &str) -> Vec<u8> {
     concat(&[&group_filters(group), topic.as_bytes()])
+}
+
+/// `session`: all that receives lite topics; those of one client with [`lite_clients_of`].
+pub const LITE_CLIENTS: u8 = b'v';
+
+/// `session`: how many subscriptions to lite topics there are.
+pub const LITE_SUBSCRIPTION_COUNT: &[u8] = b"m";
+
+/// `session`: prefix of what a client receives of lite topics.
+#[must_use]
+pub fn lite_clients_of(client_id: &str) -> Vec<u8> {
+    concat(&[&[LITE_CLIENTS], &client(client_id)])
+}
+
+/// `session`: a client that receives lite topics of a topic.
+#[must_use]
+pub fn lite_client(client_id: &str, group: ConsumerGroupId, topic: TopicId) -> Vec<u8> {
+    concat(&[&lite_clients_of(client_id), &group.0.to_be_bytes(), &topic.0.to_be_bytes()])
+}
+
+/// `session`: prefix of the lite topics of a topic that a client receives.
+#[must_use]
+pub fn lite_subscriptions(client_id: &str, group: ConsumerGroupId, topic: TopicId) -> Vec<u8> {
+    concat(&[b"u", &client(client_id), &group.0.to_be_bytes(), &topic.0.to_be_bytes()])
+}
+
+/// `session`: a lite topic that a client receives.
+#[must_use]
+pub fn lite_subscription(client_id: &str, group: ConsumerGroupId, topic: TopicId, lite: TopicId) -> Vec<u8> {
+    concat(&[&lite_subscriptions(client_id, group, topic), &lite.0.to_be_bytes()])
+}
+
+/// `session`: prefix of the clients of a consumer group that receive a lite topic.
+#[must_use]
+pub fn lite_members(lite: TopicId, group: ConsumerGroupId) -> [u8; 17] {
+    join(&[b"r", &lite.0.to_be_bytes(), &group.0.to_be_bytes()])
+}
+
+/// `session`: a client that receives a lite topic.
+#[must_use]
+pub fn lite_member(lite: TopicId, group: ConsumerGroupId, client_id: &str) -> Vec<u8> {
+    let hash = xxhash_rust::xxh3::xxh3_64(client_id.as_bytes());
+    concat(&[&lite_members(lite, group), &hash.to_be_bytes(), client_id.as_bytes()])
+}
+
+/// `session`: consumer groups that receive a lite topic.
+#[must_use]
+pub fn lite_groups(lite: TopicId) -> [u8; 9] {
+    join(&[b"g", &lite.0.to_be_bytes()])
+}
+
+/// `session`: prefix of the lite topics of a consumer group that have a message to hand out.
+#[must_use]
+pub fn lite_ready_of_group(group: ConsumerGroupId) -> [u8; 9] {
+    join(&[b"q", &group.0.to_be_bytes()])
+}
+
+/// `session`: prefix of the lite topics of a topic that have a message to hand out to a consumer group.
+#[must_use]
+pub fn lite_ready_of(group: ConsumerGroupId, topic: TopicId) -> [u8; 17] {
+    join(&[&lite_ready_of_group(group), &topic.0.to_be_bytes()])
+}
+
+/// `session`: a lite topic that has a message to hand out to a consumer group.
+#[must_use]
+pub fn lite_ready(group: ConsumerGroupId, topic: TopicId, lite: TopicId) -> [u8; 25] {
+    join(&[&lite_ready_of(group, topic), &lite.0.to_be_bytes()])
+}
+
+/// `session`: what is looked at, at a time.
+#[must_use]
+pub fn lite_due(at_ms: u64, subject: &[u8]) -> Vec<u8> {
+    concat(&[b"x", &at_ms.to_be_bytes(), subject])
 }
 
 /// `timer` and `half`: a message that waits, at a time.

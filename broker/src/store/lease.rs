@@ -278,17 +278,19 @@ pub(crate) fn receive_digest(topic: TopicId, renewed: bool, client_id: &str, att
     xxhash_rust::xxh3::xxh3_64(&named).max(1)
 }
 
-/// The lease that a receive with an attempt id was answered with.
+/// The leases that a receive with an attempt id was answered with: one, or one for each of several lite topics.
 pub(crate) fn of_receive(
     state: &impl ReadState,
     group: ConsumerGroupId,
     digest: u64,
-) -> Result<Option<LeaseId>, StateError> {
-    let Some(value) = state.get(key::RECEIVE, &key::receive(group, digest))? else { return Ok(None) };
+) -> Result<Vec<LeaseId>, StateError> {
+    let Some(value) = state.get(key::RECEIVE, &key::receive(group, digest))? else { return Ok(Vec::new()) };
     let mut reader = Reader::new(key::TABLES[key::RECEIVE.0 as usize], &value);
-    let id = reader.u64()?;
-    reader.end()?;
-    Ok(Some(LeaseId(id)))
+    let mut ids = Vec::with_capacity(value.len() / 8);
+    while reader.left() > 0 {
+        ids.push(LeaseId(reader.u64()?));
+    }
+    Ok(ids)
 }
 
 #[cfg(test)]

@@ -30,12 +30,17 @@ pub fn is_internal(name: &str) -> bool {
     name.starts_with(DEAD_LETTER_PREFIX) || name.starts_with(RETRY_PREFIX)
 }
 
-/// The topic of this name.
+/// The topic of this name; a lite topic by the name of its row (see [`super::lite`]).
 ///
 /// # Errors
 /// When the row cannot be read.
 pub fn topic(state: &impl ReadState, name: &str) -> Result<Option<Topic>, StateError> {
-    state.get(key::TOPIC, &key::name(name))?.map(|value| decode(&value)).transpose()
+    state.get(key::TOPIC, &row_key(name))?.map(|value| decode(&value)).transpose()
+}
+
+/// Lite topics stand apart: nobody lists them with the others.
+fn row_key(name: &str) -> Vec<u8> {
+    if super::lite::is_row_name(name) { key::lite_topic(name) } else { key::name(name) }
 }
 
 /// The name of a topic that exists.

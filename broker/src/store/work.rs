@@ -11,6 +11,7 @@ const GROUP: u8 = 2;
 const CLIENT: u8 = 3;
 const MESSAGE_GROUPS: u8 = 4;
 const TIMERS: u8 = 5;
+const LITE_TOPICS: u8 = 6;
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub(crate) enum Work {
     DropTimers(TopicId),
     /// Remove the rows of message groups that begin with this, which a reset made void.
     DropMessageGroups([u8; 22]),
+    /// Remove the lite topics of a topic that is gone.
+    DropLiteTopics(TopicId),
 }
 
 impl Work {
@@ -35,6 +38,7 @@ impl Work {
             Work::EndLeases(client_id) => key::work(CLIENT, client_id.as_bytes()),
             Work::DropTimers(topic) => key::work(TIMERS, &topic.0.to_be_bytes()),
             Work::DropMessageGroups(prefix) => key::work(MESSAGE_GROUPS, prefix),
+            Work::DropLiteTopics(topic) => key::work(LITE_TOPICS, &topic.0.to_be_bytes()),
         }
     }
 }
@@ -62,6 +66,7 @@ fn parse(key: &[u8]) -> Result<Work, StateError> {
                 .map_err(|_| reader.corrupt("a client id is not UTF-8"))
         }
         TIMERS => Ok(Work::DropTimers(TopicId(reader.u64()?))),
+        LITE_TOPICS => Ok(Work::DropLiteTopics(TopicId(reader.u64()?))),
         MESSAGE_GROUPS => {
             let mut prefix = [0; 22];
             prefix.copy_from_slice(reader.take(22)?);

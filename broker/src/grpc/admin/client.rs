@@ -3,12 +3,13 @@
 use super::super::caller::Caller;
 use super::super::status::{self, ApiError};
 use super::super::{Front, convert};
-use super::answer_by;
+use super::{answer_by, progress};
 use crate::client::relay;
 use crate::client::streams::{Told, Whom};
 use raftmq_proto::forward::{ClientAnswer, ClientSubscription, ClientsRequest, ConnectedClient};
+use raftmq_proto::name::TopicName;
 use raftmq_proto::rocketmq as v2;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -167,6 +168,44 @@ pub(super) async fn members(
         }));
     }
     Ok(v2::DescribeSubscriptionResponse { status: Some(status::ok()), client_subscription_info: found })
+}
+
+/// What the broker group knows of a consumer. What it holds in its memory nobody can ask it for: no command of its stream
+/// does, so that figures of that kind are 0, and `consume_status_table` is empty.
+pub(super) async fn running(
+    front: &Arc<Front>,
+    _caller: &Caller,
+    request: v2::GetConsumerRunningInfoRequest,
+) -> Result<v2::GetConsumerRunningInfoResponse, ApiError> {
+    let group = convert::consumer_group(request.group)?.to_string();
+    let wanted = ClientsRequest {
+        client_id: request.client_id.clone(),
+        consumer_group: group.clone(),
+        ..ClientsRequest::default()
+    };
+    let client = relay::connected(&front.node, wanted).await.into_iter().next();
+    let client = client.ok_or(ApiError::NoClient(request.client_id))?;
+    let expression = |known: &ClientSubscription| v2::FilterExpression {
+        r#type: if known.is_sql { v2::FilterType::Sql } else { v2::FilterType::Tag }.into(),
+        expression: known.expression.clone(),
+    };
+    let topics: Vec<TopicName> =
+        client.subscriptions.iter().filter_map(|known| TopicName::parse(known.topic.as_str()).ok()).collect();
+    let properties = [
+        ("PROP_CLIENT_ID", &client.client_id),
+        ("PROP_CLIENT_VERSION", &client.version),
+        ("PROP_LANGUAGE", &client.language),
+        ("PROP_HOSTNAME", &client.hostname),
+        ("PROP_ADDRESS", &client.address),
+        ("PROP_CONSUMER_GROUP", &client.consumer_group),
+    ];
+    let info = v2::ConsumerRunningInfo {
+        properties: properties.into_iter().map(|(key, value)| (key.to_owned(), value.clone())).collect(),
+        subscriptions: client.subscriptions.iter().map(|known| (known.topic.clone(), expression(known))).collect(),
+        message_queue_table: progress::of_client(front, group, topics).await?,
+        consume_status_table: HashMap::new(),
+    };
+    Ok(v2::GetConsumerRunningInfoResponse { status: Some(status::ok()), consumer_running_info: Some(info) })
 }
 
 #[cfg(test)]

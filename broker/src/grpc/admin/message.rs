@@ -16,7 +16,7 @@ use crate::deliver::handle::upper_hex;
 use crate::deliver::read::Reader;
 use crate::store::message::{Place, offset_at, places};
 use crate::store::queue::queue;
-use crate::store::{StateError, TopicId};
+use crate::store::{self as rows, StateError, TopicId};
 use raft_store::ReadState;
 use raftmq_proto::command::{LeasedMessage, StoredMessage, Topic};
 use raftmq_proto::rocketmq as v2;
@@ -179,7 +179,7 @@ pub(super) async fn query(
     let resource = request.topic.clone().unwrap_or_default();
     let name = convert::topic(request.topic)?;
     fresh(front, caller).await?;
-    let topic = front.topic(&name).await?.ok_or_else(|| ApiError::TopicNotFound(name.to_string()))?;
+    let mut topic = front.topic(&name).await?.ok_or_else(|| ApiError::TopicNotFound(name.to_string()))?;
     let broker_group = &front.node.config.broker_group;
     if request.broker_name.as_ref().is_some_and(|named| !named.is_empty() && named != broker_group) {
         let queue = request.queue_id.unwrap_or_default();
@@ -191,7 +191,11 @@ pub(super) async fn query(
         Some(SearchKey::MessageKey(key)) if !key.is_empty() => Search::Key(key),
         Some(SearchKey::MessageId(_) | SearchKey::MessageKey(_)) => Search::Every,
         Some(SearchKey::Subscription(_)) => return Err(ApiError::NotImplemented("a query by subscription")),
-        Some(SearchKey::LiteTopic(_)) => return Err(ApiError::NotImplemented("a query of lite topics")),
+        Some(SearchKey::LiteTopic(lite)) => {
+            let found = rows::topic::topic(&front.state(), &rows::lite::row_name(TopicId(topic.id), &lite))?;
+            topic = found.ok_or(ApiError::NoSuchMessage(topic.name))?;
+            Search::Every
+        }
     };
     let start = match request.scroll_id.as_deref() {
         None | Some("") => None,

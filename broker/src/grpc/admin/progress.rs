@@ -7,6 +7,7 @@ use super::{answer_by, fresh, rows};
 use crate::admin::reset::{Goal, places};
 use crate::machine::TICK_ROWS_MAX;
 use crate::store::consumer_group::{consumed, consumer_group};
+use crate::store::lite;
 use crate::store::message::run_of;
 use crate::store::progress::progress;
 use crate::store::queue::queue;
@@ -14,7 +15,7 @@ use crate::store::topic::{self, topic};
 use crate::store::{ConsumerGroupId, Lag, StateError, TopicId, lag};
 use raft_store::ReadState;
 use raftmq_proto::command::command::Kind;
-use raftmq_proto::command::{ConsumerGroup, Reset, Topic};
+use raftmq_proto::command::{ConsumerGroup, DropShare, Reset, Topic};
 use raftmq_proto::name::TopicName;
 use raftmq_proto::rocketmq as v2;
 use std::collections::HashMap;
@@ -146,29 +147,84 @@ pub(super) async fn accumulated(
     caller: &Caller,
     request: v2::DescribeGroupAccumulationRequest,
 ) -> Result<v2::DescribeGroupAccumulationResponse, ApiError> {
-    if request.lite_topic.is_some_and(|lite| !lite.is_empty()) {
-        return Err(ApiError::NotImplemented("the accumulation of a lite topic"));
-    }
+    let lite_topic = request.lite_topic.filter(|lite| !lite.is_empty());
     let group = convert::consumer_group(request.group)?.to_string();
     let named = topics(request.topics)?;
     fresh(front, caller).await?;
     let (name, now_ms) = (group.clone(), front.node.clock.now());
     let found = rows(front, move |state| {
         let Some((group, topics)) = subject(state, &name, &named)? else { return Ok(None) };
-        let mut parts = HashMap::new();
+        let (mut parts, mut lite_parts) = (HashMap::new(), HashMap::new());
         for topic in topics {
             let backlog = backlog(state, &topic, ConsumerGroupId(group.id))?;
+            if let Some(name) = &lite_topic
+                && let Some(found) = self::topic(state, &lite::row_name(TopicId(topic.id), name))?
+            {
+                let backlog = self::backlog(state, &found, ConsumerGroupId(group.id))?;
+                lite_parts.insert(name.clone(), accumulation(&backlog, now_ms));
+            }
             parts.insert(topic.name, accumulation(&backlog, now_ms));
         }
-        Ok(Some(parts))
+        Ok(Some((parts, lite_parts)))
     });
-    let parts = found.await?.ok_or_else(|| unknown(&group))?;
+    let (parts, lite_topic_accumulation) = found.await?.ok_or_else(|| unknown(&group))?;
     Ok(v2::DescribeGroupAccumulationResponse {
         status: Some(status::ok()),
         accumulation: Some(sum(&parts)),
         topic_accumulation: parts,
-        lite_topic_accumulation: HashMap::new(),
+        lite_topic_accumulation,
     })
+}
+
+/// Forgets a consumer group's share of a topic. What is said of the expression of its subscription is of no meaning: a
+/// live client's subscription is its own to change, and one of a client that is gone has ended with it.
+pub(super) async fn forget(
+    front: &Arc<Front>,
+    caller: &Caller,
+    request: v2::DeleteSubscriptionRequest,
+) -> Result<v2::DeleteSubscriptionResponse, ApiError> {
+    let (topic, group) = (convert::topic(request.topic)?, convert::consumer_group(request.group)?);
+    let drop = DropShare { consumer_group: group.to_string(), topic: topic.to_string() };
+    front.submit_any(Kind::DropShare(drop), Some(answer_by(caller))).await?;
+    front.audit(caller, "a consumer group's share of a topic was deleted", &format!("{group} {topic}"));
+    Ok(v2::DeleteSubscriptionResponse { status: Some(status::ok()) })
+}
+
+/// What the broker group knows of one client's queues: those of the topics that it subscribes to.
+pub(super) async fn of_client(
+    front: &Arc<Front>,
+    group: String,
+    named: Vec<TopicName>,
+) -> Result<Vec<v2::MessageQueueItem>, ApiError> {
+    let broker = front.node.config.broker_group.clone();
+    let found = rows(front, move |state| {
+        let Some((group, topics)) = subject(state, &group, &named)? else { return Ok(Vec::new()) };
+        let mut items = Vec::new();
+        for topic in topics.into_iter().filter(|_| !named.is_empty()) {
+            for number in crate::admin::progress::numbers(&topic) {
+                if items.len() == QUEUES_MAX {
+                    break;
+                }
+                let id = ConsumerGroupId(group.id);
+                let (at, span) = (progress(state, TopicId(topic.id), id, number)?, span(state, &topic, id, number)?);
+                items.push(v2::MessageQueueItem {
+                    message_queue: Some(v2::MessageQueue {
+                        topic: Some(v2::Resource { name: topic.name.clone(), ..v2::Resource::default() }),
+                        id: i32::from(number),
+                        broker: Some(v2::Broker { name: broker.clone(), ..v2::Broker::default() }),
+                        ..v2::MessageQueue::default()
+                    }),
+                    process_queue_info: Some(v2::ProcessQueueInfo {
+                        commit_offset: signed(at.progress),
+                        last_consume_timestamp: signed(span.consumed_ms),
+                        ..v2::ProcessQueueInfo::default()
+                    }),
+                });
+            }
+        }
+        Ok(items)
+    });
+    found.await
 }
 
 pub(super) async fn time_span(

@@ -2,7 +2,7 @@
 
 use super::super::caller::Caller;
 use super::super::status::{self, ApiError};
-use super::super::{Front, convert};
+use super::super::{Front, convert, route};
 use super::fresh;
 use crate::client::relay;
 use raftmq_proto::command::Topic;
@@ -49,6 +49,23 @@ fn status_of(row: Topic) -> v2::DescribeTopicStatusResponse {
         create_timestamp: Some(convert::timestamp(i64::try_from(row.created_ms).unwrap_or(i64::MAX))),
         tags,
     }
+}
+
+/// A topic's route as the document that RocketMQ's remoting protocol has for it: JSON, with the members' addresses of the
+/// public API, the only ones that clients have here.
+pub(super) async fn route(
+    front: &Arc<Front>,
+    caller: &Caller,
+    request: v2::GetTopicRouteRequest,
+) -> Result<v2::GetTopicRouteResponse, ApiError> {
+    let name = convert::topic(request.topic)?;
+    fresh(front, caller).await?;
+    let hosts = route::hosts(front, &name).await?;
+    if hosts.is_empty() {
+        return Err(ApiError::TopicNotFound(name.into_string()));
+    }
+    let topic_route_data = route::document(&hosts, &front.node.config.cluster);
+    Ok(v2::GetTopicRouteResponse { status: Some(status::ok()), topic_route_data })
 }
 
 pub(super) async fn figures(

@@ -51,6 +51,7 @@ fn receive(harness: &mut Harness, client: &str, tags: &[&str], max: u32, renewed
         create_consumer_group: true,
         confirm_ms: 0,
         judgement: None,
+        lite_topics: Vec::new(),
     }));
     match reply.kind {
         Some(reply::Kind::Leased(leased)) => leased,

@@ -4,8 +4,10 @@
 
 mod access;
 mod bounds;
+mod explain;
 mod fifo;
 mod figures;
+mod lite;
 mod random;
 mod repeats;
 mod retention;

@@ -651,6 +651,7 @@ impl Model {
             create_consumer_group: false,
             confirm_ms,
             judgement,
+            lite_topics: Vec::new(),
         }));
         let Some(reply::Kind::Leased(leased)) = reply.kind else { panic!("not leased: {reply:?}") };
         assert!(leased.messages.len() <= max.max(8) as usize);

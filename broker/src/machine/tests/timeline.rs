@@ -4,8 +4,11 @@
 //! message with its attempt, as in `a:2`. `a/x?5` has a property `n` of 5 beside its tag, for receives with
 //! `sql=n>3~AND~n<9`, which ask again as long as they are told to; without anything to judge, they would wait. Handles go by the message's name: the newest, or `a#1`, the first one ever
 //! issued. `delay t 10s a` sends `a` to be delivered 10 s from now, `half t a` sends it to be committed. `id=x` gives a
-//! send its message id, `content=2` other content than the first.
+//! send its message id, `content=2` other content than the first; `lite=x` sends to the lite topic `x`, and
+//! `lite c g t +x -y` says that client `c` receives `x` from now on, and `y` no longer.
 
+use super::explain::{fate, waits};
+use super::lite::{lite_topics, subscription_of, told};
 use super::retention::assert_kept;
 use super::{Effect, Harness, Rules, START_MS, judged};
 use crate::deliver::handle::message_id_hash;
@@ -14,14 +17,14 @@ use crate::store::half::{self, HalfState};
 use crate::store::message::{Place, offset_at};
 use crate::store::timer::{self, InLog};
 use crate::store::{
-    ConsumerGroupId, TopicId, consumer_group, fifo, lag, progress, queue, retention, subscription, topic,
+    ConsumerGroupId, TopicId, consumer_group, fifo, lag, lite, progress, queue, retention, subscription, topic,
 };
 use raftmq_proto::command::{
     Ack, Append, AppendMessage, ChangeInvisible, Checked, CheckedMessage, Checks, ConfirmLeases, ConsumerGroup,
-    DeadLetter, DeleteConsumerGroup, DeleteTopic, EndSession, EndTransaction, Expire, Expired, Filter, Handle,
-    Judgement, Lease, LeaseName, Property, PutConsumerGroup, PutOffset, PutSession, PutSetting, PutTopic, QueueOffset,
-    Reappend, Reappended, Recall, Refusal, Reply, Reset, StoredMessage, Subscription, Tick, Topic, Trim, Trimmed,
-    WaitingMessage, Waits, command, reply,
+    DeadLetter, DeleteConsumerGroup, DeleteTopic, DropShare, EndSession, EndTransaction, Expire, Expired, Filter,
+    Handle, Judgement, Lease, LeaseName, Property, PutConsumerGroup, PutOffset, PutSession, PutSetting, PutTopic,
+    QueueOffset, Reappend, Reappended, Recall, Refusal, Reply, Reset, StoredMessage, Subscription, Tick, Topic, Trim,
+    Trimmed, WaitingMessage, Waits, command, reply,
 };
 use std::collections::BTreeMap;
 
@@ -55,7 +58,7 @@ fn filter(expression: &str) -> Option<Filter> {
     Some(TagFilter::parse(&expression.replace('|', "||")).expect("good expression").to_command())
 }
 
-fn option<'w>(words: &[&'w str], name: &str) -> Option<&'w str> {
+pub(super) fn option<'w>(words: &[&'w str], name: &str) -> Option<&'w str> {
     words.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
 }
 
@@ -108,10 +111,14 @@ impl Timeline {
                     write_queues: queues,
                     permission: number("perm", 6),
                     message_types: types.split(',').map(|t| t.parse().expect("a number")).collect(),
-                    attributes: option(&words, "reserve")
-                        .map(|age| (retention::RESERVE_TIME.to_owned(), age.to_owned()))
-                        .into_iter()
-                        .collect(),
+                    attributes: [
+                        ("reserve", retention::RESERVE_TIME),
+                        ("lite-expiration", lite::EXPIRATION),
+                        ("lite-quota", lite::TOPIC_QUOTA),
+                    ]
+                    .into_iter()
+                    .filter_map(|(word, key)| Some((key.to_owned(), option(&words, word)?.to_owned())))
+                    .collect(),
                     ..Topic::default()
                 };
                 let put = PutTopic { topic: Some(topic), create_only: has("create-only") };
@@ -131,6 +138,9 @@ impl Timeline {
                         ("from", consumer_group::START),
                         ("order", fifo::ORDER),
                         ("factor", consumer_group::PRIORITY_FACTOR),
+                        ("bind", lite::BIND),
+                        ("model", lite::MODEL),
+                        ("lite-quota", lite::CLIENT_QUOTA),
                     ]
                     .into_iter()
                     .filter_map(|(word, key)| Some((key.to_owned(), option(&words, word)?.to_owned())))
@@ -141,6 +151,19 @@ impl Timeline {
             }
             "drop-group" => {
                 self.simple(command::Kind::DeleteConsumerGroup(DeleteConsumerGroup { name: words[1].into() }))
+            }
+            "lite" => self.simple(command::Kind::PutLiteSubscription(subscription_of(&words))),
+            "fate" => fate(&self.harness.state, self.harness.now_ms, &words),
+            "waits" => waits(&self.harness.state, self.harness.now_ms, &words),
+            "drop-share" => self.simple(command::Kind::DropShare(DropShare {
+                consumer_group: words[1].into(),
+                topic: words[2].into(),
+            })),
+            "told" => told(&self.harness.effects),
+            "lite-topics" => {
+                let state = &self.harness.state;
+                let id = topic::topic(state, words[1]).expect("read").map_or(0, |topic| topic.id);
+                lite::topics(state, TopicId(id)).expect("read").to_string()
             }
             "send" => self.send(&words),
             "delay" | "half" => self.send_to_wait(&words),
@@ -374,7 +397,12 @@ impl Timeline {
     }
 
     fn send(&mut self, words: &[&str]) -> String {
-        let message_type = option(words, "type").map_or(1, |value| value.parse().expect("a number"));
+        let lite_topic = option(words, "lite").unwrap_or_default();
+        let message_type = match lite_topic {
+            "" => option(words, "type").map_or(1, |value| value.parse().expect("a number")),
+            _ => lite::LITE,
+        };
+        let lite_hash = if lite_topic.is_empty() { 0 } else { u64::from(tag_hash(lite_topic)) };
         let messages: Vec<_> = words[2..].iter().filter(|word| !word.contains('=')).collect();
         let number = |message: &str| message.split_once('?').map(|(_, number)| number.to_owned());
         let tag = |message: &str| {
@@ -389,7 +417,10 @@ impl Timeline {
                     tag_hash: tag(message).map_or(0, |tag| tag_hash(&tag)),
                     message_type: if message.contains('.') { 2 } else { message_type },
                     body_bytes: 1,
-                    message_group_hash: message.split_once('.').map_or(0, |(group, _)| u64::from(tag_hash(group))),
+                    message_group_hash: message
+                        .split_once('.')
+                        .map_or(lite_hash, |(group, _)| u64::from(tag_hash(group))),
+                    lite_topic: lite_topic.to_owned(),
                     priority: option(words, "priority").map_or(0, |value| value.parse().expect("a number")),
                     message_id_hash: option(words, "id").map_or(0, message_id_hash),
                     content_hash: content_hash(words),
@@ -504,11 +535,16 @@ impl Timeline {
             create_consumer_group: !words.contains(&"no-create"),
             confirm_ms: option(words, "unless-confirmed").map_or(0, ms),
             judgement,
+            lite_topics: lite_topics(&self.harness.state, words),
         };
         let reply: Reply = self.harness.run(command::Kind::Lease(lease));
-        let Some(reply::Kind::Leased(leased)) = reply.kind else { return show(reply.refusal) };
+        let (leases, more) = match reply.kind {
+            Some(reply::Kind::Leased(leased)) => (vec![leased.clone()], leased.more),
+            Some(reply::Kind::LeasedApart(leased)) => (leased.leases, leased.more),
+            _ => return show(reply.refusal),
+        };
         let mut shown = Vec::new();
-        for message in &leased.messages {
+        for (leased, message) in leases.iter().flat_map(|leased| leased.messages.iter().map(move |it| (leased, it))) {
             let name = self.names[&(message.log_index, message.slot)].clone();
             shown.push(format!("{name}:{}", message.attempt));
             self.handles.entry(name).or_default().push(Handle {
@@ -521,7 +557,7 @@ impl Timeline {
         if shown.is_empty() {
             shown.push("nothing".into());
         }
-        if leased.more {
+        if more {
             shown.push("more".into());
         }
         shown.join(" ")
@@ -1244,5 +1280,29 @@ fn a_message_that_waits_is_sent_again() {
          receive c1 g t          => b:1
          +5s; tick; receive c1 g t => a:1
          +1h; tick; wanted       => none",
+    );
+}
+
+#[test]
+fn a_share_that_is_dropped_leaves_nothing_and_begins_anew() {
+    check(
+        "topic t types=1,2; session c g t=x
+         send t k.a/x k.b/x y/z
+         drop-share g t           => still_subscribed
+         receive c g t tags=x     => a:1
+         end c
+         drop-share g gone        => topic_not_found
+         drop-share gone t        => consumer_group_not_found
+         drop-share g t           => still_subscribed
+         ack g t a                => ok
+         receive d g t            => b:1 y:1
+         hide g t b 0s; ack g t y
+         drop-share g t           => ok
+         drop-share g t           => ok
+         receive c g t            => a:1 y:1
+         ack g t a y              => ok ok
+         receive c g t            => b:1
+         ack g t b
+         progress g t             => 3/3/3 flying 0, retry 0 flying 0, lag 0+0+0",
     );
 }

@@ -1,0 +1,245 @@
+//! `explainMsg`: the life of one message as far as the brokers' rows say it, event after event.
+
+use super::message::{self, millis};
+use super::search::{End, Patience, Search, search};
+use super::send_message::hosts;
+use crate::directory::{Directory, Group};
+use crate::error::AdminError;
+use crate::output::{Outcome, ShortOutput};
+use crate::time::human;
+use clap::Args;
+use raftmq_proto::admin::{ExplainMessageRequest, ExplainMessageResponse, MessageFate, MessageWait};
+use raftmq_proto::rocketmq::Message;
+use raftmq_proto::rocketmq::list_message_request::SearchKey;
+use serde_json::{Value, json};
+use std::ops::ControlFlow;
+use tonic::Code;
+
+/// Show what became of a message: when it was stored, what it waits for, who has it until when, its attempts, its end.
+///
+/// It is what is true now. Brokers keep no record of deliveries that are over, so that a message which was
+/// acknowledged, or which no live member's filter took, is FINISHED and no more. There is no index of ids: the log is
+/// read as for queryMsgById.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: mqadmin explainMsg -n localhost:9876 -t TestTopic -i 0156F7E71C361B21BC0A8C49F800000000"
+)]
+pub(crate) struct Arguments {
+    /// The topic.
+    #[arg(short = 't', long = "topic")]
+    topic: String,
+    /// The message id.
+    #[arg(short = 'i', long = "msgId", value_name = "ID")]
+    id: String,
+    /// The lite topic that it is in.
+    #[arg(short = 'l', long = "liteTopic", value_name = "NAME", default_value = "")]
+    lite_topic: String,
+    #[command(flatten)]
+    patience: Patience,
+    #[command(flatten)]
+    pub output: ShortOutput,
+}
+
+pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<Outcome, AdminError> {
+    let (mut text, mut rows, mut reasons) = (String::new(), Vec::new(), Vec::new());
+    for group in hosts(directory, &arguments.topic, None).await? {
+        let message = match find(directory, &group, arguments).await {
+            Ok(message) => message,
+            Err(reason) => {
+                reasons.push(reason);
+                None
+            }
+        };
+        let explained = match explain(directory, &group, arguments, message.as_ref()).await {
+            Ok(explained) => explained,
+            // The lite topic may be in another broker group.
+            Err(AdminError::Refused { code: Code::NotFound, .. }) => continue,
+            Err(error) => {
+                reasons.push(super::failure(&group.name, &error));
+                continue;
+            }
+        };
+        if message.is_none() && explained.waits.is_empty() {
+            if explained.more_waits {
+                reasons.push(format!("broker group {}: too many messages wait to look through all", group.name));
+            }
+            continue;
+        }
+        text += &lines(arguments, &group.name, message.as_ref(), &explained);
+        rows.push(to_json(arguments, &group.name, message.as_ref(), &explained));
+    }
+    if rows.is_empty() && reasons.is_empty() {
+        reasons.push(format!("no broker group has a message {} in topic {}", arguments.id, arguments.topic));
+    }
+    let failures = if rows.is_empty() { reasons } else { Vec::new() };
+    Ok(Outcome { text, json: rows.into(), failures })
+}
+
+/// The message in a queue, if it is in one.
+async fn find(directory: &Directory, group: &Group, arguments: &Arguments) -> Result<Option<Message>, String> {
+    let lite = &arguments.lite_topic;
+    let key = match lite.is_empty() {
+        true => SearchKey::MessageId(arguments.id.clone()),
+        false => SearchKey::LiteTopic(lite.clone()),
+    };
+    let wanted = Search { topic: arguments.topic.clone(), key: Some(key), from_ms: None, until_ms: None };
+    let mut found = None;
+    let end = search(directory, group, &wanted, arguments.patience.until(), |message| {
+        let id = message.system_properties.as_ref().map(|system| system.message_id.as_str());
+        if id == Some(arguments.id.as_str()) {
+            found = Some(message);
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    });
+    match end.await {
+        Ok(End::Late) if found.is_none() => Err(arguments.patience.gave_up(&group.name)),
+        Ok(_) => Ok(found),
+        Err(error) => Err(super::failure(&group.name, &error)),
+    }
+}
+
+async fn explain(
+    directory: &Directory,
+    group: &Group,
+    arguments: &Arguments,
+    message: Option<&Message>,
+) -> Result<ExplainMessageResponse, AdminError> {
+    let system = message.and_then(|message| message.system_properties.clone());
+    let place = system.and_then(|system| {
+        let queue = u32::try_from(system.queue_id).ok()?;
+        Some((queue, u64::try_from(system.queue_offset?).ok()?))
+    });
+    let answer = directory.read_group(group, |mut node, stale| {
+        let request = ExplainMessageRequest {
+            topic: arguments.topic.clone(),
+            lite_topic: arguments.lite_topic.clone(),
+            message_id: arguments.id.clone(),
+            queue: place.map(|(queue, _)| queue),
+            offset: place.map_or(0, |(_, offset)| offset),
+            stale,
+        };
+        async move { Ok(node.explain_message(request).await?.into_inner()) }
+    });
+    Ok(answer.await?.1)
+}
+
+/// One event: a time, or nothing where it has none, and what happened.
+fn event(at_ms: u64, what: &str) -> String {
+    let at = if at_ms == 0 { String::new() } else { human(at_ms) };
+    format!("  {at:<23}  {what}\n")
+}
+
+fn lines(
+    arguments: &Arguments,
+    broker_group: &str,
+    message: Option<&Message>,
+    explained: &ExplainMessageResponse,
+) -> String {
+    let mut text = format!("Message {} of topic {} in broker group {broker_group}\n", arguments.id, arguments.topic);
+    let system = message.and_then(|message| message.system_properties.clone()).unwrap_or_default();
+    if message.is_some() {
+        text += &event(millis(system.born_timestamp.as_ref()), &format!("made by {}", system.born_host));
+    }
+    for wait in &explained.waits {
+        text += &event(wait.stored_ms, &wait_text(wait));
+    }
+    if explained.stored_ms > 0 {
+        let place = format!("queue {}, offset {}", system.queue_id, system.queue_offset.unwrap_or_default());
+        text += &event(explained.stored_ms, &format!("STORED in {place}"));
+        if explained.fates.is_empty() {
+            text += &event(0, "no consumer group has received from the topic");
+        }
+    }
+    for fate in &explained.fates {
+        text += &event(fate.since_ms, &format!("{}: {}", fate.consumer_group, fate_text(fate)));
+    }
+    text + &event(explained.now_ms, "now, by the clock of the broker group")
+}
+
+fn wait_text(wait: &MessageWait) -> String {
+    let asked = format!("asked about {} times", wait.checks);
+    match wait.state.as_str() {
+        "DELAYED" => format!("DELAYED until {}", human(wait.delivery_ms)),
+        "RECALLED" => format!("RECALLED before its delivery time, {}", human(wait.delivery_ms)),
+        state => format!("transactional: {state}, {asked}"),
+    }
+}
+
+fn fate_text(fate: &MessageFate) -> String {
+    let attempt = format!("attempt {} of {}", fate.attempt, fate.attempts_max);
+    match fate.state.as_str() {
+        "READY" => "READY, never handed out".to_owned(),
+        "BEHIND" => "BEHIND an unfinished message of its message group".to_owned(),
+        "WAITING" => format!("WAITING for {attempt}"),
+        "LEASED" if fate.renewed => {
+            format!(
+                "LEASED to {}, {attempt}, while its session lasts, at most until {}",
+                fate.client_id,
+                human(fate.until_ms)
+            )
+        }
+        "LEASED" => format!("LEASED to {}, {attempt}, until {}", fate.client_id, human(fate.until_ms)),
+        "DEAD_LETTERED" => format!("DEAD_LETTERED, offset {} of %DLQ%{}", fate.offset, fate.consumer_group),
+        "FINISHED" => "FINISHED: acknowledged, or wanted by no filter".to_owned(),
+        _ => "UNKNOWN: too many leases or retries to look through".to_owned(),
+    }
+}
+
+fn to_json(
+    arguments: &Arguments,
+    broker_group: &str,
+    message: Option<&Message>,
+    explained: &ExplainMessageResponse,
+) -> Value {
+    let fate = |fate: &MessageFate| {
+        json!({
+            "consumerGroup": fate.consumer_group, "state": fate.state, "attempt": fate.attempt,
+            "attemptsMax": fate.attempts_max, "clientId": fate.client_id, "sinceMs": fate.since_ms,
+            "untilMs": fate.until_ms, "renewed": fate.renewed, "deadLetterOffset": fate.offset,
+        })
+    };
+    let wait = |wait: &MessageWait| {
+        json!({
+            "state": wait.state, "deliveryMs": wait.delivery_ms, "storedMs": wait.stored_ms, "checks": wait.checks,
+        })
+    };
+    json!({
+        "brokerName": broker_group,
+        "topic": arguments.topic,
+        "msgId": arguments.id,
+        "nowMs": explained.now_ms,
+        "storedMs": explained.stored_ms,
+        "message": message.map(|message| message::to_json(broker_group, message)),
+        "consumerGroups": explained.fates.iter().map(fate).collect::<Vec<_>>(),
+        "waits": explained.waits.iter().map(wait).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_in_lines() {
+        let fate = |state: &str| MessageFate {
+            consumer_group: "G".to_owned(),
+            state: state.to_owned(),
+            attempt: 2,
+            attempts_max: 17,
+            client_id: "c@1".to_owned(),
+            until_ms: 1_700_000_000_000,
+            ..MessageFate::default()
+        };
+        assert_eq!(
+            fate_text(&fate("LEASED")),
+            format!("LEASED to c@1, attempt 2 of 17, until {}", human(1_700_000_000_000))
+        );
+        assert_eq!(fate_text(&fate("WAITING")), "WAITING for attempt 2 of 17");
+        assert_eq!(fate_text(&fate("DEAD_LETTERED")), "DEAD_LETTERED, offset 0 of %DLQ%G");
+        let wait =
+            MessageWait { state: "DELAYED".to_owned(), delivery_ms: 1_700_000_000_000, ..MessageWait::default() };
+        assert_eq!(wait_text(&wait), format!("DELAYED until {}", human(1_700_000_000_000)));
+        assert!(event(0, "x").ends_with("  x\n"));
+    }
+}
