@@ -119,6 +119,7 @@ fn not_submitted(error: SubmitError) -> Status {
     match error {
         SubmitError::Overloaded { .. } => Status::resource_exhausted(error.to_string()),
         SubmitError::Deadline | SubmitError::Closed => Status::unavailable(error.to_string()),
+        SubmitError::Version { .. } => Status::failed_precondition(error.to_string()),
     }
 }
 

@@ -11,7 +11,7 @@
 
 use crate::clock::ClusterClock;
 use crate::forward::{Link, Merger};
-use crate::machine::Answer;
+use crate::machine::{Answer, version_of};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -20,9 +20,9 @@ use raftmq_proto::command::{Batch, Command, Reply, command::Kind};
 use raftmq_proto::forward::ForwardedBatch;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -76,10 +76,24 @@ pub enum SubmitError {
     /// The client's deadline passed before the command was applied; it is refused if it arrives later.
     #[error("not committed before the deadline of the request; the group may have no leader at the moment")]
     Deadline,
+    /// Members of the group run builds that do not know this command.
+    #[error(
+        "not before every member of the broker group runs a build that knows version {needed} of commands, {active} is \
+         active: upgrade the members that mqadmin haStatus shows behind"
+    )]
+    Version {
+        /// The version that brings the command.
+        needed: u32,
+        /// The active one.
+        active: u32,
+    },
     /// The node stops.
     #[error("this node is shutting down")]
     Closed,
 }
+
+/// A group that has just been formed, or upgraded, begins its version within this.
+const ACTIVATION_MAX: Duration = Duration::from_secs(3);
 
 struct Pending {
     command: Command,
@@ -116,7 +130,7 @@ struct Inner {
     clock: Arc<ClusterClock>,
     inflight_bytes: AtomicUsize,
     /// What batches are encoded by.
-    version: AtomicU32,
+    version: watch::Sender<u32>,
     queue: Mutex<Queue>,
     queued: Notify,
     batches: Mutex<Batches>,
@@ -139,7 +153,7 @@ impl Proposer {
                 limits,
                 clock,
                 inflight_bytes: AtomicUsize::new(0),
-                version: AtomicU32::new(0),
+                version: watch::Sender::new(0),
                 queue: Mutex::default(),
                 queued: Notify::new(),
                 batches: Mutex::default(),
@@ -159,12 +173,12 @@ impl Proposer {
     /// version asks for it first: other members may not know that version before.
     #[must_use]
     pub fn version(&self) -> u32 {
-        self.inner.version.load(Ordering::Relaxed)
+        *self.inner.version.borrow()
     }
 
     /// This node has applied entries by this version, which is active from now on. True when it was another before.
     pub(crate) fn encode_by(&self, version: u32) -> bool {
-        self.inner.version.swap(version, Ordering::Relaxed) != version
+        self.inner.version.send_replace(version) != version
     }
 
     /// Carries out a command with its message blobs, and returns its reply once this node has applied it: it is
@@ -182,6 +196,12 @@ impl Proposer {
             let told = tokio::time::timeout_at(deadline, self.inner.clock.told_once());
             told.await.map_err(|_| SubmitError::Deadline)?;
         }
+        let needed = version_of(&kind);
+        if needed > self.version() {
+            let mut active = self.inner.version.subscribe();
+            // What is refused here was proposed to nobody.
+            let _ = tokio::time::timeout(ACTIVATION_MAX, active.wait_for(|active| *active >= needed)).await;
+        }
         let reply = self.enqueue(kind, blobs, deadline)?;
         let outcome = match deadline {
             Some(deadline) => tokio::time::timeout_at(deadline, reply).await.map_err(|_| SubmitError::Deadline)?,
@@ -194,7 +214,7 @@ impl Proposer {
     /// closes without a reply when the node stops.
     ///
     /// # Errors
-    /// [`SubmitError::Overloaded`] and [`SubmitError::Closed`].
+    /// [`SubmitError::Overloaded`], [`SubmitError::Version`] and [`SubmitError::Closed`].
     pub fn enqueue(
         &self,
         kind: Kind,
@@ -204,6 +224,10 @@ impl Proposer {
         let inner = &*self.inner;
         if inner.closed.is_cancelled() {
             return Err(SubmitError::Closed);
+        }
+        let (needed, active) = (version_of(&kind), self.version());
+        if needed > active {
+            return Err(SubmitError::Version { needed, active });
         }
         let bytes = blobs.iter().map(Bytes::len).sum::<usize>() + kind.encoded_len() + COMMAND_BYTES;
         inner.take(bytes)?;
@@ -347,7 +371,7 @@ impl Inner {
         }
         let settled = batches.unsettled.keys().next().map_or(sequence, |oldest| *oldest) - 1;
         let slots = u32::try_from(blobs.len()).expect("a batch has fewer blobs than bytes, and those are bounded");
-        let version = Some(self.version.load(Ordering::Relaxed)).filter(|version| *version > 1).unwrap_or(0);
+        let version = Some(*self.version.borrow()).filter(|version| *version > 1).unwrap_or(0);
         let batch = Batch { node, boot, sequence, settled, slots, commands, version };
         let batch = ForwardedBatch { batch: batch.encode_to_vec().into(), blobs, boot, sequence };
         batches.unsettled.insert(sequence, Unsettled { batch: batch.clone(), answers, bytes });

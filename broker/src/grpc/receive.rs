@@ -364,6 +364,9 @@ fn asks_in_any_case(state: &impl ReadState, ask: &Ask) -> Result<bool, ApiError>
     let Some(group) = group.filter(|group| group.consume_enable) else { return Ok(true) };
     let topic = store::topic::topic(state, ask.topic.as_str())?;
     let Some(topic) = topic.filter(|topic| topic.permission & READABLE != 0) else { return Ok(true) };
+    if !lite::may_receive(&group, &topic) {
+        return Ok(true);
+    }
     // The reply to the same receive was lost on its way: its messages are to be had again.
     let renewed = ask.invisible_ms.is_none();
     let receive = receive_digest(TopicId(topic.id), renewed, &ask.client_id, &ask.attempt_id);

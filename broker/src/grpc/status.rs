@@ -243,7 +243,7 @@ impl ApiError {
             ApiError::Submit(SubmitError::Overloaded { .. }) => Code::TooManyRequests,
             ApiError::Submit(SubmitError::Deadline) => Code::ProxyTimeout,
             // Clients turn to the next endpoint.
-            ApiError::Submit(SubmitError::Closed) => Code::HaNotAvailable,
+            ApiError::Submit(SubmitError::Closed | SubmitError::Version { .. }) => Code::HaNotAvailable,
             ApiError::Refused { refusal, .. } => refused(*refusal),
             ApiError::Internal(_) => Code::InternalServerError,
         }

@@ -26,9 +26,11 @@ const WOKEN_MAX: usize = 64;
 
 /// Why a consumer group cannot receive from a topic: one of them is for lite topics, and the other one not for these.
 pub(super) fn check_binding(topic: &KnownTopic, group: &KnownGroup) -> Option<Reply> {
+    if lite::may_receive(&group.row, &topic.row) {
+        return None;
+    }
     let named = format!("consumer group {}", group.name);
     match (lite::has_lite_topics(&topic.row), lite::bound_to(&group.row)) {
-        (true, Some(bound)) if *bound == *topic.name => None,
         (true, Some(bound)) => {
             let detail =
                 format!("{named} receives the lite topics of {bound} ({}), not those of {}", lite::BIND, topic.name);
@@ -38,11 +40,11 @@ pub(super) fn check_binding(topic: &KnownTopic, group: &KnownGroup) -> Option<Re
             let detail = format!("{named} receives no lite topics: set its attribute {}={}", lite::BIND, topic.name);
             Some(refused(Refusal::LiteGroupMismatch, detail))
         }
-        (false, Some(bound)) if !topic::is_internal(&topic.name) => {
+        (false, Some(bound)) => {
             let detail = format!("{named} receives the lite topics of {bound} ({}) and nothing else", lite::BIND);
             Some(refused(Refusal::LiteGroupMismatch, detail))
         }
-        (false, _) => None,
+        (false, None) => None,
     }
 }
 

@@ -47,6 +47,7 @@ pub use effect::Effect;
 pub(crate) use lease::goes_by_priority;
 pub(crate) use lite_subscription::NAMES_MAX as LITE_NAMES_MAX;
 pub use session::EXPRESSION_BYTES_MAX;
+pub(crate) use version::version_of;
 pub use version::{KNOWN, TRIAL, TRIAL_COMMANDS, VERSION, VERSION_OLDEST};
 pub use window::{MESSAGES_MAX, MESSAGES_MAX_DEFAULT, WINDOW_MS, WINDOW_MS_DEFAULT};
 

@@ -9,14 +9,14 @@
 //! | version | since then |
 //! | --- | --- |
 //! | 0 | all that there was before the first activation |
-//! | 1 | nothing else: the group knows its version |
+//! | 1 | lite topics; a consumer group that is made to forget a topic |
 //!
 //! To add the next one:
 //!
 //! 1. Raise [`VERSION`] and give it a row in this table.
-//! 2. What is proposed: a new field or kind of `command.proto` (which only grows) is used only where
-//!    [`Proposer::version`](crate::propose::Proposer::version) is that high. Batches that were encoded before are
-//!    carried out after the activation too.
+//! 2. What is proposed: a command that uses a new field or kind of `command.proto` (which only grows) needs the version,
+//!    as [`version_of`] says; nobody gets it into a batch before. Batches that were encoded before an activation are carried
+//!    out after it too.
 //! 3. What apply does: whatever is new goes behind `self.version` of [`Turn`], which is the version that is active at
 //!    the command under way. Nothing else may decide it.
 //! 4. A test as `tests/tests/upgrade.rs`, which does all this with [`TRIAL`].
@@ -24,9 +24,11 @@
 //! [`VERSION_OLDEST`] is raised, and old behaviour deleted, once no log can hold it any more.
 
 use super::turn::Turn;
+use crate::store::lite::{LITE, has_lite_topics};
 use crate::store::{key, machine};
 use raft_store::{ReadState, StateError};
 use raftmq_proto::command::Reply;
+use raftmq_proto::command::command::Kind;
 use std::ops::RangeInclusive;
 
 /// The newest version that this build knows.
@@ -44,6 +46,16 @@ pub const TRIAL: u32 = VERSION + 1;
 
 /// Setting: commands of batches that were encoded by [`TRIAL`].
 pub const TRIAL_COMMANDS: &str = "trial.commands";
+
+/// The version without which a command means nothing to some builds. It is not proposed before that is active.
+pub(crate) fn version_of(kind: &Kind) -> u32 {
+    match kind {
+        Kind::PutLiteSubscription(_) | Kind::DropShare(_) => 1,
+        Kind::Append(append) if append.messages.iter().any(|message| message.message_type == LITE) => 1,
+        Kind::PutTopic(put) if put.topic.as_ref().is_some_and(has_lite_topics) => 1,
+        _ => 0,
+    }
+}
 
 /// The active version of these rows.
 pub(super) fn active(rows: &impl ReadState, known: &RangeInclusive<u32>) -> Result<u32, StateError> {

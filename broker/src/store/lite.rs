@@ -7,6 +7,7 @@
 //! that there is one to hand out and none unfinished, so that nobody looks through lite topics that have nothing.
 
 use super::codec::{Reader, key_u64, put_varint};
+use super::topic::is_internal;
 use super::{ConsumerGroupId, StateError, TopicId, key, machine, progress, queue, retention, subscription};
 use raft_store::ReadState;
 use raftmq_proto::command::{ConsumerGroup, Topic};
@@ -86,6 +87,17 @@ pub fn has_lite_topics(topic: &Topic) -> bool {
 #[must_use]
 pub fn bound_to(group: &ConsumerGroup) -> Option<&str> {
     group.attributes.get(BIND).map(String::as_str)
+}
+
+/// Whether a consumer group may receive from a topic: one of lite topics from the topic that has them, any other one from
+/// what has none. Dead letters are for either.
+#[must_use]
+pub fn may_receive(group: &ConsumerGroup, topic: &Topic) -> bool {
+    match bound_to(group) {
+        Some(bound) if has_lite_topics(topic) => *bound == *topic.name,
+        Some(_) => is_internal(&topic.name),
+        None => !has_lite_topics(topic),
+    }
 }
 
 fn number(value: Option<&String>) -> Option<u64> {
