@@ -20,14 +20,18 @@ pub(crate) type Value = fn(&Sample) -> Option<f64>;
 /// Lines over time. `label` says to those who do not see it what it is and how it stands.
 pub(crate) fn over_time(label: &str, samples: &[Sample], lines: &[(&str, Value)]) -> Markup {
     let values: Vec<Value> = lines.iter().map(|(_, value)| *value).collect();
+    let now = |value: Value| samples.last().and_then(value).map_or_else(|| "–".to_owned(), short);
+    let stands: Vec<String> = lines.iter().map(|(name, value)| format!("{name} {}", now(*value))).collect();
     html! {
         figure.chart {
             figcaption {
                 (label)
-                @for (place, (name, _)) in lines.iter().enumerate() { " " span class={ "line line-" (place) } { (name) } }
+                @if lines.len() > 1 {
+                    @for (place, (name, _)) in lines.iter().enumerate() { " " span class={ "line line-" (place) } { (name) } }
+                }
             }
             @match draw(samples, &values) {
-                Some(svg) => div.drawing role="img" aria-label=(label) { (PreEscaped(svg)) },
+                Some(svg) => div.drawing role="img" aria-label=(format!("{label}: {}", stands.join(", "))) { (PreEscaped(svg)) },
                 None => p.unknown { "–" },
             }
         }

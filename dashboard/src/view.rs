@@ -11,6 +11,7 @@ use raftmq_admin_client::time::human;
 
 const STYLE: &str = include_str!("asset/style.css");
 const SCRIPT: &str = include_str!("asset/live.js");
+const ICON: &str = include_str!("asset/icon.svg");
 
 /// Rows of a table on one page.
 pub(crate) const ROWS: usize = 50;
@@ -34,6 +35,7 @@ const MENU: [(&str, Phrase); 9] = [
 pub(crate) fn asset(path: &str) -> Option<Response> {
     let (kind, text) = match path {
         "/style.css" => ("text/css; charset=utf-8", STYLE),
+        "/icon.svg" => ("image/svg+xml", ICON),
         "/live.js" => ("text/javascript; charset=utf-8", SCRIPT),
         _ => return None,
     };
@@ -56,6 +58,7 @@ pub(crate) fn whole(visit: &Visit, page: &Page) -> Markup {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 title { (page.title) " · RaftMQ" }
+                link rel="icon" href="/icon.svg" type="image/svg+xml";
                 link rel="stylesheet" href="/style.css";
                 @if page.live { script src="/live.js" defer {} }
             }

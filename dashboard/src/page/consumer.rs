@@ -20,6 +20,7 @@ pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
     let mut settings: Vec<(String, ConsumerGroup)> = Vec::new();
     let mut queues: Vec<(String, QueueProgress)> = Vec::new();
     let mut clients: BTreeMap<String, Client> = BTreeMap::new();
+    let mut all_clients = true;
     let mut dead: Option<u64> = Some(0);
     for group in visit.groups().await? {
         let found = directory.read_group(&group, |mut node, stale| {
@@ -33,8 +34,14 @@ pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
         }
         let found = present(queues_of(&directory, &group, &name, "").await)?.unwrap_or_default();
         queues.extend(found.into_iter().map(|queue| (group.name.clone(), queue)));
-        for client in clients_of(&directory, &group, &name, "").await? {
-            clients.entry(client.client_id.clone()).or_insert(client);
+        match clients_of(&directory, &group, &name, "").await {
+            Ok(found) => {
+                for client in found {
+                    clients.entry(client.client_id.clone()).or_insert(client);
+                }
+            }
+            // As by a broker of an older version.
+            Err(_) => all_clients = false,
         }
         let letters = directory.read_group(&group, |mut node, stale| {
             let request = TopicStatusRequest { name: format!("{DEAD}{name}"), stale };
@@ -69,7 +76,7 @@ pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
             div { dt { (visit.t(P::InFlight)) } dd { (total(|queue| queue.in_flight)) } }
             div { dt { (visit.t(P::Retrying)) } dd { (total(|queue| queue.retrying)) } }
             div { dt { (visit.t(P::DeadLetters)) } dd { a href=(link("/dead-letters", &[("group", &name)])) { (known(dead)) } } }
-            div { dt { (visit.t(P::Clients)) } dd { (clients.len()) } }
+            div { dt { (visit.t(P::Clients)) } dd { (known(Some(clients.len() as u64).filter(|_| all_clients))) } }
         }
         @for (topic, ways) in &ways {
             p.note.bad role="alert" { (topic) ": " (visit.t(P::FiltersDiffer)) " (" (ways) ")" }

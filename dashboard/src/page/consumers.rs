@@ -23,12 +23,15 @@ struct Known {
     waiting: u64,
     flight: u64,
     retrying: u64,
+    /// Those that are known of.
     clients: BTreeSet<String>,
 }
 
 pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
     let directory = visit.directory()?;
     let mut all: BTreeMap<String, Known> = BTreeMap::new();
+    // Not those of a broker group that does not tell, such as one of an older version.
+    let mut all_clients = true;
     for group in visit.groups().await? {
         for found in listed(&directory, &group).await? {
             all.entry(found.name).or_default().ordered |= found.ordered;
@@ -40,11 +43,13 @@ pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
             known.retrying += queue.retrying;
             known.topics.insert(queue.topic);
         }
-        for client in clients_of(&directory, &group, "", "").await? {
-            // Some connect before anything is stored for them.
-            if !client.consumer_group.is_empty() {
-                all.entry(client.consumer_group).or_default().clients.insert(client.client_id);
-            }
+        let Ok(clients) = clients_of(&directory, &group, "", "").await else {
+            all_clients = false;
+            continue;
+        };
+        // Some connect before anything is stored for them.
+        for client in clients.into_iter().filter(|client| !client.consumer_group.is_empty()) {
+            all.entry(client.consumer_group).or_default().clients.insert(client.client_id);
         }
     }
     let mut rows: Vec<(&String, &Known)> = all.iter().filter(|(name, _)| wanted(visit, name)).collect();
@@ -57,7 +62,7 @@ pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
         .map(|(name, found)| {
             vec![
                 html! { a href=(link("/consumer", &[("name", name)])) { (name) } },
-                html! { (found.clients.len()) },
+                html! { (known(Some(found.clients.len() as u64).filter(|_| all_clients))) },
                 html! { (found.topics.len()) },
                 // Without a topic there is nothing to be behind of.
                 html! { (known(Some(found.waiting).filter(|_| !found.topics.is_empty()))) },

@@ -14,9 +14,9 @@ use raftmq_proto::rocketmq::{ListMessageRequest, Message, MessageType, SystemPro
 
 /// Dead letters of one page; as many can be sent at once.
 const LETTERS: i32 = 50;
-/// Properties that say where a message comes from, as RocketMQ's dashboard names them.
-const ORIGIN_TOPIC: &str = "DLQ_ORIGIN_TOPIC";
-const ORIGIN_ID: &str = "DLQ_ORIGIN_MESSAGE_ID";
+/// Properties that say where a message comes from; RocketMQ's own names for them are reserved for brokers.
+const ORIGIN_TOPIC: &str = "dead-letter-topic";
+const ORIGIN_ID: &str = "dead-letter-message-id";
 
 pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
     let directory = visit.directory()?;

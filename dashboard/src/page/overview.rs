@@ -22,13 +22,10 @@ pub(crate) fn show(visit: &Visit) -> Result<Page, Problem> {
             (over_time(t(P::MessagesPerSecond), &seen.ring, &[(t(P::In), |s| s.incoming), (t(P::Out), |s| s.outgoing)]))
             (over_time(t(P::Backlog), &seen.ring, &[(t(P::Backlog), |s| s.backlog.map(float))]))
         }
-        h2 { (t(P::BrokerGroups)) }
         (groups(visit, &seen.groups))
-        h2 { (t(P::LeaderChanges)) }
         (events(visit, &seen))
-        h2 { (t(P::TopTopics)) }
-        @if seen.partly { p.faint { (t(P::CountedPartly)) } }
         (top(visit, &seen))
+        @if seen.partly { p.faint { (t(P::CountedPartly)) } }
     };
     Ok(Page::live(t(P::Overview), body))
 }
