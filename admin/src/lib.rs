@@ -10,19 +10,15 @@
 mod absent;
 mod cli;
 mod command;
-mod connect;
-mod credentials;
-mod directory;
-mod error;
 mod members;
 mod output;
 mod table;
-mod time;
 
-pub use error::AdminError;
+pub use raftmq_admin_client::error::AdminError;
 
 use clap::Parser as _;
 use clap::error::{ContextKind, ContextValue};
+use raftmq_admin_client::{connect, credentials, directory, error, time};
 use std::ffi::OsString;
 use std::process::ExitCode;
 

@@ -37,7 +37,7 @@ pub const LEADER_WITHIN: Duration = Duration::from_secs(20);
 const INNER: &str = r#"{"accessKey":"cluster","secretKey":"s3cret-of-the-cluster"}"#;
 
 /// `adminToken` of every node.
-const ADMIN_TOKEN: &str = "of-this-test";
+pub(crate) const ADMIN_TOKEN: &str = "of-this-test";
 
 /// Where relays listen: loopback too, and not where the nodes do.
 const RELAYS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);

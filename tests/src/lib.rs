@@ -2,6 +2,7 @@
 //! and an oracle of what their clients were told.
 //!
 //! - [`cluster`] starts, breaks and ends processes; [`client`] speaks to them as an SDK does.
+//! - [`browser`] starts the dashboard and reads its pages.
 //! - [`relay`] stands in front of ports and loses bytes; [`netns`] cuts links between hosts.
 //! - [`workload`] runs clients through a fault and writes down in [`oracle`] what they were told.
 //! - [`power`] has the runs in which the power goes; [`disk_journal`] knows what of RocksDB's files is left then.
@@ -12,6 +13,7 @@
 // Tests measure real time and start tasks of their own.
 #![allow(clippy::disallowed_methods)]
 
+pub mod browser;
 pub mod client;
 pub mod cluster;
 pub mod dev_start;

@@ -72,7 +72,7 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
         ));
     }
     let groups = hosts(directory, &arguments.topic, arguments.broker.as_deref()).await?;
-    let client = Client::new(directory.token.credentials.clone());
+    let client = Client::new("mqadmin", directory.token.credentials.clone());
     let (mut text, mut rows) = (String::new(), Vec::new());
     // A group with nothing to give is left out; when all are, there is no more.
     let mut giving: Vec<&Group> = groups.iter().collect();

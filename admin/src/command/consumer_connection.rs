@@ -6,10 +6,10 @@ use crate::error::AdminError;
 use crate::output::{Outcome, ShortOutput};
 use crate::table::Table;
 use clap::Args;
-use raftmq_proto::admin::{Client, ListClientsRequest, Subscription};
+use raftmq_admin_client::progress::clients_of;
+use raftmq_proto::admin::{Client, Subscription};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use tokio_stream::StreamExt as _;
 
 /// Show the clients of a consumer group that are connected, and their subscriptions.
 #[derive(Debug, Args)]
@@ -42,19 +42,9 @@ pub(super) async fn connected(
 ) -> Result<(Vec<Client>, Vec<String>), AdminError> {
     let (mut clients, mut failures) = (BTreeMap::new(), Vec::new());
     for group in directory.groups(place.target()).await? {
-        let listed = directory.on_group(&group, |mut node| {
-            let request = ListClientsRequest { consumer_group: consumer_group.to_owned(), topic: topic.to_owned() };
-            async move {
-                let mut parts = node.list_clients(request).await?.into_inner();
-                let mut clients = Vec::new();
-                while let Some(part) = parts.next().await {
-                    clients.extend(part?.clients);
-                }
-                Ok(clients)
-            }
-        });
+        let listed = clients_of(directory, &group, consumer_group, topic);
         match listed.await {
-            Ok((_, listed)) => {
+            Ok(listed) => {
                 for client in listed {
                     clients.entry(client.client_id.clone()).or_insert(client);
                 }

@@ -1,15 +1,16 @@
 //! `consumerProgress`: how far consumer groups have come.
 
-use crate::directory::{Directory, Group, Target};
+use crate::directory::{Directory, Target};
 use crate::error::AdminError;
 use crate::output::{Outcome, ShortOutput};
 use crate::table::Table;
 use crate::time::human;
 use clap::Args;
-use raftmq_proto::admin::{ConsumerProgressRequest, QueueProgress};
+use raftmq_proto::admin::QueueProgress;
 use serde_json::json;
 use std::collections::BTreeMap;
-use tokio_stream::StreamExt as _;
+
+pub(super) use raftmq_admin_client::progress::{diff, queues_of};
 
 /// Show how far a consumer group has come in each queue, or a line for each consumer group without -g.
 ///
@@ -60,33 +61,6 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
         ));
     }
     Ok(Outcome { failures, ..details(queues) })
-}
-
-/// How far a consumer group has come in a topic of one broker group; all of them where the name is empty.
-pub(super) async fn queues_of(
-    directory: &Directory,
-    group: &Group,
-    consumer_group: &str,
-    topic: &str,
-) -> Result<Vec<QueueProgress>, AdminError> {
-    let progress = directory.read_group(group, |mut node, stale| {
-        let request =
-            ConsumerProgressRequest { consumer_group: consumer_group.to_owned(), topic: topic.to_owned(), stale };
-        async move {
-            let mut parts = node.consumer_progress(request).await?.into_inner();
-            let mut queues = Vec::new();
-            while let Some(part) = parts.next().await {
-                queues.extend(part?.queues);
-            }
-            Ok(queues)
-        }
-    });
-    progress.await.map(|(_, queues)| queues)
-}
-
-/// What was not acknowledged: in the queue from `progress` on, and in the retry index.
-pub(super) fn diff(queue: &QueueProgress) -> u64 {
-    queue.broker_offset.saturating_sub(queue.progress) + queue.retrying
 }
 
 fn details(mut queues: Vec<(String, QueueProgress)>) -> Outcome {

@@ -20,7 +20,6 @@ mod half_message;
 mod message;
 mod print_msg;
 mod producer_connection;
-mod public;
 mod query_msg_by_id;
 mod query_msg_by_key;
 mod query_msg_by_offset;
@@ -46,6 +45,7 @@ use crate::directory::{Directory, Group, Target};
 use crate::error::AdminError;
 use crate::output::Outcome;
 use clap::{Args, Subcommand};
+use raftmq_admin_client::public;
 
 /// What `mqadmin` can do.
 #[derive(Debug, Subcommand)]
@@ -131,7 +131,12 @@ pub(crate) async fn run(cli: Cli) -> Result<bool, AdminError> {
     let name_servers = cli.namesrv_addr.split([';', ',']).map(str::trim).filter(|address| !address.is_empty());
     let directory = Directory {
         name_servers: name_servers.map(str::to_owned).collect(),
-        token: Token::new(cli.admin_token.as_deref(), credentials(|name| std::env::var(name).ok())?)?,
+        token: Token::new(
+            cli.admin_token.as_deref(),
+            credentials(|name| std::env::var(name).ok())?,
+            &std::env::var("USER").unwrap_or_else(|_| "mqadmin".to_owned()),
+        )?,
+        notice: |text| eprintln!("mqadmin: {text}"),
     };
     let directory = &directory;
     let (outcome, format) = match &cli.command {

@@ -45,7 +45,7 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
             names.join(", ")
         )));
     };
-    let client = Client::new(directory.token.credentials.clone());
+    let client = Client::new("mqadmin", directory.token.credentials.clone());
     let request = PullMessageRequest {
         group: resource("TOOLS_CONSUMER"),
         message_queue: Some(MessageQueue {

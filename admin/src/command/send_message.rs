@@ -1,13 +1,15 @@
 //! `sendMessage`: sends a message through the public API.
 
 use super::public::{Client, check, on_group};
-use crate::directory::{Directory, Group};
+use crate::directory::Directory;
 use crate::error::AdminError;
 use crate::output::{Outcome, ShortOutput};
 use crate::table::Table;
 use clap::Args;
 use raftmq_proto::rocketmq::{Encoding, Message, MessageType, Resource, SendMessageRequest, SystemProperties};
 use serde_json::json;
+
+pub(super) use super::public::hosts;
 
 /// Send a message; it is stored on a majority of a broker group when this returns.
 #[derive(Debug, Args)]
@@ -40,7 +42,7 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<Outcome, AdminError> {
     let groups = hosts(directory, &arguments.topic, arguments.broker.as_deref()).await?;
-    let client = Client::new(directory.token.credentials.clone());
+    let client = Client::new("mqadmin", directory.token.credentials.clone());
     let mut table = Table::new(&["#Broker Name", "#Offset", "#Send Result", "#MsgId"]);
     let mut rows = Vec::new();
     for (_, group) in (0..arguments.count).zip(groups.iter().cycle()) {
@@ -63,30 +65,6 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
         }
     }
     Ok(Outcome::done(table.to_string(), rows.into()))
-}
-
-/// Broker groups that host a topic, with the addresses of their nodes; the one of that name when it is given. Where
-/// the topic is not known they are all groups: a broker may create it.
-pub(super) async fn hosts(
-    directory: &Directory,
-    topic: &str,
-    broker_group: Option<&str>,
-) -> Result<Vec<Group>, AdminError> {
-    let hosting: Vec<String> = directory.route(topic).await?.into_iter().map(|(group, _)| group.name).collect();
-    let all = directory.all().await?;
-    let known: Vec<String> = all.iter().map(|group| group.name.clone()).collect();
-    let wanted = |group: &Group| match broker_group {
-        Some(name) => group.name == name,
-        None => hosting.is_empty() || hosting.contains(&group.name),
-    };
-    let groups: Vec<Group> = all.into_iter().filter(wanted).collect();
-    if groups.is_empty() {
-        return Err(AdminError::Unknown(match broker_group {
-            Some(name) => format!("no broker group is called {name}; there are {}", known.join(", ")),
-            None => "no broker has reported to the name servers so far".to_owned(),
-        }));
-    }
-    Ok(groups)
 }
 
 fn message(client: &Client, arguments: &Arguments) -> Message {

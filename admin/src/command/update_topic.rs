@@ -5,6 +5,7 @@ use crate::directory::Directory;
 use crate::error::AdminError;
 use crate::output::{LongOutput, Outcome};
 use clap::Args;
+use raftmq_admin_client::topic::put_topic;
 use raftmq_proto::admin::{PutTopicRequest, Topic};
 use serde_json::{Value, json};
 
@@ -63,7 +64,7 @@ pub(super) fn parse_permission(text: &str) -> Result<u32, String> {
 pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<Outcome, AdminError> {
     let (attributes, remove_attributes) = split(&arguments.attributes);
     let groups = directory.groups(arguments.place.target()).await?;
-    let mut request = PutTopicRequest {
+    let request = PutTopicRequest {
         name: arguments.topic.clone(),
         read_queues: arguments.read_queues,
         write_queues: arguments.write_queues,
@@ -71,29 +72,21 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
         ordered: arguments.ordered,
         attributes,
         remove_attributes,
-        fifo_owners: groups.iter().map(|group| group.name.clone()).collect(),
+        ..PutTopicRequest::default()
     };
-    request.fifo_owners.sort_unstable();
     let mut report = PerGroup::default();
-    for group in groups {
-        let put = directory.on_group(&group, |mut node| {
-            let request = request.clone();
-            async move { Ok(node.put_topic(request).await?.into_inner()) }
-        });
-        match put.await {
+    for (group, put) in put_topic(directory, &groups, request).await {
+        match put {
             Ok((address, answer)) => {
                 let topic = answer.topic.unwrap_or_default();
-                // Whatever the name servers have heard of it yet, the next broker group takes the same.
-                let alone = || vec![group.name.clone()];
-                request.fifo_owners = if topic.fifo_owners.is_empty() { alone() } else { topic.fifo_owners.clone() };
                 let text = format!("create topic to {address} success.\n{}\n", config_line(&topic));
                 let created = answer.created;
                 report.done(
                     &text,
-                    json!({ "brokerName": group.name, "addr": address, "created": created, "topic": to_json(&topic) }),
+                    json!({ "brokerName": group, "addr": address, "created": created, "topic": to_json(&topic) }),
                 );
             }
-            Err(error) => report.failed(&group.name, &error),
+            Err(error) => report.failed(&group, &error),
         }
     }
     Ok(report.outcome())

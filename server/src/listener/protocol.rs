@@ -33,6 +33,7 @@ const PROTOCOLS: &[Row] = &[
     Row { prefix: PROXY_V2_SIGNATURE, protocol: Protocol::ProxyV2 },
     Row { prefix: b"GET ", protocol: Protocol::Http1 },
     Row { prefix: b"HEAD ", protocol: Protocol::Http1 },
+    Row { prefix: b"POST ", protocol: Protocol::Http1 },
 ];
 
 const PROXY_V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -188,7 +189,8 @@ mod tests {
             (b"\x16", Verdict::NeedsMore),
             (b"\x16\x04", Verdict::Unknown),
             (b"GET / HTTP/1.1", Verdict::Speaks(Protocol::Http1)),
-            (b"POST / HTTP/1.1", Verdict::Unknown),
+            (b"POST / HTTP/1.1", Verdict::Speaks(Protocol::Http1)),
+            (b"PUT / HTTP/1.1", Verdict::Unknown),
             (b"\0\0\x01\x05\0\0\0", Verdict::Unknown),
         ] {
             assert_eq!(recognise(bytes), verdict, "{bytes:?}");

@@ -1,4 +1,4 @@
-//! Access key and secret key of the user that mqadmin acts for: from the environment, or from RocketMQ's `tools.yml`.
+//! Access key and secret key of the user that a tool acts for: from the environment, or from RocketMQ's `tools.yml`.
 
 use crate::error::AdminError;
 use raftmq_proto::signature::Credentials;
@@ -14,15 +14,19 @@ const SECRET_KEY: &str = "RAFTMQ_SECRET_KEY";
 ///
 /// # Errors
 /// One key without the other, a file that cannot be read, or a name that no user can have.
-pub(crate) fn credentials(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Credentials>, AdminError> {
+pub fn credentials(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Credentials>, AdminError> {
     let found = find(variable)?;
-    if let Some(credentials) = &found
-        && credentials.sign(&mut MetadataMap::new(), 0).is_err()
-    {
-        let key = &credentials.access_key;
-        return Err(AdminError::Usage(format!("the access key {key:?} has characters that a header cannot have")));
+    match found.as_ref().and_then(problem) {
+        Some(problem) => Err(AdminError::Usage(problem)),
+        None => Ok(found),
     }
-    Ok(found)
+}
+
+/// Why calls cannot be signed with these keys; `None` when they can.
+#[must_use]
+pub fn problem(credentials: &Credentials) -> Option<String> {
+    let refused = credentials.sign(&mut MetadataMap::new(), 0).is_err();
+    refused.then(|| format!("the access key {:?} has characters that a header cannot have", credentials.access_key))
 }
 
 fn find(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Credentials>, AdminError> {

@@ -12,7 +12,7 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 
 /// A client of its own for each run.
-pub(super) struct Client {
+pub struct Client {
     id: String,
     machine: [u8; 6],
     next: AtomicU32,
@@ -20,12 +20,14 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(credentials: Option<Credentials>) -> Client {
+    /// `program` begins the client id.
+    #[must_use]
+    pub fn new(program: &str, credentials: Option<Credentials>) -> Client {
         let random: u64 = rand::random();
         let bytes = random.to_be_bytes();
         let machine = [bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]];
         Client {
-            id: format!("mqadmin@{}@{random:016x}", std::process::id()),
+            id: format!("{program}@{}@{random:016x}", std::process::id()),
             machine,
             next: AtomicU32::new(0),
             credentials,
@@ -33,7 +35,7 @@ impl Client {
     }
 
     /// A request with the headers that every client sends.
-    pub(super) fn request<T>(&self, message: T) -> Request<T> {
+    pub fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         let metadata = request.metadata_mut();
         let request_id = format!("{:032x}", rand::random::<u128>());
@@ -56,7 +58,7 @@ impl Client {
     }
 
     /// A message id in the form of the SDKs: version, machine, process, seconds since 2021, number.
-    pub(super) fn message_id(&self) -> String {
+    pub fn message_id(&self) -> String {
         const YEAR_2021_SECONDS: u64 = 1_609_459_200;
         let seconds = (crate::time::now_ms() / 1_000).saturating_sub(YEAR_2021_SECONDS) & 0xffff_ffff;
         let machine: String = self.machine.iter().map(|byte| format!("{byte:02X}")).collect();
@@ -67,7 +69,10 @@ impl Client {
 }
 
 /// Calls the nodes of a broker group, the leader first, until one answers; its public address and the answer.
-pub(super) async fn on_group<T, F>(
+///
+/// # Errors
+/// No node answers, or one refuses.
+pub async fn on_group<T, F>(
     group: &Group,
     mut call: impl FnMut(MessagingServiceClient<Channel>) -> F,
 ) -> Result<(String, T), AdminError>
@@ -78,7 +83,10 @@ where
 }
 
 /// As [`on_group`], of the public Admin service.
-pub(super) async fn on_group_admin<T, F>(
+///
+/// # Errors
+/// No node answers, or one refuses.
+pub async fn on_group_admin<T, F>(
     directory: &Directory,
     group: &Group,
     mut call: impl FnMut(PublicAdmin) -> F,
@@ -107,8 +115,34 @@ where
     Err(AdminError::NoNode { broker_group: group.name.clone(), reasons: reasons.join(", ") })
 }
 
+/// Broker groups that host a topic, with the addresses of their nodes; the one of that name when it is given. Where
+/// the topic is not known they are all groups: a broker may create it.
+///
+/// # Errors
+/// No name server answers, or there is no such broker group.
+pub async fn hosts(directory: &Directory, topic: &str, broker_group: Option<&str>) -> Result<Vec<Group>, AdminError> {
+    let hosting: Vec<String> = directory.route(topic).await?.into_iter().map(|(group, _)| group.name).collect();
+    let all = directory.all().await?;
+    let known: Vec<String> = all.iter().map(|group| group.name.clone()).collect();
+    let wanted = |group: &Group| match broker_group {
+        Some(name) => group.name == name,
+        None => hosting.is_empty() || hosting.contains(&group.name),
+    };
+    let groups: Vec<Group> = all.into_iter().filter(wanted).collect();
+    if groups.is_empty() {
+        return Err(AdminError::Unknown(match broker_group {
+            Some(name) => format!("no broker group is called {name}; there are {}", known.join(", ")),
+            None => "no broker has reported to the name servers so far".to_owned(),
+        }));
+    }
+    Ok(groups)
+}
+
 /// OK, or what the broker said.
-pub(super) fn check(address: &str, status: Option<&Status>) -> Result<(), AdminError> {
+///
+/// # Errors
+/// It did not say OK.
+pub fn check(address: &str, status: Option<&Status>) -> Result<(), AdminError> {
     let status = status.cloned().unwrap_or_default();
     if status.code() == Code::Ok {
         return Ok(());
@@ -126,7 +160,7 @@ mod tests {
 
     #[test]
     fn message_ids_differ_and_have_the_length_of_the_sdks() {
-        let client = Client::new(None);
+        let client = Client::new("test", None);
         let (one, other) = (client.message_id(), client.message_id());
         assert_eq!(one.len(), 34);
         assert_ne!(one, other);

@@ -23,20 +23,24 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// Shows the adminToken and signs with the user's keys, where there are such, and says who calls, for the broker's log.
 #[derive(Clone)]
-pub(crate) struct Token {
+pub struct Token {
     token: Option<MetadataValue<Ascii>>,
+    /// The user whose keys sign every call.
     pub credentials: Option<Credentials>,
     caller: Option<MetadataValue<Ascii>>,
 }
 
 impl Token {
-    pub(crate) fn new(token: Option<&str>, credentials: Option<Credentials>) -> Result<Token, AdminError> {
-        let user = std::env::var("USER").unwrap_or_else(|_| "mqadmin".to_owned());
+    /// `caller` is for the broker's log only, and left out where a header cannot hold it.
+    ///
+    /// # Errors
+    /// A token that a header cannot hold.
+    pub fn new(token: Option<&str>, credentials: Option<Credentials>, caller: &str) -> Result<Token, AdminError> {
         let token = token
             .map(|token| format!("Bearer {token}").parse())
             .transpose()
             .map_err(|_| AdminError::Usage("the admin token has characters that a header cannot have".to_owned()))?;
-        Ok(Token { token, credentials, caller: user.parse().ok() })
+        Ok(Token { token, credentials, caller: caller.parse().ok() })
     }
 }
 
@@ -56,13 +60,13 @@ impl Interceptor for Token {
 }
 
 /// Signs a call as RocketMQ's clients do.
-pub(crate) fn sign(credentials: &Credentials, metadata: &mut MetadataMap) {
+pub fn sign(credentials: &Credentials, metadata: &mut MetadataMap) {
     // That it can be done was tried when the keys were read.
     let _ = credentials.sign(metadata, now_ms());
 }
 
 /// `raftmq.admin.v1` of a node.
-pub(crate) type Admin = AdminClient<InterceptedService<Channel, Token>>;
+pub type Admin = AdminClient<InterceptedService<Channel, Token>>;
 
 fn channel(address: &str) -> Result<Channel, String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| "is not HOST:PORT".to_owned())?;
@@ -73,43 +77,55 @@ fn channel(address: &str) -> Result<Channel, String> {
 }
 
 /// The admin port of a node; nothing is sent before the first call.
-pub(crate) fn admin(address: &str, token: &Token) -> Result<Admin, AdminError> {
+///
+/// # Errors
+/// The address is not `HOST:PORT`.
+pub fn admin(address: &str, token: &Token) -> Result<Admin, AdminError> {
     let channel = channel(address).map_err(|problem| AdminError::Usage(format!("{address} {problem}")))?;
     Ok(AdminClient::with_interceptor(channel, token.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 
 /// A name server, as its clients see it.
-pub(crate) type NameServer = NameServerClient<InterceptedService<Channel, Token>>;
+pub type NameServer = NameServerClient<InterceptedService<Channel, Token>>;
 
 /// A name server. It is signed for and not shown the adminToken, which is the brokers'.
-pub(crate) fn name_server(address: &str, token: &Token) -> Result<NameServer, AdminError> {
+///
+/// # Errors
+/// The address is not `HOST:PORT`.
+pub fn name_server(address: &str, token: &Token) -> Result<NameServer, AdminError> {
     let channel = channel(address).map_err(|problem| AdminError::Usage(format!("{address} {problem}")))?;
     let signs = Token { token: None, ..token.clone() };
     Ok(NameServerClient::with_interceptor(channel, signs).max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 
 /// The public port of a node.
-pub(crate) fn messaging(address: &str) -> Result<MessagingServiceClient<Channel>, AdminError> {
+///
+/// # Errors
+/// The address is not `HOST:PORT`.
+pub fn messaging(address: &str) -> Result<MessagingServiceClient<Channel>, AdminError> {
     let channel = channel(address).map_err(|problem| AdminError::Usage(format!("{address} {problem}")))?;
     Ok(MessagingServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 
 /// The public Admin service of a node.
-pub(crate) type PublicAdmin = PublicAdminClient<InterceptedService<Channel, Token>>;
+pub type PublicAdmin = PublicAdminClient<InterceptedService<Channel, Token>>;
 
 /// The public Admin service, on the public port of a node.
-pub(crate) fn public_admin(address: &str, token: &Token) -> Result<PublicAdmin, AdminError> {
+///
+/// # Errors
+/// The address is not `HOST:PORT`.
+pub fn public_admin(address: &str, token: &Token) -> Result<PublicAdmin, AdminError> {
     let channel = channel(address).map_err(|problem| AdminError::Usage(format!("{address} {problem}")))?;
     Ok(PublicAdminClient::with_interceptor(channel, token.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 
 /// Whether another node of the group may do better: this one was not reached, or has no leader to turn to.
-pub(crate) fn try_another(status: &Status) -> bool {
+pub fn try_another(status: &Status) -> bool {
     use tonic::Code::{Aborted, Cancelled, DeadlineExceeded, Unavailable, Unknown};
     matches!(status.code(), Unavailable | DeadlineExceeded | Cancelled | Aborted | Unknown)
 }
 
 /// `127.0.0.1:10911: Connection refused`.
-pub(crate) fn at(address: &str, status: &Status) -> String {
+pub fn at(address: &str, status: &Status) -> String {
     format!("{address}: {}", reason(status))
 }

@@ -20,18 +20,25 @@ const OTHERS_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// What every command needs to find its way.
 #[derive(Clone)]
-pub(crate) struct Directory {
+pub struct Directory {
+    /// `host:port` each.
     pub name_servers: Vec<String>,
+    /// What calls show.
     pub token: Token,
+    /// Takes a sentence about an answer that is not all that it could be, where the caller goes on all the same.
+    pub notice: fn(&str),
 }
 
 /// A broker group as the name servers or one of its nodes know it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Group {
+pub struct Group {
+    /// Its cluster.
     pub cluster: String,
+    /// `brokerName`.
     pub name: String,
     /// Raft id of the leader; 0 when none is known.
     pub leader: u64,
+    /// Of that leader.
     pub term: u64,
     /// By label.
     pub nodes: Vec<Node>,
@@ -39,17 +46,26 @@ pub(crate) struct Group {
 
 /// A broker node.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Node {
+pub struct Node {
+    /// Raft id.
     pub node: u64,
+    /// `dLegerSelfId`.
     pub label: String,
+    /// `host:port` of `raftmq.admin.v1`; empty when it is not known.
     pub admin: String,
+    /// `host:port` of the public API.
     pub grpc: String,
+    /// `host:port` for other members.
     pub peer: String,
     /// It belongs to the group; a node that waits to be admitted does not.
     pub member: bool,
+    /// It votes.
     pub voter: bool,
+    /// As it reported.
     pub role: Role,
+    /// As it reported.
     pub term: u64,
+    /// Version of its program.
     pub program: String,
     /// It reported lately.
     pub alive: bool,
@@ -57,7 +73,7 @@ pub(crate) struct Node {
 
 impl Group {
     /// The leader first, then nodes that reported lately, then the rest.
-    pub(crate) fn by_promise(&self) -> Vec<&Node> {
+    pub fn by_promise(&self) -> Vec<&Node> {
         let mut nodes: Vec<&Node> = self.nodes.iter().filter(|node| !node.admin.is_empty()).collect();
         nodes.sort_by_key(|node| (node.node != self.leader, !node.alive, !node.member));
         nodes
@@ -66,7 +82,7 @@ impl Group {
 
 /// Where a command goes.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Target<'a> {
+pub enum Target<'a> {
     /// All broker groups of a cluster.
     Cluster(&'a str),
     /// The broker group of the node at this admin address.
@@ -77,7 +93,7 @@ pub(crate) enum Target<'a> {
 
 impl<'a> Target<'a> {
     /// From `-b` and `-c`.
-    pub(crate) fn new(broker: Option<&'a str>, cluster: Option<&'a str>) -> Target<'a> {
+    pub fn new(broker: Option<&'a str>, cluster: Option<&'a str>) -> Target<'a> {
         match (broker, cluster) {
             (Some(broker), _) => Target::Broker(broker),
             (None, Some(cluster)) => Target::Cluster(cluster),
@@ -88,7 +104,7 @@ impl<'a> Target<'a> {
 
 impl Directory {
     /// The broker groups that a command goes to; never none.
-    pub(crate) async fn groups(&self, target: Target<'_>) -> Result<Vec<Group>, AdminError> {
+    pub async fn groups(&self, target: Target<'_>) -> Result<Vec<Group>, AdminError> {
         match target {
             Target::Broker(address) => Ok(vec![self.group_of(address).await?]),
             Target::Cluster(cluster) => {
@@ -119,14 +135,14 @@ impl Directory {
     }
 
     /// Every broker group that any name server knows, the newest of what they know, by cluster and name.
-    pub(crate) async fn all(&self) -> Result<Vec<Group>, AdminError> {
+    pub async fn all(&self) -> Result<Vec<Group>, AdminError> {
         let request = ListNodesRequest::default();
         let answers = self.ask(|mut client| async move { Ok(client.list_nodes(request).await?.into_inner()) }).await?;
         Ok(merge(answers))
     }
 
     /// Every topic by cluster.
-    pub(crate) async fn topics(&self) -> Result<BTreeMap<String, BTreeSet<String>>, AdminError> {
+    pub async fn topics(&self) -> Result<BTreeMap<String, BTreeSet<String>>, AdminError> {
         let answers = self
             .ask(|mut client| async move {
                 let mut parts = client.list_topics(ListTopicsRequest::default()).await?.into_inner();
@@ -147,10 +163,7 @@ impl Directory {
     }
 
     /// What the name servers say of a topic: for each broker group that hosts it, the newest.
-    pub(crate) async fn route(
-        &self,
-        topic: &str,
-    ) -> Result<Vec<(BrokerGroup, raftmq_proto::namesrv::Topic)>, AdminError> {
+    pub async fn route(&self, topic: &str) -> Result<Vec<(BrokerGroup, raftmq_proto::namesrv::Topic)>, AdminError> {
         let request = RouteRequest { topics: vec![topic.to_owned()], ..RouteRequest::default() };
         let answers = self.ask(|mut client| async move { Ok(client.route(request).await?.into_inner()) }).await?;
         Ok(merge_routes(answers))
@@ -229,7 +242,7 @@ impl Directory {
 
     /// As [`Directory::on_group`], for reads: where no node can promise that it has all that was acknowledged, because
     /// there is no leader, what one of them has is better than nothing, and a line says so.
-    pub(crate) async fn read_group<T, F>(
+    pub async fn read_group<T, F>(
         &self,
         group: &Group,
         mut call: impl FnMut(Admin, bool) -> F,
@@ -240,10 +253,10 @@ impl Directory {
         match self.on_group(group, |node| call(node, false)).await {
             Err(refused @ AdminError::NoNode { .. }) => {
                 let Ok(answer) = self.on_group(group, |node| call(node, true)).await else { return Err(refused) };
-                eprintln!(
-                    "mqadmin: broker group {} has no leader; {} answers with what it has, which may not be the newest",
+                (self.notice)(&format!(
+                    "broker group {} has no leader; {} answers with what it has, which may not be the newest",
                     group.name, answer.0
-                );
+                ));
                 Ok(answer)
             }
             outcome => outcome,
@@ -251,7 +264,7 @@ impl Directory {
     }
 
     /// Asks the nodes of a group, the leader first, until one answers; its admin address and the answer.
-    pub(crate) async fn on_group<T, F>(
+    pub async fn on_group<T, F>(
         &self,
         group: &Group,
         mut call: impl FnMut(Admin) -> F,

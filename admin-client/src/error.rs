@@ -1,8 +1,8 @@
-//! Why a command failed, in sentences that say what to do.
+//! Why a call failed, in sentences that say what to do.
 
 use tonic::{Code, Status};
 
-/// Why a command failed.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// No name server answered.
@@ -56,7 +56,7 @@ pub enum AdminError {
 impl AdminError {
     /// What a node answered with.
     #[must_use]
-    pub(crate) fn refused(address: &str, status: &Status) -> AdminError {
+    pub fn refused(address: &str, status: &Status) -> AdminError {
         let message = match status.message() {
             "" => format!("{:?}", status.code()),
             message => message.to_owned(),
@@ -66,7 +66,7 @@ impl AdminError {
 }
 
 /// Why a call did not arrive, or what the node said about not being able to: the innermost cause.
-pub(crate) fn reason(status: &Status) -> String {
+pub fn reason(status: &Status) -> String {
     let mut source = std::error::Error::source(status);
     let mut innermost = None;
     while let Some(error) = source {

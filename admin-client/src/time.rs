@@ -4,13 +4,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since the Unix epoch.
 #[expect(clippy::disallowed_methods, reason = "a tool stands outside the cluster: its clock decides nothing there")]
-pub(crate) fn now_ms() -> u64 {
+pub fn now_ms() -> u64 {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// `2026-11-23 18:08:07,123`; `-` for 0, which means never.
-pub(crate) fn human(ms: u64) -> String {
+pub fn human(ms: u64) -> String {
     if ms == 0 {
         return "-".to_owned();
     }
@@ -26,7 +26,7 @@ pub(crate) fn human(ms: u64) -> String {
 }
 
 /// Ms since the Unix epoch of `yyyy-MM-dd#HH:mm:ss:SSS`, in UTC.
-pub(crate) fn parse(text: &str) -> Option<u64> {
+pub fn parse(text: &str) -> Option<u64> {
     let (day, time) = text.split_once('#')?;
     let numbers = |text: &str, sign: char| text.split(sign).map(|part| part.parse().ok()).collect::<Option<Vec<u64>>>();
     let (day, time) = (numbers(day, '-')?, numbers(time, ':')?);
@@ -42,7 +42,7 @@ pub(crate) fn parse(text: &str) -> Option<u64> {
 }
 
 /// A point in time as flags take it, in ms since the Unix epoch: `now`, that many ms, or what [`parse`] reads.
-pub(crate) fn point(text: &str) -> Result<u64, String> {
+pub fn point(text: &str) -> Result<u64, String> {
     if ["now", "currentTimeMillis"].contains(&text) {
         return Ok(now_ms());
     }

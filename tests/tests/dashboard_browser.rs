@@ -1,0 +1,127 @@
+//! The dashboard in Chromium: every page light and dark, wide and as on a phone, checked by axe; a topic made with the
+//! keyboard alone; a failover watched on a page that nobody loads anew. `RAFTMQ_SCREENSHOTS=FOLDER` keeps the pictures.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use raftmq_tests::browser::Dashboard;
+use raftmq_tests::client::{Consumer, Producer, eventually};
+use raftmq_tests::cluster::{Cluster, LEADER_WITHIN, Options};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::timeout;
+
+const TOPIC: &str = "orders";
+const GROUP: &str = "billing";
+/// Messages, so that charts and tables have something to show.
+const SENT: u64 = 60;
+/// No run of the program takes longer, on two cores with other work.
+const PATIENCE: Duration = Duration::from_secs(150);
+/// Until a browser that is missing is fetched.
+const FETCH: Duration = Duration::from_secs(600);
+
+/// The program around Chromium; `None`, with a word, where there is none and none can be had.
+async fn program() -> Result<Option<PathBuf>> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/browser.sh");
+    let output =
+        timeout(FETCH, Command::new(script).kill_on_drop(true).output()).await.context("fetching a browser")??;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        eprintln!("SKIPPED: there is no browser here, and nothing was proved:\n{said}");
+        return Ok(None);
+    }
+    Ok(Some(String::from_utf8(output.stdout)?.trim().into()))
+}
+
+/// A run of the program, and what it says.
+struct Run {
+    _process: Child,
+    lines: tokio::io::Lines<BufReader<ChildStdout>>,
+}
+
+impl Run {
+    fn start(program: &Path, arguments: &[&str]) -> Result<Run> {
+        let mut process = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("running {}", program.display()))?;
+        let lines = BufReader::new(process.stdout.take().context("it is piped")?).lines();
+        Ok(Run { _process: process, lines })
+    }
+
+    /// Waits for a word, and takes nothing else in its place.
+    async fn word(&mut self, word: &str) -> Result<()> {
+        let mut problems = String::new();
+        loop {
+            let line = timeout(PATIENCE, self.lines.next_line()).await.with_context(|| format!("no {word}"))??;
+            match line {
+                Some(line) if line == word && problems.is_empty() => return Ok(()),
+                Some(line) if line.starts_with("PROBLEM ") => problems += &format!("{line}\n"),
+                Some(line) => bail!("{line} and not {word}\n{problems}"),
+                None => bail!("it ended without {word}\n{problems}"),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everybody_can_use_every_page() -> Result<()> {
+    let Some(program) = program().await? else { return Ok(()) };
+    let mut cluster = Cluster::start(Options::default()).await?;
+    cluster.create_topic(TOPIC, 4).await?;
+    let dashboard = Dashboard::start(&cluster, &[]).await?;
+    let base = format!("http://{}", dashboard.address);
+    let producer = Producer::new(&cluster.access(0), &[TOPIC])?;
+    let consumer = Consumer::new(&cluster.access(0), GROUP, TOPIC, "*", false)?;
+    consumer.join(TOPIC).await;
+    for number in 0..SENT {
+        producer.send(TOPIC, &format!("B{number:015}"), Some("paid"), format!("{{\"order\":{number}}}").into()).await?;
+    }
+    for delivery in consumer.receive(TOPIC, 8, Duration::from_secs(60), Duration::from_secs(1)).await? {
+        consumer.ack(&delivery).await?;
+    }
+    let mut reader = dashboard.browser();
+    let list = reader.page(&format!("/messages?topic={TOPIC}")).await?;
+    let place = list.after("<a href=\"/message?").context("a message")?.replace("&amp;", "&");
+    eventually("the charts have lines", LEADER_WITHIN, async || {
+        reader.page("/").await.is_ok_and(|page| page.text.matches("<polyline").count() > 12)
+    })
+    .await?;
+
+    let kept = std::env::var_os("RAFTMQ_SCREENSHOTS").map_or_else(|| cluster.dir().to_owned(), PathBuf::from);
+    let kept = kept.to_str().context("a path of ours is text")?;
+    let (topic, consumer_page) = (format!("/topic?name={TOPIC}"), format!("/consumer?name={GROUP}"));
+    let message = format!("/message?{place}");
+    let node = format!("/node?address={}", cluster.nodes[0].admin);
+    let pages = [
+        "/",
+        "/cluster",
+        &node,
+        "/topics",
+        &topic,
+        "/consumers",
+        &consumer_page,
+        "/producers",
+        "/messages?topic=orders",
+        &message,
+        "/dead-letters",
+        "/delayed",
+        "/transactions",
+        "/login",
+    ];
+    Run::start(&program, &[&["look", &base, kept], &pages[..]].concat())?.word("DONE look").await?;
+    Run::start(&program, &["act", &base])?.word("DONE act").await?;
+    ensure!(cluster.stored("by-keyboard").await? == Some(1));
+
+    let leader = cluster.leader(0).await?;
+    let mut watch = Run::start(&program, &["watch", &base, &cluster.nodes[leader].label])?;
+    watch.word("READY").await?;
+    cluster.kill(leader);
+    watch.word("SEEN").await?;
+    watch.word("DONE watch").await
+}
