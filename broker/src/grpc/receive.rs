@@ -22,6 +22,7 @@ use crate::deliver::read::Reader;
 use crate::filter::{FilterRow, MessageFilter};
 use crate::propose::SubmitError;
 use crate::store::lease::{of_receive, receive_digest};
+use crate::store::lite::may_receive;
 use crate::store::topic::READABLE;
 use crate::store::{self, ConsumerGroupId, TopicId};
 use futures::future::join_all;
@@ -364,7 +365,7 @@ fn asks_in_any_case(state: &impl ReadState, ask: &Ask) -> Result<bool, ApiError>
     let Some(group) = group.filter(|group| group.consume_enable) else { return Ok(true) };
     let topic = store::topic::topic(state, ask.topic.as_str())?;
     let Some(topic) = topic.filter(|topic| topic.permission & READABLE != 0) else { return Ok(true) };
-    if !lite::may_receive(&group, &topic) {
+    if !may_receive(&group, &topic) {
         return Ok(true);
     }
     // The reply to the same receive was lost on its way: its messages are to be had again.
