@@ -156,7 +156,7 @@ async fn messages(browser: &mut Browser) -> Result<()> {
     let list = browser.page(&format!("/messages?topic={TOPIC}&by=id&value={id}")).await?;
     let place = list.after("<a href=\"/message?").context("a link")?.replace("&amp;", "&");
     let answer = browser.page(&format!("/message?{place}")).await?;
-    has(&answer, &[&id, "TEXT", "t1", "billing not consumed yet", "&lt;script&gt;alert(1)&lt;/script&gt;"])?;
+    has(&answer, &[&id, "TEXT", "t1", "billing not consumed yet – – – –", "&lt;script&gt;alert(1)&lt;/script&gt;"])?;
     ensure!(!answer.text.contains(hostile));
     let none = browser.page(&format!("/messages?topic={TOPIC}&by=id&value=0156F7E71C361B21BC0A8C49F800000000")).await?;
     has(&none, &["nothing"])?;
