@@ -17,10 +17,10 @@ NODE ?= n1
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name what; do printf '  make %-14s %s\n' "$$name" "$$what"; done
 
-build: ## Build every program (mqnamesrv, mqbroker, mqadmin, raftmq-cluster) into $CARGO_TARGET_DIR/release
+build: ## Build every program (mqnamesrv, mqbroker, mqadmin, raftmq-dashboard, raftmq-cluster) into $CARGO_TARGET_DIR/release
 	@$(CARGO) build --release --workspace
 
-cluster: build ## Build, then run two name servers and a three-node broker group; data under DATA=raftmq-data; Ctrl-C stops
+cluster: build ## Build, then run two name servers, a three-node broker group and the dashboard; data under DATA=raftmq-data; Ctrl-C stops
 	@exec $(BIN)/raftmq-cluster up --data "$(DATA)"
 
 status: ## Show the running cluster: leader, term, lag
@@ -53,8 +53,9 @@ fix: ## Rewrite the formatting
 python-client: ## Fetch the official Python client that tests run
 	@scripts/python-client.sh >/dev/null
 
-sdk-clients: ## Fetch the official Java, Node.js, Go and Rust clients that tests run, and build the programs around them
+sdk-clients: ## Fetch what tests run: the official Java, Node.js, Go and Rust clients, a browser, and the programs around them
 	@for client in java node go rust; do "scripts/$$client-client.sh" >/dev/null; done
+	@scripts/browser.sh >/dev/null || echo "no browser: the dashboard is not looked at"
 
 bench: build ## Run the benchmark and print its table (BENCH='--help' for its options)
 	@RAFTMQ_BIN_DIR="$(BIN)" $(CARGO) run --release --quiet -p raftmq-tests --features nats --bin bench -- run $(BENCH)

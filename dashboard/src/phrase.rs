@@ -249,8 +249,11 @@ phrases! {
     Properties: "Properties", "消息属性";
     State: "State", "状态";
     NotConsumedYet: "not consumed yet", "尚未消费";
-    Consumed: "consumed", "已消费";
-    ConsumedOrRetrying: "handed out: consumed, in flight or to be retried", "已投递：已消费、处理中或待重试";
+    BehindInMessageGroup: "behind an unfinished one of its message group", "等待同一消息组中更早的消息";
+    Finished: "acknowledged, or wanted by no filter", "已确认，或不符合任何过滤条件";
+    TooMuchToLook: "not known: there is too much to look through", "未知：需要查找的内容过多";
+    Since: "Since", "开始于";
+    Until: "Until", "截止于";
 
     // Dead letters, delayed messages, transactions.
     DeadLetters: "Dead letters", "死信";

@@ -5,7 +5,7 @@ set -euo pipefail
 [ $# -eq 2 ] || { sed -n '2,3p' "$0" | cut -c3-; exit 2; }
 root=$1 bin=$2 here=$(dirname "$(readlink -f "$0")")
 
-for program in mqnamesrv mqbroker mqadmin; do
+for program in mqnamesrv mqbroker mqadmin raftmq-dashboard; do
   [ -x "$bin/$program" ] || { echo "$bin/$program is not there: run make build first" >&2; exit 1; }
   install -D -m 755 "$bin/$program" "$root/usr/local/bin/$program"
 done

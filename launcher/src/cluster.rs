@@ -33,7 +33,10 @@ pub async fn up(data: &Path, free_ports: bool) -> anyhow::Result<()> {
     let programs = Programs::beside_this_one()?;
     let layout = match Layout::read(data) {
         // Members are known by their addresses: a group that exists keeps them.
-        Ok(before) => Layout { data: data.to_owned(), ..before },
+        Ok(before) => {
+            let dashboard = before.dashboard.or_else(|| Layout::standard(data).dashboard);
+            Layout { data: data.to_owned(), dashboard, ..before }
+        }
         Err(_) if free_ports => Layout::on_free_ports(data)?,
         Err(_) => Layout::standard(data),
     };
@@ -140,7 +143,9 @@ fn overview(layout: &Layout) -> String {
 
 fn endpoints(layout: &Layout, programs: &Programs) -> String {
     let first = layout.name_server_addresses().split(';').next().unwrap_or_default().to_owned();
+    let dashboard = layout.dashboard_url().unwrap_or_default();
     let rows = [
+        ["  dashboard", &dashboard],
         ["  clients", &layout.endpoints()],
         ["  name servers", &layout.name_server_addresses()],
         ["  mqadmin", &format!("{} clusterList -n {first}", programs.path("mqadmin").display())],

@@ -100,7 +100,8 @@ pub async fn run() -> anyhow::Result<()> {
 
 async fn run_in(data: &Path) -> anyhow::Result<()> {
     let timeline = Timeline { start: Instant::now() };
-    let layout = Layout::on_free_ports(data)?;
+    // It runs for seconds: nobody looks at pages.
+    let layout = Layout { dashboard: None, ..Layout::on_free_ports(data)? };
     let (events, heard) = mpsc::channel(64);
     let supervisor = Supervisor::start(&layout, &Programs::beside_this_one()?, events)?;
     let narrator = tokio::spawn(narrate(timeline.clone(), heard));

@@ -23,6 +23,9 @@ pub const CLUSTER: &str = "RaftCluster";
 /// See [`CLUSTER`].
 pub const BROKER_GROUP: &str = "RaftNode00";
 
+/// Label of the dashboard's process.
+const DASHBOARD: &str = "dashboard";
+
 /// Everything listens and is reached here.
 const HOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -35,6 +38,9 @@ pub struct Layout {
     pub name_servers: Vec<NameServer>,
     /// The members of the broker group.
     pub brokers: Vec<BrokerNode>,
+    /// Port of the dashboard; none runs where there is none.
+    #[serde(default)]
+    pub dashboard: Option<u16>,
 }
 
 /// A name server of a local cluster.
@@ -94,21 +100,21 @@ impl Layout {
     /// Two name servers and three broker nodes on the ports that the README names.
     pub fn standard(data: &Path) -> Self {
         let brokers = [[8081, 30911, 40911, 5557], [8181, 30921, 40912, 5558], [8281, 30931, 40913, 5559]];
-        Self::new(data, &[9876, 9877], &brokers)
+        Self::new(data, &[9876, 9877], &brokers, 8082)
     }
 
     /// The same on ports that are free now.
     pub fn on_free_ports(data: &Path) -> anyhow::Result<Self> {
         // All are held until the last one is known, so that no port is given twice.
-        let held = (0..14).map(|_| TcpListener::bind((HOST, 0))).collect::<Result<Vec<_>, _>>();
+        let held = (0..15).map(|_| TcpListener::bind((HOST, 0))).collect::<Result<Vec<_>, _>>();
         let held = held.context("no free port on 127.0.0.1")?;
         let ports =
             held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect::<anyhow::Result<Vec<u16>>>()?;
-        let brokers: Vec<_> = ports[2..].chunks_exact(4).filter_map(|four| <[u16; 4]>::try_from(four).ok()).collect();
-        Ok(Self::new(data, &ports[..2], &brokers))
+        let brokers: Vec<_> = ports[2..14].chunks_exact(4).filter_map(|four| <[u16; 4]>::try_from(four).ok()).collect();
+        Ok(Self::new(data, &ports[..2], &brokers, ports[14]))
     }
 
-    fn new(data: &Path, name_servers: &[u16], brokers: &[[u16; 4]]) -> Self {
+    fn new(data: &Path, name_servers: &[u16], brokers: &[[u16; 4]], dashboard: u16) -> Self {
         Self {
             data: data.to_owned(),
             name_servers: name_servers
@@ -127,6 +133,7 @@ impl Layout {
                     metrics: *metrics,
                 })
                 .collect(),
+            dashboard: Some(dashboard),
         }
     }
 
@@ -144,6 +151,13 @@ impl Layout {
         }
         for broker in &self.brokers {
             self.write_config(&broker.label, &self.broker_properties(broker))?;
+        }
+        if let Some(port) = self.dashboard {
+            let namesrv = ("namesrvAddr", self.name_server_addresses());
+            self.write_config(
+                DASHBOARD,
+                &[("listenPort", port.to_string()), ("bindAddress", HOST.to_string()), namesrv],
+            )?;
         }
         let path = self.data.join("cluster.json");
         fs::write(&path, serde_json::to_string_pretty(self)?)
@@ -169,7 +183,12 @@ impl Layout {
         join(self.brokers.iter().map(BrokerNode::grpc_address))
     }
 
-    /// Name servers first, brokers behind them.
+    /// What to open in a browser.
+    pub fn dashboard_url(&self) -> Option<String> {
+        self.dashboard.map(|port| format!("http://{HOST}:{port}"))
+    }
+
+    /// Name servers first, brokers behind them, then the dashboard.
     pub fn processes(&self) -> Vec<Process> {
         let servers =
             self.name_servers.iter().map(|server| self.process(&server.label, "mqnamesrv", vec![("", server.port)]));
@@ -182,7 +201,8 @@ impl Layout {
             ];
             self.process(&broker.label, "mqbroker", ports)
         });
-        servers.chain(brokers).collect()
+        let dashboard = self.dashboard.map(|port| self.process(DASHBOARD, "raftmq-dashboard", vec![("pages", port)]));
+        servers.chain(brokers).chain(dashboard).collect()
     }
 
     /// The process id that a label's file holds.
@@ -256,7 +276,7 @@ mod tests {
             layout.processes().iter().flat_map(|process| process.ports.iter().map(|(_, port)| *port)).collect();
         ports.sort_unstable();
         ports.dedup();
-        assert_eq!(ports.len(), 14);
+        assert_eq!(ports.len(), 15);
         let conf = std::fs::read_to_string(dir.path().join("conf/n1.conf")).expect("it was written");
         assert!(conf.contains(&format!("grpcServerPort={}\n", layout.brokers[1].grpc)), "{conf}");
         assert!(conf.contains("dLegerSelfId=n1\n"), "{conf}");

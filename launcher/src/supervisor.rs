@@ -90,7 +90,7 @@ impl Programs {
     /// The programs in a folder.
     pub fn in_folder(folder: &Path) -> anyhow::Result<Self> {
         let programs = Self { folder: folder.to_owned() };
-        for program in ["mqnamesrv", "mqbroker"] {
+        for program in ["mqnamesrv", "mqbroker", "raftmq-dashboard"] {
             let path = programs.path(program);
             if !path.is_file() {
                 bail!("{} is not there: build all programs first (make build)", path.display());
@@ -135,11 +135,10 @@ impl Supervisor {
         };
         for process in layout.processes() {
             let program = programs.path(process.program);
-            let is_broker = process.program == "mqbroker";
-            let (tasks, stop) = if is_broker {
-                (&supervisor.brokers, supervisor.stop_brokers.clone())
-            } else {
+            let (tasks, stop) = if process.program == "mqnamesrv" {
                 (&supervisor.name_servers, supervisor.stop_name_servers.clone())
+            } else {
+                (&supervisor.brokers, supervisor.stop_brokers.clone())
             };
             tasks.spawn(keep_running(process, program, stop, events.clone()));
         }
@@ -148,7 +147,7 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    /// Stops the brokers, then the name servers, and returns when all are gone.
+    /// Stops the brokers and the dashboard, then the name servers, and returns when all are gone.
     pub async fn stop(self) {
         self.stop_brokers.cancel();
         self.brokers.wait().await;

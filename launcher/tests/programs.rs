@@ -5,9 +5,10 @@ use std::{net::TcpListener, path::Path, process::Stdio, time::Duration};
 use raftmq_launcher::client::{Client, create_topic};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
     process::{Child, Command},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 const SOON: Duration = Duration::from_secs(60);
@@ -153,6 +154,22 @@ impl Up {
     }
 }
 
+/// Waits until the dashboard shows the first page.
+async fn page(address: &str) {
+    let request = format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    loop {
+        let mut answer = String::new();
+        if let Ok(mut stream) = TcpStream::connect(address).await
+            && stream.write_all(request.as_bytes()).await.is_ok()
+            && stream.read_to_string(&mut answer).await.is_ok()
+            && answer.contains("RaftNode00")
+        {
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// Label of the one node that a table of `status` says leads.
 fn leads(table: &str) -> String {
     let rows: Vec<&str> = table.lines().filter(|line| line.contains("leader")).collect();
@@ -169,6 +186,9 @@ async fn the_commands_around_a_running_cluster_do_what_they_say() {
 
     let mut up = Up::start(data);
     up.line(|line| line.starts_with("ready after ")).await;
+    let pages = up.line(|line| line.starts_with("  dashboard ")).await;
+    let pages = pages.split("http://").nth(1).expect("it says where").trim().to_owned();
+    timeout(SOON, page(&pages)).await.expect("the dashboard answers");
     let (fine, table) = make("status", data, &[]).await;
     assert!(fine, "{table}");
     let first = leads(&table);

@@ -11,12 +11,12 @@ use tokio::{sync::mpsc, time::timeout};
 const SOON: Duration = Duration::from_secs(20);
 
 fn waiting_programs(folder: &Path) -> Programs {
-    for name in ["mqnamesrv", "mqbroker"] {
+    for name in ["mqnamesrv", "mqbroker", "raftmq-dashboard"] {
         let path = folder.join(name);
         std::fs::write(&path, "#!/bin/sh\nwhile :; do sleep 0.1; done\n").expect("the folder is ours");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("the file is ours");
     }
-    Programs::in_folder(folder).expect("both are there")
+    Programs::in_folder(folder).expect("all are there")
 }
 
 async fn next(events: &mut mpsc::Receiver<Event>) -> Event {
@@ -24,7 +24,7 @@ async fn next(events: &mut mpsc::Receiver<Event>) -> Event {
 }
 
 async fn all_started(events: &mut mpsc::Receiver<Event>) {
-    for _ in 0..5 {
+    for _ in 0..6 {
         assert!(matches!(next(events).await, Event::Started { again: false, .. }));
     }
 }
@@ -63,8 +63,9 @@ async fn a_dead_process_is_started_again_and_all_end_together() {
     assert_ne!(again, killed);
     assert_eq!(layout.pid("n1"), Some(again));
 
-    let pids: Vec<u32> = ["n0", "n1", "n2", "namesrv-0", "namesrv-1"].iter().filter_map(|l| layout.pid(l)).collect();
-    assert_eq!(pids.len(), 5);
+    let pids: Vec<u32> =
+        ["n0", "n1", "n2", "namesrv-0", "namesrv-1", "dashboard"].iter().filter_map(|l| layout.pid(l)).collect();
+    assert_eq!(pids.len(), 6);
     timeout(SOON, supervisor.stop()).await.expect("everything ends in time");
     assert!(pids.iter().all(|pid| !is_running(*pid)));
     assert!(kill(&layout, "n1").is_err());

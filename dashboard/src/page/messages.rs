@@ -11,8 +11,10 @@ use crate::phrase::Phrase as P;
 use crate::view::{field, table, text, time};
 use maud::{Markup, html};
 use raftmq_admin_client::directory::{Directory, Group};
+use raftmq_admin_client::error::AdminError;
 use raftmq_admin_client::message::{millis, resource, timestamp};
 use raftmq_admin_client::public::{check, hosts, on_group_admin};
+use raftmq_proto::admin::{ExplainMessageRequest, MessageFate};
 use raftmq_proto::rocketmq::list_message_request::SearchKey;
 use raftmq_proto::rocketmq::{Code, ListMessageRequest, Message};
 use std::time::Duration;
@@ -191,42 +193,61 @@ pub(super) async fn at_place(visit: &Visit, fields: &crate::form::Fields) -> Res
 
 pub(crate) async fn show_one(visit: &Visit) -> Result<Page, Problem> {
     let (group, message) = at_place(visit, &visit.query).await?;
-    let tracks = tracks(visit, &group, &message).await?;
+    let fates = fates(visit, &group, &message).await?;
     let body = html! {
         (full(visit, &group, &message))
-        (table(visit, visit.t(P::Consumers), &[P::ConsumerGroup, P::State], &tracks))
+        (table(visit, visit.t(P::Consumers), &[P::ConsumerGroup, P::State, P::Attempt, P::Client, P::Since, P::Until], &fates))
         (super::dead_letters::resend_form(visit, &message))
     };
     Ok(Page::new(visit.t(P::Message), body))
 }
 
-/// What became of a message with each consumer group. Below the progress it was handed out; which messages are with a
-/// client or wait for another attempt is not told one by one.
-async fn tracks(visit: &Visit, group: &str, message: &Message) -> Result<Vec<Vec<Markup>>, Problem> {
-    let topic = message.topic.as_ref().map_or("", |topic| topic.name.as_str());
+/// What became of a message with each consumer group. Brokers keep no record of deliveries that are over.
+async fn fates(visit: &Visit, group: &str, message: &Message) -> Result<Vec<Vec<Markup>>, Problem> {
     let known = message.system_properties.clone().unwrap_or_default();
     let groups = visit.groups().await?;
     let Some(group) = groups.iter().find(|known| known.name == group) else { return Ok(Vec::new()) };
-    let queues =
-        crate::app::present(raftmq_admin_client::progress::queues_of(&visit.directory()?, group, "", topic).await)?
-            .unwrap_or_default();
-    let offset = known.queue_offset.and_then(|at| u64::try_from(at).ok()).unwrap_or_default();
-    let mut rows = Vec::new();
-    for queue in queues.iter().filter(|queue| i64::from(queue.queue) == i64::from(known.queue_id)) {
-        let open: u64 = queues
-            .iter()
-            .filter(|other| other.consumer_group == queue.consumer_group)
-            .map(|other| other.in_flight + other.retrying)
-            .sum();
-        let state = match (offset < queue.progress, open) {
-            (false, _) => P::NotConsumedYet,
-            (true, 0) => P::Consumed,
-            (true, _) => P::ConsumedOrRetrying,
-        };
-        rows.push(vec![
-            html! { a href=(link("/consumer", &[("name", &queue.consumer_group)])) { (queue.consumer_group) } },
-            html! { (visit.t(state)) },
-        ]);
-    }
-    Ok(rows)
+    let request = ExplainMessageRequest {
+        topic: message.topic.as_ref().map(|topic| topic.name.clone()).unwrap_or_default(),
+        message_id: known.message_id,
+        queue: u32::try_from(known.queue_id).ok(),
+        offset: known.queue_offset.and_then(|at| u64::try_from(at).ok()).unwrap_or_default(),
+        ..ExplainMessageRequest::default()
+    };
+    let directory = visit.directory()?;
+    let explained = directory.read_group(group, |mut node, stale| {
+        let request = ExplainMessageRequest { stale, ..request.clone() };
+        async move { Ok(node.explain_message(request).await?.into_inner()) }
+    });
+    let explained = match explained.await {
+        Ok((_, explained)) => explained,
+        // A broker of an older version.
+        Err(AdminError::Refused { code: tonic::Code::Unimplemented, .. }) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(explained.fates.iter().map(|fate| fate_cells(visit, fate)).collect())
+}
+
+fn fate_cells(visit: &Visit, fate: &MessageFate) -> Vec<Markup> {
+    let state = match fate.state.as_str() {
+        "READY" => P::NotConsumedYet,
+        "BEHIND" => P::BehindInMessageGroup,
+        "WAITING" => P::Retrying,
+        "LEASED" => P::InFlight,
+        "DEAD_LETTERED" => P::DeadLetters,
+        "FINISHED" => P::Finished,
+        _ => P::TooMuchToLook,
+    };
+    let attempt = match fate.attempt {
+        0 => "–".to_owned(),
+        attempt => format!("{attempt} / {}", fate.attempts_max),
+    };
+    vec![
+        html! { a href=(link("/consumer", &[("name", &fate.consumer_group)])) { (fate.consumer_group) } },
+        html! { (visit.t(state)) },
+        html! { (attempt) },
+        html! { (text(&fate.client_id)) },
+        html! { (time(fate.since_ms)) },
+        html! { (time(fate.until_ms)) },
+    ]
 }
