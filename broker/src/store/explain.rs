@@ -54,6 +54,9 @@ pub enum Fate {
     Unknown,
 }
 
+/// What became of a message with each of some consumer groups.
+pub type Fates = Vec<(ConsumerGroupId, Fate)>;
+
 /// What became of a message: its place, and its fate with each consumer group that received from the topic. `None` when
 /// no message is kept at this offset.
 ///
@@ -64,7 +67,7 @@ pub fn explain(
     topic: TopicId,
     number: u16,
     offset: u64,
-) -> Result<Option<(Place, Vec<(ConsumerGroupId, Fate)>)>, StateError> {
+) -> Result<Option<(Place, Fates)>, StateError> {
     let queue = queue::queue(state, topic, number)?;
     if !(queue.min..queue.next).contains(&offset) {
         return Ok(None);
