@@ -11,7 +11,7 @@
 
 use crate::clock::ClusterClock;
 use crate::forward::{Link, Merger};
-use crate::machine::{Answer, version_of};
+use crate::machine::{Answer, VERSION, version_of};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -176,6 +176,17 @@ impl Proposer {
         *self.inner.version.borrow()
     }
 
+    /// Whether the version that brings this command is active.
+    fn has_begun(&self, kind: &Kind) -> Result<(), SubmitError> {
+        let active = self.version();
+        // Once the newest one is, commands need not be looked through.
+        if active >= VERSION {
+            return Ok(());
+        }
+        let needed = version_of(kind);
+        if needed > active { Err(SubmitError::Version { needed, active }) } else { Ok(()) }
+    }
+
     /// This node has applied entries by this version, which is active from now on. True when it was another before.
     pub(crate) fn encode_by(&self, version: u32) -> bool {
         self.inner.version.send_replace(version) != version
@@ -196,8 +207,7 @@ impl Proposer {
             let told = tokio::time::timeout_at(deadline, self.inner.clock.told_once());
             told.await.map_err(|_| SubmitError::Deadline)?;
         }
-        let needed = version_of(&kind);
-        if needed > self.version() {
+        if let Err(SubmitError::Version { needed, .. }) = self.has_begun(&kind) {
             let mut active = self.inner.version.subscribe();
             // What is refused here was proposed to nobody.
             let _ = tokio::time::timeout(ACTIVATION_MAX, active.wait_for(|active| *active >= needed)).await;
@@ -225,10 +235,7 @@ impl Proposer {
         if inner.closed.is_cancelled() {
             return Err(SubmitError::Closed);
         }
-        let (needed, active) = (version_of(&kind), self.version());
-        if needed > active {
-            return Err(SubmitError::Version { needed, active });
-        }
+        self.has_begun(&kind)?;
         let bytes = blobs.iter().map(Bytes::len).sum::<usize>() + kind.encoded_len() + COMMAND_BYTES;
         inner.take(bytes)?;
         // A node that was not told the time yet cannot name a deadline in it.
