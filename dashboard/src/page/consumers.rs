@@ -1,7 +1,7 @@
 //! Consumer groups: the list with what waits for each; creating, changing and deleting one in all broker groups.
 
-use super::confirmed;
-use crate::app::{Page, Problem, Visit, present};
+use super::delete_everywhere;
+use crate::app::{Page, Problem, Visit};
 use crate::form::{Fields, link};
 use crate::phrase::Phrase as P;
 use crate::view::{change, field, fold, known, number, paged, required, search, table, wanted};
@@ -142,20 +142,8 @@ pub(crate) async fn put(visit: &Visit, fields: &Fields) -> Result<String, Proble
 }
 
 pub(crate) async fn delete(visit: &Visit, fields: &Fields) -> Result<String, Problem> {
-    let name = confirmed(visit, fields)?;
-    let directory = visit.directory()?;
-    let mut done = Vec::new();
-    for group in visit.groups().await? {
-        let deleted = directory.on_group(&group, |mut node| {
-            let request = DeleteConsumerGroupRequest { name: name.clone() };
-            async move { node.delete_consumer_group(request).await }
-        });
-        if present(deleted.await)?.is_some() {
-            done.push(group.name);
-        }
-    }
-    if done.is_empty() {
-        return Err(Problem::Missing(format!("{}: {name}", visit.t(P::NoSuchConsumerGroup))));
-    }
-    Ok(format!("{name}: {} ({})", visit.t(P::Deleted), done.join(", ")))
+    delete_everywhere(visit, fields, P::NoSuchConsumerGroup, |mut node, name| async move {
+        node.delete_consumer_group(DeleteConsumerGroupRequest { name }).await
+    })
+    .await
 }

@@ -15,9 +15,11 @@ mod topic;
 mod topics;
 mod transactions;
 
-use crate::app::{Page, Problem, Visit};
+use crate::app::{Page, Problem, Visit, present};
 use crate::form::Fields;
 use crate::phrase::Phrase;
+use raftmq_admin_client::connect::Admin;
+use tonic::Status;
 
 /// What a place shows.
 pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
@@ -65,6 +67,31 @@ fn confirmed(visit: &Visit, fields: &Fields) -> Result<String, Problem> {
         return Err(Problem::Refused(visit.t(Phrase::NotConfirmed).to_owned()));
     }
     Ok(name)
+}
+
+/// Deletes what was named and confirmed in every broker group that has it, and says in which; `missing` when none has.
+async fn delete_everywhere<T, F>(
+    visit: &Visit,
+    fields: &Fields,
+    missing: Phrase,
+    call: impl Fn(Admin, String) -> F,
+) -> Result<String, Problem>
+where
+    F: Future<Output = Result<T, Status>>,
+{
+    let name = confirmed(visit, fields)?;
+    let directory = visit.directory()?;
+    let mut done = Vec::new();
+    for group in visit.groups().await? {
+        let deleted = directory.on_group(&group, |node| call(node, name.clone()));
+        if present(deleted.await)?.is_some() {
+            done.push(group.name);
+        }
+    }
+    if done.is_empty() {
+        return Err(Problem::Missing(format!("{}: {name}", visit.t(missing))));
+    }
+    Ok(format!("{name}: {} ({})", visit.t(Phrase::Deleted), done.join(", ")))
 }
 
 /// A point in time of a form: empty for none; `now`, ms since 1970, `2026-11-23 18:00:00`, or as a browser writes it.
