@@ -292,17 +292,18 @@ impl State {
         }
     }
 
-    /// Visits every row of every machine table, in order, all as of one moment: the last entry applied then, if any.
+    /// Visits every row of every table, the store's own last, in order, all as of one moment: the last entry applied
+    /// then, if any.
     ///
     /// # Errors
     /// [`StateError`] when the store fails or its own rows make no sense.
     pub fn visit_all(&self, visit: VisitAll<'_>) -> Result<Option<LogId>, StateError> {
         let kept = self.kept();
-        let (meta, machine) = self.tables.split_last().expect("the store's own table is always there");
+        let meta = self.tables.last().expect("the store's own table is always there");
         let applied = match &kept.store {
             Store::Rocks { db, .. } => {
                 let moment = db.snapshot();
-                for table in machine {
+                for table in self.tables.iter() {
                     for row in moment.iterator_cf(family(db, table)?, IteratorMode::Start) {
                         let (key, value) = row?;
                         visit(table, &key, &value);
@@ -312,7 +313,7 @@ impl State {
             }
             Store::Ordered(rows) => {
                 let rows = rows.read();
-                for (table, rows) in machine.iter().zip(rows.iter()) {
+                for (table, rows) in self.tables.iter().zip(rows.iter()) {
                     rows.iter().for_each(|(key, value)| visit(table, key, value));
                 }
                 rows.last().and_then(|own| own.get(APPLIED)).cloned()
@@ -715,6 +716,7 @@ mod tests {
             batch.put(Table(1), b"2".to_vec(), b"y".to_vec());
             batch.put(Table(0), b"1".to_vec(), b"x".to_vec());
             batch.put(Table(1), b"1".to_vec(), b"z".to_vec());
+            batch.put(state.meta(), b"0".to_vec(), b"w".to_vec());
             batch.write().expect("written");
             let mut seen = Vec::new();
             let applied = state
@@ -722,7 +724,10 @@ mod tests {
                 .expect("visited");
             assert_eq!(applied, None);
             let row = |table, key: &[u8], value: &[u8]| (table, key.to_vec(), value.to_vec());
-            assert_eq!(seen, [row("a", b"1", b"x"), row("b", b"1", b"z"), row("b", b"2", b"y")]);
+            assert_eq!(
+                seen,
+                [row("a", b"1", b"x"), row("b", b"1", b"z"), row("b", b"2", b"y"), row(super::META, b"0", b"w")]
+            );
         }
     }
 }

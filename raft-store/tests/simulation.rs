@@ -41,6 +41,9 @@ struct Applied {
     conflict: Option<String>,
 }
 
+/// The one table.
+const ROWS: &str = "entries";
+
 /// Keeps every payload by its index, and tells the witness.
 struct Witnessed {
     node: usize,
@@ -49,7 +52,7 @@ struct Witnessed {
 
 impl Machine for Witnessed {
     fn tables(&self) -> &'static [&'static str] {
-        &["entries"]
+        &[ROWS]
     }
 
     fn apply(&mut self, entry: &Committed, state: &mut StateBatch<'_>) -> Result<(), StateError> {
@@ -397,8 +400,10 @@ impl World {
             let state = self.group(node).state();
             let applied = self.applied.lock();
             let mut rows = BTreeMap::new();
-            let visited = state.visit_all(&mut |_, key, value| {
-                rows.insert(u64::from_be_bytes(key.try_into().expect("8 bytes")), value.to_vec());
+            let visited = state.visit_all(&mut |table, key, value| {
+                if table == ROWS {
+                    rows.insert(u64::from_be_bytes(key.try_into().expect("8 bytes")), value.to_vec());
+                }
             });
             visited.expect("rows in memory are read");
             for (index, payload) in applied.entries.range(..=applied.upto[node]) {

@@ -162,9 +162,7 @@ impl AdminService {
         }
         let (applied, tables) = self
             .read(|state| {
-                let names = state.tables();
-                let machine = names.get(..names.len() - 1).unwrap_or_default();
-                let mut tables: Vec<Sum> = machine.iter().map(|name| Sum::new(name)).collect();
+                let mut tables: Vec<Sum> = state.tables().iter().map(|name| Sum::new(name)).collect();
                 let mut place = 0;
                 let applied = state.visit_all(&mut |table, key, value| {
                     while tables.get(place).is_some_and(|sum| sum.name != table) {
