@@ -97,6 +97,7 @@ pub async fn main_knowing(versions: RangeInclusive<u32>, arguments: Arguments) -
         return Ok(());
     }
     logs::start("info");
+    raftmq_server::open_files::raise();
     logs::notice_java_options();
     for warning in &effective.warnings {
         tracing::warn!("{warning}");

@@ -58,6 +58,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     logs::start("info");
+    raftmq_server::open_files::raise();
     logs::notice_java_options();
     effective.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
 

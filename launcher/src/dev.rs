@@ -44,6 +44,7 @@ pub async fn run(arguments: &Arguments, started: Instant) -> anyhow::Result<()> 
         return Ok(());
     }
     logs::start("warn");
+    raftmq_server::open_files::raise();
     for warning in &effective.warnings {
         tracing::warn!("{warning}");
     }

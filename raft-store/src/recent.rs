@@ -22,16 +22,19 @@ pub(crate) struct Recent {
     old: Generation,
     /// Rows of the younger generation.
     rows: usize,
+    /// Tables of which a row was asked for by its key: rows of others are written and scanned, and not kept.
+    asked: Vec<bool>,
 }
 
 impl Recent {
     pub(crate) fn new(tables: usize) -> Recent {
         let generation = || (0..tables).map(|_| HashMap::new()).collect();
-        Recent { young: generation(), old: generation(), rows: 0 }
+        Recent { young: generation(), old: generation(), rows: 0, asked: vec![false; tables] }
     }
 
     /// What the store holds at `key`, if that is known.
     pub(crate) fn get(&mut self, table: usize, key: &[u8]) -> Option<Row> {
+        self.asked[table] = true;
         if let Some(row) = self.young[table].get(key) {
             return Some(row.clone());
         }
@@ -42,6 +45,9 @@ impl Recent {
 
     /// The store holds this row now.
     pub(crate) fn put(&mut self, table: usize, key: Vec<u8>, row: Row) {
+        if !self.asked[table] {
+            return;
+        }
         self.old[table].remove(&key);
         if key.len() + row.as_ref().map_or(0, Vec::len) > ROW_BYTES_MAX {
             self.rows -= usize::from(self.young[table].remove(&key).is_some());
@@ -77,7 +83,7 @@ mod tests {
     #[test]
     fn what_was_written_last_is_known() {
         let mut recent = Recent::new(2);
-        assert_eq!(recent.get(0, b"a"), None);
+        assert_eq!((recent.get(0, b"a"), recent.get(1, b"a")), (None, None));
         recent.put(0, b"a".to_vec(), Some(b"1".to_vec()));
         recent.put(1, b"a".to_vec(), None);
         assert_eq!((recent.get(0, b"a"), recent.get(1, b"a")), (Some(Some(b"1".to_vec())), Some(None)));
@@ -89,8 +95,19 @@ mod tests {
     }
 
     #[test]
+    fn a_table_that_is_only_scanned_takes_no_room() {
+        let mut recent = Recent::new(2);
+        recent.put(0, b"a".to_vec(), Some(b"1".to_vec()));
+        assert_eq!(recent.rows, 0);
+        assert_eq!(recent.get(0, b"a"), None, "nothing is known");
+        recent.put(0, b"a".to_vec(), Some(b"2".to_vec()));
+        assert_eq!(recent.get(0, b"a"), Some(Some(b"2".to_vec())));
+    }
+
+    #[test]
     fn what_is_used_stays_and_the_rest_goes() {
         let mut recent = Recent::new(1);
+        assert_eq!(recent.get(0, &key(0)), None);
         for number in 0..10 * ROWS_MAX {
             recent.put(0, key(number), Some(key(number)));
             assert_eq!(recent.get(0, &key(7)).is_some(), number >= 7);

@@ -10,6 +10,7 @@
 
 pub mod listener;
 pub mod logs;
+pub mod open_files;
 pub mod properties;
 pub mod settings;
 pub mod shutdown;

@@ -101,21 +101,23 @@ fn every_crate_takes_the_workspace_lints() {
 }
 
 #[test]
-fn what_the_readme_names_exists() {
-    let readme = read(&root().join("README.md"));
+fn what_the_documents_name_exists() {
     let makefile = read(&root().join("Makefile"));
     let mut problems = Vec::new();
-    for word in code_words(&readme) {
-        if let Some(target) = word.strip_prefix("make ") {
-            let target = target.split_whitespace().next().unwrap_or_default();
-            if !makefile.contains(&format!("\n{target}:")) {
-                problems.push(format!("`{word}`: the Makefile has no such target"));
+    let is_document = |path: &&PathBuf| shown(path) == "README.md" || shown(path).starts_with("docs/");
+    for document in files().iter().filter(is_document) {
+        for word in code_words(&read(document)) {
+            if let Some(target) = word.strip_prefix("make ") {
+                let target = target.split_whitespace().next().unwrap_or_default();
+                if !makefile.contains(&format!("\n{target}:")) {
+                    problems.push(format!("{}: `{word}`: the Makefile has no such target", shown(document)));
+                }
+            } else if names_a_path(&word) && !root().join(&word).exists() {
+                problems.push(format!("{}: `{word}` does not exist", shown(document)));
             }
-        } else if names_a_path(&word) && !root().join(&word).exists() {
-            problems.push(format!("`{word}` does not exist"));
         }
     }
-    check("the README names what is there", &problems);
+    check("the documents name what is there", &problems);
 }
 
 /// What stands between backticks, and the lines of code blocks.

@@ -170,7 +170,7 @@ impl Turn<'_, '_> {
             open.run.push(slot, tag, group);
             return Ok(open.run.end() - 1);
         }
-        let queue = queue::queue(&self.rows, topic.id, number)?;
+        let queue = self.queue(topic.id, number)?;
         let offset = queue.next;
         let place = Place { offset, log_index: self.index.0, slot, tag, group, store_ms: self.now_ms };
         open.queues.insert(number, OpenRun { queue, run: Run::one(place, None) });
@@ -179,8 +179,13 @@ impl Turn<'_, '_> {
 
     /// The queue whose turn it is.
     pub(super) fn next_queue(&mut self, topic: &KnownTopic) -> Result<u16, StateError> {
-        let turn = queue::turn(&self.rows, topic.id)?;
-        self.rows.put(key::QUEUE, &key::turn(topic.id), turn.wrapping_add(1).to_be_bytes().to_vec());
+        let turn = match self.rows.names.turn(topic.id) {
+            Some(turn) => turn,
+            None => queue::turn(&self.rows, topic.id)?,
+        };
+        let next = turn.wrapping_add(1);
+        self.rows.put(key::QUEUE, &key::turn(topic.id), next.to_be_bytes().to_vec());
+        self.rows.names.set_turn(topic.id, next);
         Ok(u16::try_from(turn % u64::from(topic.row.write_queues.max(1)))
             .expect("a topic has at most 65,535 queues, see machine/topic.rs"))
     }
@@ -223,6 +228,7 @@ impl Turn<'_, '_> {
         self.rows.put(key::MESSAGE, &key::message(topic, number, run.first), run.encode());
         let queue = Queue { next: run.end(), last_store_ms: run.store_ms, ..queue };
         self.rows.put(key::QUEUE, &key::queue(topic, number), queue.encode().to_vec());
+        self.rows.names.add_queue(topic, number, queue);
         Ok(())
     }
 }

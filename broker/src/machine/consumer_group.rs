@@ -75,7 +75,6 @@ impl Turn<'_, '_> {
 
     fn store_group(&mut self, row: &ConsumerGroup) {
         self.rows.put(key::CONSUMER_GROUP, &key::name(&row.name), row.encode_to_vec());
-        self.forget_names();
         self.effects.add(Effect::ConsumerGroupChanged { consumer_group: row.name.as_str().into() });
     }
 
@@ -88,7 +87,6 @@ impl Turn<'_, '_> {
         self.rows.delete(key::CONSUMER_GROUP, &key::name(name));
         self.rows.delete(key::CONSUMER_GROUP, &key::id(known.id.0));
         self.add_work(&Work::DropGroup(known.id), Vec::new());
-        self.forget_names();
         self.effects.add(Effect::ConsumerGroupChanged { consumer_group: known.name.clone() });
         Ok(Reply::default())
     }

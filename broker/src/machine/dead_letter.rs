@@ -3,9 +3,9 @@
 
 use super::turn::{KnownGroup, KnownTopic, Turn};
 use super::{Effect, refused};
+use crate::store::LeaseId;
 use crate::store::lease::{self, Item};
 use crate::store::message::{Place, Run};
-use crate::store::{LeaseId, queue};
 use raft_store::StateError;
 use raftmq_proto::command::{Ack, Acked, DeadLetter, Refusal, Reply, reply};
 
@@ -55,7 +55,7 @@ impl Turn<'_, '_> {
     ) -> Result<(), StateError> {
         let dead = self.dead_letter_topic(&group.name)?;
         self.close_run(&dead)?;
-        let queue = queue::queue(&self.rows, dead.id, QUEUE)?;
+        let queue = self.queue(dead.id, QUEUE)?;
         let place = Place { offset: queue.next, store_ms: self.now_ms, group: 0, ..place };
         let origin = self.shown_name(topic)?;
         let run = Run::one(place, Some(origin.to_string())).late();

@@ -6,7 +6,7 @@ use super::{Effect, TICK_ROWS_MAX, refused};
 use crate::store::half::{self, HalfMessage, HalfState};
 use crate::store::message::{Place, Run};
 use crate::store::timer::InLog;
-use crate::store::{TopicId, key, progress, queue};
+use crate::store::{TopicId, key, progress};
 use raft_store::StateError;
 use raftmq_proto::command::{AppendMessage, Checked, Checks, EndTransaction, Refusal, Reply, WaitingMessage};
 
@@ -103,7 +103,7 @@ impl Turn<'_, '_> {
         if state == HalfState::Committed {
             self.close_run(&topic)?;
             let number = self.next_queue(&topic)?;
-            let queue = queue::queue(&self.rows, topic.id, number)?;
+            let queue = self.queue(topic.id, number)?;
             let InLog { log_index, slot } = half.body(place);
             let place = Place { offset: queue.next, log_index, slot, tag: half.tag, group: 0, store_ms: self.now_ms };
             self.store_run(topic.id, number, queue, &Run::one(place, None).late())?;

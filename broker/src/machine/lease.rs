@@ -19,7 +19,7 @@ use crate::store::progress::{self, Row};
 use crate::store::retry::Retry;
 use crate::store::session::{self, Filters};
 use crate::store::subscription::Subscription;
-use crate::store::{ConsumerGroupId, LeaseId, TopicId, consumer_group, fifo, key, lite, queue, topic};
+use crate::store::{ConsumerGroupId, LeaseId, TopicId, consumer_group, fifo, key, lite, topic};
 use raft_store::{ReadState, StateError};
 use raftmq_proto::command::{self, Leased, LeasedMessage, Refusal, Reply, Topic, reply};
 
@@ -267,7 +267,7 @@ impl Turn<'_, '_> {
         look: &mut Look,
         upto: usize,
     ) -> Result<(), StateError> {
-        let queue = queue::queue(&self.rows, topic.id, number)?;
+        let queue = self.queue(topic.id, number)?;
         if queue.min == queue.next {
             return Ok(());
         }

@@ -7,7 +7,7 @@ use super::turn::{KnownGroup, KnownTopic, Turn};
 use super::{Effect, refused};
 use crate::store::lite::{self, Due, Subject};
 use crate::store::work::Work;
-use crate::store::{TopicId, key, progress, queue, topic};
+use crate::store::{TopicId, key, progress, topic};
 use prost::Message;
 use raft_store::{ReadState, StateError};
 use raftmq_proto::command::{AppendMessage, Appended, Refusal, Reply, Topic};
@@ -111,8 +111,11 @@ impl Turn<'_, '_> {
                 new.insert(name);
             }
         }
+        if new.is_empty() {
+            return Ok(None);
+        }
         let (quota, have) = (lite::topic_quota(&parent.row), lite::topics(&self.rows, parent.id)?);
-        Ok((!new.is_empty() && have + new.len() as u64 > quota).then(|| {
+        Ok((have + new.len() as u64 > quota).then(|| {
             let detail = format!(
                 "topic {} has {have} lite topics, the limit is {quota}; raise its attribute {}",
                 parent.name,
@@ -258,7 +261,7 @@ impl Turn<'_, '_> {
         // Those of a topic that is gone go with it.
         let Some(owner) = self.topic_by_id(parent)? else { return Ok(true) };
         self.close_run(&child)?;
-        let last_ms = queue::queue(&self.rows, id, 0)?.last_store_ms.max(child.row.created_ms);
+        let last_ms = self.queue(id, 0)?.last_store_ms.max(child.row.created_ms);
         let in_use = !lite::groups(&self.rows, id)?.is_empty();
         let left_ms = match lite::expiration_ms(&self.rows, &owner.row)? {
             None => LOOK_AGAIN_MS,
@@ -269,7 +272,6 @@ impl Turn<'_, '_> {
             self.look_later(&Subject::Topic(id), left_ms);
         } else {
             self.drop_lite_topic(parent, &child.name, id)?;
-            self.forget_names();
             let count = lite::topics(&self.rows, parent)?.saturating_sub(1);
             self.rows.put(key::TOPIC, &key::lite_topic_count(parent), progress::number(count));
         }
@@ -308,7 +310,6 @@ impl Turn<'_, '_> {
                 self.drop_lite_topic(parent, name, TopicId(row.id))?;
             }
         }
-        self.forget_names();
         let rest = names.last().filter(|_| names.len() == max).map(|last| [&key::lite_topic(last)[..], &[0]].concat());
         if rest.is_none() {
             self.rows.delete(key::TOPIC, &key::lite_topic_count(parent));

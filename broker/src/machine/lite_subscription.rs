@@ -6,7 +6,7 @@ use super::session::CLIENT_ID_BYTES_MAX;
 use super::turn::{KnownGroup, KnownTopic, Turn};
 use super::{Effect, TICK_ROWS_MAX, refused};
 use crate::store::lite::{self, LiteClient, Subject};
-use crate::store::{ConsumerGroupId, TopicId, key, message, progress, queue};
+use crate::store::{ConsumerGroupId, TopicId, key, message, progress};
 use raft_store::{ReadState, StateError};
 use raftmq_proto::command::lite_start::At;
 use raftmq_proto::command::{LiteStart, PutLiteSubscription, QueueOffset, Refusal, Reply, Reset};
@@ -215,7 +215,7 @@ impl Turn<'_, '_> {
     /// Moves the consumer group in a lite topic to where its only client wants to begin.
     fn start_lite(&mut self, group: &KnownGroup, child: &KnownTopic, start: &LiteStart) -> Result<(), StateError> {
         self.close_run(child)?;
-        let queue = queue::queue(&self.rows, child.id, 0)?;
+        let queue = self.queue(child.id, 0)?;
         let offset = match start.at {
             Some(At::First(_)) | None => queue.min,
             Some(At::Next(_)) => queue.next,

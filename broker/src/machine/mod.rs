@@ -24,6 +24,7 @@ mod lease;
 mod lite;
 mod lite_lease;
 mod lite_subscription;
+mod names;
 mod offset;
 mod repeat;
 mod reset;
@@ -98,6 +99,7 @@ pub struct EntryAt {
 #[derive(Debug)]
 pub struct Rules {
     window: window::Window,
+    names: names::Names,
     /// Versions that this build can apply.
     known: RangeInclusive<u32>,
     /// The active one, once it was needed.
@@ -114,7 +116,7 @@ impl Rules {
     /// Rules of a build that knows these versions.
     #[must_use]
     pub fn new(known: RangeInclusive<u32>) -> Rules {
-        Rules { window: window::Window::default(), known, version: None }
+        Rules { window: window::Window::default(), names: names::Names::default(), known, version: None }
     }
 
     /// The version that is active behind the last entry; `None` before the first one.
@@ -147,7 +149,8 @@ impl Rules {
             Some(active) => active,
             None => version::active(&*state, &self.known)?,
         };
-        let mut turn = Turn::begin(at, entry.time_ms, (active, &self.known), state, &mut self.window)?;
+        let mut turn =
+            Turn::begin(at, entry.time_ms, (active, &self.known), state, (&mut self.window, &mut self.names))?;
         let mut answers = Vec::with_capacity(entry.batches.len());
         for batch in entry.batches {
             answers.extend(turn.batch(batch)?);

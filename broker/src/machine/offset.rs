@@ -3,7 +3,7 @@
 
 use super::refused;
 use super::turn::Turn;
-use crate::store::{key, progress, queue};
+use crate::store::{key, progress};
 use raft_store::StateError;
 use raftmq_proto::command::{PutOffset, Refusal, Reply};
 
@@ -21,7 +21,7 @@ impl Turn<'_, '_> {
             Err(refusal) => return Ok(refusal),
         };
         self.close_run(&topic)?;
-        let next = queue::queue(&self.rows, topic.id, number)?.next;
+        let next = self.queue(topic.id, number)?.next;
         if put.offset > next {
             let detail = format!("offset {} is beyond {next}, where the next message goes", put.offset);
             return Ok(refused(Refusal::OffsetOutOfRange, detail));

@@ -9,7 +9,7 @@ use super::turn::{KnownGroup, KnownTopic, Turn};
 use super::{Effect, TICK_ROWS_MAX, done, refused};
 use crate::store::consumer_group::Start;
 use crate::store::progress::{self, Void};
-use crate::store::{ConsumerGroupId, LeaseId, TopicId, key, queue, retry, subscription};
+use crate::store::{ConsumerGroupId, LeaseId, TopicId, key, retry, subscription};
 use raft_store::StateError;
 use raftmq_proto::command::{QueueOffset, Refusal, Reply, Reset, ResetDone, reply};
 use std::collections::BTreeSet;
@@ -47,7 +47,7 @@ impl Turn<'_, '_> {
         let mut queues = Vec::with_capacity(reset.queues.len());
         for wanted in &reset.queues {
             let Some(number) = topic.number(wanted.queue) else { continue };
-            let queue = queue::queue(&self.rows, topic.id, number)?;
+            let queue = self.queue(topic.id, number)?;
             let offset = wanted.offset.clamp(queue.min, queue.next);
             let mut row = match progress::row(&self.rows, topic.id, group.id, number)? {
                 Some(row) => row,

@@ -1,17 +1,21 @@
-//! The only way in which rules change rows: each change goes into the checksum that replicas compare.
+//! The only way in which rules change rows: each change goes into the checksum that replicas compare, and is forgotten
+//! where it was known.
 
+use super::names::Names;
 use raft_store::{ReadState, StateBatch, StateError, Table, Visit};
 use xxhash_rust::xxh3::Xxh3;
 
 /// The batch under way, with a digest of the changes made through it.
 pub(super) struct Rows<'b, 's> {
     batch: &'b mut StateBatch<'s>,
+    /// What is known of the rows.
+    pub(super) names: &'b mut Names,
     digest: Xxh3,
 }
 
 impl<'b, 's> Rows<'b, 's> {
-    pub(super) fn new(batch: &'b mut StateBatch<'s>, checksum: u64) -> Rows<'b, 's> {
-        Rows { batch, digest: Xxh3::with_seed(checksum) }
+    pub(super) fn new(batch: &'b mut StateBatch<'s>, names: &'b mut Names, checksum: u64) -> Rows<'b, 's> {
+        Rows { batch, names, digest: Xxh3::with_seed(checksum) }
     }
 
     /// Sets a row.
@@ -34,6 +38,7 @@ impl<'b, 's> Rows<'b, 's> {
         self.digest.update(&head);
         self.digest.update(key);
         self.digest.update(value);
+        self.names.changed(table, key);
     }
 
     /// The digest of all changes so far, and the batch for the row that holds it.

@@ -6,7 +6,7 @@ use super::cleanup::Piece;
 use super::turn::{KnownTopic, Turn};
 use super::{Effect, refused};
 use crate::store::message::{Place, Run};
-use crate::store::queue::{self, Queue};
+use crate::store::queue::Queue;
 use crate::store::timer::{self, Due, InLog, Timer};
 use crate::store::work::Work;
 use crate::store::{TopicId, key, progress};
@@ -110,7 +110,7 @@ impl Turn<'_, '_> {
         }
         self.close_run(&topic)?;
         let number = self.next_queue(&topic)?;
-        let queue = queue::queue(&self.rows, topic.id, number)?;
+        let queue = self.queue(topic.id, number)?;
         let place = Place { offset: queue.next, log_index, slot, tag: due.timer.tag, group: 0, store_ms: self.now_ms };
         let run = Run::one(place, None).late();
         Ok(Filling { topic, number, queue, run, body_bytes: u64::from(due.timer.body_bytes) })

@@ -101,7 +101,6 @@ impl Turn<'_, '_> {
 
     fn store_topic(&mut self, row: &Topic) {
         self.rows.put(key::TOPIC, &key::name(&row.name), row.encode_to_vec());
-        self.forget_names();
         self.effects.add(Effect::TopicChanged { topic: row.name.as_str().into() });
     }
 
@@ -135,7 +134,6 @@ impl Turn<'_, '_> {
         if has_lite_topics(&known.row) {
             self.add_work(&Work::DropLiteTopics(known.id), Vec::new());
         }
-        self.forget_names();
         self.effects.add(Effect::TopicChanged { topic: known.name.clone() });
         Ok(Reply::default())
     }

@@ -159,7 +159,7 @@ impl Turn<'_, '_> {
         goes: impl Fn(&Run) -> bool,
         rows_left: &mut usize,
     ) -> Result<bool, StateError> {
-        let before = queue::queue(&self.rows, topic.id, number)?;
+        let before = self.queue(topic.id, number)?;
         let (mut min, mut runs, mut far_enough) = (before.min, Vec::new(), true);
         while min < before.next {
             let run = message::run(&self.rows, topic.id, number, min)?.ok_or_else(|| StateError::Corrupt {
@@ -296,7 +296,7 @@ impl Turn<'_, '_> {
         match pin.keeper {
             Keeper::Lease(group, id) => self.lease_holds(group, id, at),
             Keeper::Queue(topic, number, first) => {
-                if self.topic_by_id(topic)?.is_none() || first < queue::queue(&self.rows, topic, number)?.min {
+                if self.topic_by_id(topic)?.is_none() || first < self.queue(topic, number)?.min {
                     return Ok(false);
                 }
                 let run = message::run(&self.rows, topic, number, first)?;

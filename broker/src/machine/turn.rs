@@ -3,10 +3,12 @@
 use super::EntryAt;
 use super::append::OpenRuns;
 use super::effect::{Effect, Effects};
+use super::names::Names;
 use super::rows::Rows;
 use super::window::Window;
+use crate::store::queue::Queue;
 use crate::store::sent::SentEntry;
-use crate::store::{ConsumerGroupId, LeaseId, TopicId, consumer_group, key, machine, topic};
+use crate::store::{ConsumerGroupId, LeaseId, TopicId, consumer_group, key, machine, queue, topic};
 use raft_store::{LogIndex, StateBatch, StateError, Term};
 use raftmq_proto::command::{ConsumerGroup, Topic};
 use std::collections::{BTreeMap, HashMap};
@@ -67,11 +69,6 @@ pub(super) struct Turn<'b, 's> {
     secret: Option<[u8; 16]>,
     /// Resets of queues that consumer groups had, as far as they were needed. Looked up, never iterated.
     pub(super) resets: HashMap<(TopicId, ConsumerGroupId, u16), u32>,
-    // Looked up by name or id, never iterated.
-    topics: HashMap<Arc<str>, Arc<KnownTopic>>,
-    groups: HashMap<Arc<str>, Arc<KnownGroup>>,
-    topic_names: HashMap<TopicId, Arc<str>>,
-    group_names: HashMap<ConsumerGroupId, Arc<str>>,
 }
 
 impl<'b, 's> Turn<'b, 's> {
@@ -80,7 +77,7 @@ impl<'b, 's> Turn<'b, 's> {
         time_ms: u64,
         (version, known): (u32, &'b RangeInclusive<u32>),
         state: &'b mut StateBatch<'s>,
-        window: &'b mut Window,
+        (window, names): (&'b mut Window, &'b mut Names),
     ) -> Result<Self, StateError> {
         let applied = machine::applied(state)?;
         window.load(state)?;
@@ -88,7 +85,7 @@ impl<'b, 's> Turn<'b, 's> {
             window,
             sent: SentEntry::default(),
             window_ms: None,
-            rows: Rows::new(state, applied.checksum),
+            rows: Rows::new(state, names, applied.checksum),
             index: at.index,
             term: at.term,
             version,
@@ -107,10 +104,6 @@ impl<'b, 's> Turn<'b, 's> {
             last_lease: None,
             secret: None,
             resets: HashMap::new(),
-            topics: HashMap::new(),
-            groups: HashMap::new(),
-            topic_names: HashMap::new(),
-            group_names: HashMap::new(),
         })
     }
 
@@ -175,57 +168,59 @@ impl<'b, 's> Turn<'b, 's> {
     }
 
     pub(super) fn topic(&mut self, name: &str) -> Result<Option<Arc<KnownTopic>>, StateError> {
-        if let Some(known) = self.topics.get(name) {
+        if let Some(known) = self.rows.names.topic(name) {
             return Ok(Some(known.clone()));
         }
         let Some(row) = topic::topic(&self.rows, name)? else { return Ok(None) };
         let known = Arc::new(KnownTopic { id: TopicId(row.id), name: name.into(), row });
-        self.topics.insert(known.name.clone(), known.clone());
+        self.rows.names.add_topic(known.clone());
         Ok(Some(known))
     }
 
     pub(super) fn topic_by_id(&mut self, id: TopicId) -> Result<Option<Arc<KnownTopic>>, StateError> {
-        let name = match self.topic_names.get(&id) {
+        let name = match self.rows.names.topic_name(id) {
             Some(name) => name.clone(),
             None => {
                 let Some(name) = topic::name(&self.rows, id)? else { return Ok(None) };
                 let name: Arc<str> = name.into();
-                self.topic_names.insert(id, name.clone());
+                self.rows.names.add_topic_name(id, name.clone());
                 name
             }
         };
         self.topic(&name)
     }
 
+    /// A queue of a topic, without what is still open of it.
+    pub(super) fn queue(&mut self, topic: TopicId, number: u16) -> Result<Queue, StateError> {
+        if let Some(known) = self.rows.names.queue(topic, number) {
+            return Ok(known);
+        }
+        let queue = queue::queue(&self.rows, topic, number)?;
+        self.rows.names.add_queue(topic, number, queue);
+        Ok(queue)
+    }
+
     pub(super) fn group(&mut self, name: &str) -> Result<Option<Arc<KnownGroup>>, StateError> {
-        if let Some(known) = self.groups.get(name) {
+        if let Some(known) = self.rows.names.group(name) {
             return Ok(Some(known.clone()));
         }
         let Some(row) = consumer_group::consumer_group(&self.rows, name)? else { return Ok(None) };
         let known = Arc::new(KnownGroup { id: ConsumerGroupId(row.id), name: name.into(), row });
-        self.groups.insert(known.name.clone(), known.clone());
+        self.rows.names.add_group(known.clone());
         Ok(Some(known))
     }
 
     pub(super) fn group_by_id(&mut self, id: ConsumerGroupId) -> Result<Option<Arc<KnownGroup>>, StateError> {
-        let name = match self.group_names.get(&id) {
+        let name = match self.rows.names.group_name(id) {
             Some(name) => name.clone(),
             None => {
                 let Some(name) = consumer_group::name(&self.rows, id)? else { return Ok(None) };
                 let name: Arc<str> = name.into();
-                self.group_names.insert(id, name.clone());
+                self.rows.names.add_group_name(id, name.clone());
                 name
             }
         };
         self.group(&name)
-    }
-
-    /// Whoever changes topics or consumer groups calls this: they are looked up again.
-    pub(super) fn forget_names(&mut self) {
-        self.topics.clear();
-        self.groups.clear();
-        self.topic_names.clear();
-        self.group_names.clear();
     }
 
     /// Slots for an Append of this many messages; `None` when the batch has not that many.

@@ -154,10 +154,16 @@ const NUMBER_DIGITS: usize = 12;
 impl Pool {
     /// Random bodies of `body_bytes` for `topic`.
     pub fn new(topic: &str, body_bytes: usize, per_call: usize) -> Self {
+        Self::over(&[topic.to_owned()], body_bytes, per_call, POOL_MESSAGES)
+    }
+
+    /// As [`Pool::new`], with each call for the next topic of a list, in a pool of so many messages.
+    pub fn over(topics: &[String], body_bytes: usize, per_call: usize, messages: usize) -> Self {
         let mut random = rand::rng();
         let run: u32 = random.random();
-        let requests = (0..POOL_MESSAGES / per_call)
+        let requests = (0..messages / per_call)
             .map(|request| {
+                let topic = &topics[request % topics.len()];
                 let id = |slot| format!("B{run:08X}{request:08X}{slot:04X}");
                 let messages = (0..per_call)
                     .map(|slot| {
@@ -319,19 +325,61 @@ pub async fn join_group(target: &Target, group: &str) -> Result<()> {
     Ok(())
 }
 
-async fn receive_batch(target: &Target, receivers: &Receivers, queue: usize) -> Result<Vec<pb::Message>> {
-    let wire = &target.wires[queue];
-    let request = pb::ReceiveMessageRequest {
-        group: Some(resource(&receivers.group)),
-        message_queue: Some(target.queues[queue].clone()),
+fn receive_request(queue: &pb::MessageQueue, group: &str, batch: i32, poll_s: i64) -> pb::ReceiveMessageRequest {
+    pb::ReceiveMessageRequest {
+        group: Some(resource(group)),
+        message_queue: Some(queue.clone()),
         filter_expression: Some(pb::FilterExpression { r#type: pb::FilterType::Tag as i32, expression: "*".into() }),
-        batch_size: receivers.batch,
+        batch_size: batch,
         invisible_duration: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
         auto_renew: false,
-        long_polling_timeout: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
+        long_polling_timeout: Some(prost_types::Duration { seconds: poll_s, nanos: 0 }),
         attempt_id: None,
-    };
-    let mut frames = wire.call(&wire.call_of(RECEIVE, 8), frame(&request)).await?;
+    }
+}
+
+/// A client of a consumer group with a connection of its own and one long poll of `poll_s` seconds after the other,
+/// on one queue of a topic. Returns how many messages came, once `over` says so; a poll under way is not waited for.
+///
+/// # Errors
+///
+/// The node cannot be reached, or refuses.
+pub async fn wait_for_messages(
+    access: SocketAddr,
+    (topic, group): (&str, &str),
+    number: usize,
+    poll_s: u32,
+    over: &tokio_util::sync::CancellationToken,
+    waits: &AtomicU64,
+) -> Result<u64> {
+    let wire = Wire::connect(access, &format!("wait@{}#{number:x}", std::process::id())).await?;
+    let request = pb::QueryRouteRequest { topic: Some(resource(topic)), endpoints: Some(endpoints(access)) };
+    let mut frames = wire.call(&wire.call_of(ROUTE, 10), frame(&request)).await?;
+    let route: pb::QueryRouteResponse = next_message(&mut frames)?.context("an empty answer")?;
+    check(route.status.as_ref())?;
+    ensure!(!route.message_queues.is_empty(), "the route of {topic} has no queues");
+    let queue = &route.message_queues[number % route.message_queues.len()];
+    let request = frame(&receive_request(queue, group, 32, i64::from(poll_s)));
+    let call = wire.call_of(RECEIVE, poll_s + 5);
+    waits.fetch_add(1, Ordering::Relaxed);
+    let mut received = 0;
+    loop {
+        let frames = tokio::select! {
+            answer = wire.call(&call, request.clone()) => answer?,
+            () = over.cancelled() => return Ok(received),
+        };
+        received += messages_in(frames)?.len() as u64;
+    }
+}
+
+async fn receive_batch(target: &Target, receivers: &Receivers, queue: usize) -> Result<Vec<pb::Message>> {
+    let wire = &target.wires[queue];
+    let request = receive_request(&target.queues[queue], &receivers.group, receivers.batch, 5);
+    let frames = wire.call(&wire.call_of(RECEIVE, 8), frame(&request)).await?;
+    messages_in(frames)
+}
+
+fn messages_in(mut frames: Bytes) -> Result<Vec<pb::Message>> {
     ensure!(!frames.is_empty(), "the call was refused");
     let mut messages = Vec::new();
     while let Some(part) = next_message::<pb::ReceiveMessageResponse>(&mut frames)? {

@@ -153,7 +153,7 @@ impl Wire {
 
     /// Prepares calls of `path`, such as `/apache.rocketmq.v2.MessagingService/SendMessage`, with a deadline of
     /// `deadline_s` seconds each.
-    pub fn call_of(&self, path: &str, deadline_s: u64) -> Call {
+    pub fn call_of(&self, path: &str, deadline_s: u32) -> Call {
         let mut headers = self.headers.as_ref().clone();
         headers.insert(3, (":path".into(), path.into()));
         headers.push(("grpc-timeout".into(), format!("{deadline_s}S")));

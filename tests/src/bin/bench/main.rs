@@ -3,6 +3,8 @@
 //! `run` starts everything it measures and prints one table; `load` drives a cluster that runs already;
 //! `do-nothing` is the ceiling.
 
+mod scale;
+
 use std::{
     fmt::Write as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -61,7 +63,9 @@ struct Run {
     /// Bytes of a body
     #[arg(long, default_value_t = 1024)]
     body: usize,
-    /// What to measure
+    #[command(flatten)]
+    sizes: scale::Sizes,
+    /// What to measure: do-nothing, sync, async, nats, soak, scale, backlog
     #[arg(long, value_delimiter = ',', default_values_t = ["do-nothing", "sync", "async", "nats"].map(String::from))]
     only: Vec<String>,
 }
@@ -224,7 +228,9 @@ async fn run(options: Run) -> Result<()> {
             "async" => measure_cluster(&options, false, &mut column).await,
             "nats" => measure_nats(&options, &mut column).await,
             "soak" => measure_soak(&options, &mut column).await,
-            other => bail!("--only takes do-nothing, sync, async, nats and soak, not {other}"),
+            "scale" => scale::measure(&options, &mut column).await,
+            "backlog" => scale::backlog(&options, &mut column).await,
+            other => bail!("--only takes do-nothing, sync, async, nats, soak, scale and backlog, not {other}"),
         };
         if let Err(failure) = outcome {
             column.put("not measured further", format!("{failure:#}"));
