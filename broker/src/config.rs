@@ -6,6 +6,7 @@ use crate::machine::{EXPRESSION_BYTES_MAX, KNOWN, MESSAGES_MAX_DEFAULT, WINDOW_M
 use crate::propose::ProposeLimits;
 use crate::rate::Limit;
 use crate::task::SlowDiskLimits;
+use raftmq_server::logs::LogFiles;
 use raftmq_server::settings::{Alias, Effective, Entry, SettingErrors, Settings};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -221,12 +222,16 @@ pub struct BrokerConfig {
     pub admin_token: Option<String>,
     /// Users and access rules.
     pub access: AccessConfig,
+    /// Log files beside standard output; `None` for none.
+    pub log_files: Option<LogFiles>,
     /// Figures and health over HTTP; `None` for nowhere.
     pub metrics: Option<Metrics>,
     /// Versions of commands that this build knows. Not a setting: what else is put here, by tests, must be true of it.
     pub versions: RangeInclusive<u32>,
     /// What all of this was read from, secrets masked.
     pub entries: Vec<Entry>,
+    /// The same with everything in it: a change of one key is read together with the rest.
+    pub layers: Settings,
 }
 
 impl fmt::Display for Peer {
@@ -234,6 +239,8 @@ impl fmt::Display for Peer {
         write!(f, "{}-{}", self.label, self.address)
     }
 }
+
+const STORE_DIR: &str = "~/store";
 
 const PEERS_EXPECTED: &str = "label-host:port entries separated by ';', each label once, such as n0-127.0.0.1:40911;n1-127.0.0.1:40912;n2-127.0.0.1:40913";
 
@@ -273,6 +280,10 @@ impl BrokerConfig {
     pub fn read(mut settings: Settings) -> Result<(BrokerConfig, Effective), SettingErrors> {
         let s = &mut settings;
         s.variable("NAMESRV_ADDR", "namesrvAddr");
+        if !s.has_changes() {
+            s.changed_in("storePathRootDir", STORE_DIR);
+        }
+        let layers = s.clone();
         let cluster = s.string("brokerClusterName", "DefaultCluster");
         let broker_group = s.string("brokerName", "RaftNode00");
         let group = s.string("dLegerGroup", &broker_group);
@@ -303,7 +314,7 @@ impl BrokerConfig {
             own.and_then(|peer| peer.address.rsplit_once(':')).and_then(|(_, port)| port.parse().ok()).unwrap_or(40911);
         let name_servers =
             s.optional_parsed("namesrvAddr", "host:port entries separated by ';'", read_addresses).unwrap_or_default();
-        let store_dir = s.path("storePathRootDir", "~/store");
+        let store_dir = s.path("storePathRootDir", STORE_DIR);
         let log_dir = s.optional_path("storePathCommitLog");
         let flush = s.choice(
             "flushDiskType",
@@ -398,6 +409,7 @@ impl BrokerConfig {
             interval: Duration::from_millis(s.number("slowDiskHandoverIntervalMillis", 30_000, 1_000..=86_400_000)),
         };
         let metrics = metrics(s);
+        let log_files = LogFiles::read(s, "broker", Some(store_dir.join("logs")));
         s.unused(&["brokerRole", "brokerId"], "replication is by majority and any member may lead");
         s.unused(&["sendMessageThreadPoolNums", "waitTimeMillsInSendQueue"], "requests are not bound to threads here");
         let effective = settings.finish()?;
@@ -426,9 +438,11 @@ impl BrokerConfig {
             tls_files,
             admin_token,
             access,
+            log_files,
             metrics,
             versions: KNOWN,
             entries: effective.entries(),
+            layers,
         };
         Ok((config, effective))
     }

@@ -4,11 +4,10 @@ use crate::broker::{Broker, Listeners, processors, raft_threads};
 use crate::config::{ALIASES, BrokerConfig};
 use crate::machine::KNOWN;
 use clap::Parser;
-use raftmq_server::logs;
+use raftmq_server::daemon::{self, Flags};
 use raftmq_server::settings::Settings;
 use raftmq_server::shutdown::Shutdown;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use tokio::runtime::Runtime;
 
 /// Runs a broker node.
@@ -17,27 +16,22 @@ use tokio::runtime::Runtime;
     name = "mqbroker",
     version,
     about = "A broker node: one member of a broker group",
-    after_help = "Example: mqbroker -c deploy/config/broker-n0.conf"
+    after_help = "Example: mqbroker -c deploy/config/broker-n0.conf",
+    mut_arg("print_config", |print| print.short('p'))
 )]
 pub struct Arguments {
-    /// Properties file with RocketMQ's keys.
-    #[arg(short = 'c', long = "configFile", value_name = "FILE")]
-    pub config_file: Option<PathBuf>,
+    /// Those of every daemon.
+    #[command(flatten)]
+    pub flags: Flags,
     /// Name servers, host:port separated by ';'.
     #[arg(short = 'n', long = "namesrvAddr", value_name = "ADDRESSES")]
     pub namesrv_addr: Option<String>,
-    /// Prints the configuration that is in effect, and leaves.
-    #[arg(short = 'p', long = "print-config", visible_alias = "printConfigItem")]
-    pub print_config: bool,
     /// As -p; there is no list of "important" keys here.
     #[arg(short = 'm', long = "printImportantConfig", hide = true)]
     pub print_important: bool,
     /// Accepted: the gRPC API is part of every broker.
     #[arg(long = "enable-proxy", hide = true)]
     pub enable_proxy: bool,
-    /// Sets one key, on top of file and environment.
-    #[arg(short = 'D', long = "set", value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
 }
 
 impl Arguments {
@@ -51,13 +45,8 @@ impl Arguments {
 
     /// Puts the layers that these arguments name on top of what is there.
     pub fn layers(&self, settings: &mut Settings) {
-        if let Some(file) = &self.config_file {
-            settings.file(file);
-        }
         settings.flag("-n", "namesrvAddr", self.namesrv_addr.as_ref());
-        for assignment in &self.set {
-            settings.assignment("-D", assignment);
-        }
+        self.flags.layers(settings);
     }
 }
 
@@ -92,16 +81,8 @@ pub async fn main_with(arguments: Arguments) -> anyhow::Result<()> {
 pub async fn main_knowing(versions: RangeInclusive<u32>, arguments: Arguments) -> anyhow::Result<()> {
     let (mut config, effective) = BrokerConfig::read(arguments.settings())?;
     config.versions = versions;
-    if arguments.print_config || arguments.print_important {
-        effective.print();
-        return Ok(());
-    }
-    logs::start("info");
-    raftmq_server::open_files::raise();
-    logs::notice_java_options();
-    for warning in &effective.warnings {
-        tracing::warn!("{warning}");
-    }
+    let print = arguments.flags.print_config || arguments.print_important;
+    let Some(_logs) = daemon::begin(print, &effective, "info", config.log_files.clone())? else { return Ok(()) };
     let shutdown = Shutdown::on_signals()?;
     let listeners = Listeners::bind(&config)?;
     let (name, address) =

@@ -2,6 +2,7 @@
 
 use raftmq_admin_client::credentials;
 use raftmq_proto::signature::Credentials;
+use raftmq_server::logs::LogFiles;
 use raftmq_server::settings::{Alias, Settings};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -45,6 +46,8 @@ pub struct Config {
     pub read_only: bool,
     /// `tlsCertPath` and `tlsKeyPath`.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Log files beside standard output; `None` for none.
+    pub log_files: Option<LogFiles>,
 }
 
 impl Config {
@@ -96,7 +99,8 @@ impl Config {
         };
         let read_only = settings.boolean("readOnly", false);
         settings.unused(UNUSED, "this dashboard keeps no files, and asks for a login when the cluster wants one");
-        Config { bind, port, name_servers, admin_token, credentials, viewer, read_only, certificate }
+        let log_files = LogFiles::read(settings, "dashboard", None);
+        Config { bind, port, name_servers, admin_token, credentials, viewer, read_only, certificate, log_files }
     }
 }
 

@@ -15,7 +15,7 @@ use raftmq_broker::{
     config::{ALIASES, BrokerConfig},
 };
 use raftmq_namesrv::{Config as NameServerConfig, NameServer};
-use raftmq_server::{logs, settings::Settings, shutdown::Shutdown};
+use raftmq_server::{daemon, settings::Settings, shutdown::Shutdown};
 
 use crate::status::align;
 
@@ -39,15 +39,8 @@ mappedFileSizeCommitLog = 67108864
 /// Runs until a signal comes. `started` is when the process began, for the time to readiness.
 pub async fn run(arguments: &Arguments, started: Instant) -> anyhow::Result<()> {
     let (config, effective) = BrokerConfig::read(settings(arguments))?;
-    if arguments.print_config {
-        effective.print();
-        return Ok(());
-    }
-    logs::start("warn");
-    raftmq_server::open_files::raise();
-    for warning in &effective.warnings {
-        tracing::warn!("{warning}");
-    }
+    let print = arguments.flags.print_config;
+    let Some(_logs) = daemon::begin(print, &effective, "warn", config.log_files.clone())? else { return Ok(()) };
     let shutdown = Shutdown::on_signals()?;
     let name_server_port = name_server_port(&config)?;
     let name_server = NameServer::bind(NameServerConfig {

@@ -2,7 +2,8 @@
 
 use crate::access::Access;
 use crate::route_table::Limits;
-use raftmq_server::settings::{Alias, Settings};
+use raftmq_server::logs::LogFiles;
+use raftmq_server::settings::{Alias, Entry, Settings};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -51,6 +52,10 @@ pub struct Config {
     pub limits: Limits,
     /// Who may call.
     pub access: Access,
+    /// Log files beside standard output; `None` for none.
+    pub log_files: Option<LogFiles>,
+    /// What all of this was read from, secrets masked: put here once it was checked.
+    pub entries: Vec<Entry>,
 }
 
 impl Default for Config {
@@ -61,6 +66,8 @@ impl Default for Config {
             scan_every: Duration::from_secs(5),
             limits: Limits::default(),
             access: Access::default(),
+            log_files: None,
+            entries: Vec::new(),
         }
     }
 }
@@ -88,6 +95,8 @@ impl Config {
                 topics_max: settings.number("topicsMax", limits.topics_max, 1..=100_000_000),
             },
             access: Access::read(settings),
+            log_files: LogFiles::read(settings, "namesrv", None),
+            entries: Vec::new(),
         };
         if config.limits.forget_ms < config.limits.silence_ms {
             settings.rule(format!(

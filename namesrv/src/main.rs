@@ -3,28 +3,21 @@
 use anyhow::Context as _;
 use clap::Parser;
 use raftmq_namesrv::{ALIASES, Config, NameServer};
-use raftmq_server::{logs, settings::Settings, shutdown::Shutdown};
-use std::path::PathBuf;
+use raftmq_server::daemon::{self, Flags};
+use raftmq_server::{settings::Settings, shutdown::Shutdown};
 use std::process::ExitCode;
 
 /// The name server: a registry that brokers keep fed by heartbeats.
 ///
 /// Example: mqnamesrv -c deploy/config/namesrv.conf
 #[derive(Parser)]
-#[command(name = "mqnamesrv", version)]
+#[command(name = "mqnamesrv", version, mut_arg("print_config", |print| print.short('p')))]
 struct Arguments {
-    /// Properties file; without it every key has its default.
-    #[arg(short = 'c', long = "configFile", value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Print the effective configuration and leave.
-    #[arg(short = 'p', long = "print-config", visible_alias = "printConfigItem")]
-    print_config: bool,
+    #[command(flatten)]
+    flags: Flags,
     /// Accepted for scripts that pass it to every program; a name server asks no other.
     #[arg(short = 'n', long = "namesrvAddr", value_name = "ADDRESSES")]
     namesrv_addr: Option<String>,
-    /// Set a key over file and environment.
-    #[arg(short = 'D', long = "set", value_name = "KEY=VALUE")]
-    set: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -39,22 +32,12 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut settings = Settings::new(ALIASES);
-    if let Some(file) = &arguments.config {
-        settings.file(file);
-    }
-    for assignment in &arguments.set {
-        settings.assignment("--set", assignment);
-    }
-    let config = Config::read(&mut settings);
+    arguments.flags.layers(&mut settings);
+    let mut config = Config::read(&mut settings);
     let effective = settings.finish()?;
-    if arguments.print_config {
-        effective.print();
-        return Ok(());
-    }
-    logs::start("info");
-    raftmq_server::open_files::raise();
-    logs::notice_java_options();
-    effective.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    config.entries = effective.entries();
+    let print = arguments.flags.print_config;
+    let Some(_logs) = daemon::begin(print, &effective, "info", config.log_files.clone())? else { return Ok(()) };
     if arguments.namesrv_addr.is_some() {
         tracing::info!("-n is ignored: name servers do not know one another");
     }

@@ -6,8 +6,9 @@
 //!                                      └─────────┴──────┴─▶ a stream of connections for tonic
 //! ```
 //!
-//! A daemon's `main` is a recipe made of these: [`settings`] → [`logs`] → [`listener`] → run → [`shutdown`].
+//! A daemon's `main` is a recipe made of these: [`daemon`] ([`settings`] → [`logs`]) → [`listener`] → run → [`shutdown`].
 
+pub mod daemon;
 pub mod listener;
 pub mod logs;
 pub mod open_files;

@@ -1,7 +1,11 @@
-//! Logs on standard output: `yyyy-MM-dd HH:mm:ss.SSS LEVEL thread - message field=value`, in UTC.
+//! Logs on standard output, and in files where that is wanted: `yyyy-MM-dd HH:mm:ss.SSS LEVEL thread - message field=value`, in UTC.
 //!
 //! ERROR means that a person should look; WARN that something was refused or went on in a worse way; INFO is what an
 //! operator wants to read about a healthy node, a changed leader included.
+
+mod file;
+
+pub use file::LogFiles;
 
 use std::{
     fmt,
@@ -13,12 +17,14 @@ use std::{
 };
 
 use tracing::{Event, Subscriber};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     EnvFilter,
     fmt::{
         FmtContext, FormatEvent, FormatFields, FormattedFields,
         format::Writer,
         time::{FormatTime, SystemTime},
+        writer::{BoxMakeWriter, MakeWriterExt as _},
     },
     registry::LookupSpan,
 };
@@ -30,24 +36,53 @@ const QUIET: &str = "openraft=error";
 /// Target of the lines about changed metadata and refused callers; they carry its name, so that they can be collected.
 pub const AUDIT: &str = "audit";
 
+/// Keeps log files open; what is not written yet is when this is dropped.
+#[must_use]
+#[derive(Debug)]
+pub struct Logs {
+    _files: Option<WorkerGuard>,
+}
+
+/// Log files cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("logFileDir = {folder} cannot be written: {reason}; logFileCount = 0 does without files", folder = folder.display())]
+pub struct LogError {
+    folder: std::path::PathBuf,
+    reason: std::io::Error,
+}
+
 /// Starts logging for the whole process, and sends panics there too. `level` is what a `RUST_LOG` that is unset or
 /// wrong means: a level (`info`) or directives (`info,raft_store=debug`).
 ///
 /// Does nothing when the process logs already, so that tests may start several daemons in one process.
-pub fn start(level: &str) {
+///
+/// # Errors
+/// [`LogError`]; then nothing is logged.
+pub fn start(level: &str, files: Option<LogFiles>) -> Result<Logs, LogError> {
     let filter = std::env::var("RUST_LOG")
         .ok()
         .filter(|directives| !directives.trim().is_empty())
         .and_then(|directives| EnvFilter::try_new(directives).ok())
         .or_else(|| EnvFilter::try_new(format!("{QUIET},{level}")).ok())
         .unwrap_or_else(|| EnvFilter::new(format!("{QUIET},info")));
+    let (writer, guard) = match files {
+        Some(files) => {
+            let folder = files.folder.clone();
+            let rolling = file::Rolling::open(files, file::today).map_err(|reason| LogError { folder, reason })?;
+            let (writer, guard) = NonBlockingBuilder::default().lossy(true).thread_name("logs").finish(rolling);
+            (BoxMakeWriter::new(std::io::stdout.and(writer)), Some(guard))
+        }
+        None => (BoxMakeWriter::new(std::io::stdout), None),
+    };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).event_format(Line);
+    let builder = builder.with_writer(writer);
     let builder = builder.with_filter_reloading();
     let handle = builder.reload_handle();
     if builder.try_init().is_ok() {
         log_panics();
         CHANGE.get_or_init(|| Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string())));
     }
+    Ok(Logs { _files: guard })
 }
 
 type Change = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;

@@ -1,8 +1,13 @@
-//! Settings of a daemon: files, then environment, then flags, each on top of the one before.
+//! Settings of a daemon: files, then what was changed while it ran, then environment, then flags, each on top of the one
+//! before.
 //!
 //! A daemon asks for every key it knows through the typed accessors. None of them fails: mistakes are collected, and
 //! [`Settings::finish`] returns them all at once, each with key, value and bounds. Keys of a file that nobody asked
 //! for become warnings. What was asked for, defaults included, can be printed as a properties file again.
+
+mod changed;
+
+pub use changed::ChangeError;
 
 use std::{
     collections::BTreeMap,
@@ -11,6 +16,7 @@ use std::{
     ops::RangeInclusive,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
 };
 
 use thiserror::Error;
@@ -24,10 +30,14 @@ pub type Alias = (&'static str, &'static str);
 pub const ENVIRONMENT_PREFIX: &str = "RAFTMQ_";
 
 /// Layers of key-value pairs, and what was found wrong with them so far.
+#[derive(Clone)]
 pub struct Settings {
     aliases: &'static [Alias],
     environment: Environment,
     file: BTreeMap<String, Found>,
+    changed: BTreeMap<String, Found>,
+    /// Where what is changed is kept.
+    kept_in: Option<PathBuf>,
     variables: BTreeMap<String, Found>,
     flags: BTreeMap<String, Found>,
     asked: Vec<Asked>,
@@ -36,7 +46,19 @@ pub struct Settings {
 }
 
 /// Looks a variable up by name.
-type Environment = Box<dyn Fn(&str) -> Option<String> + Send>;
+type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+impl fmt::Debug for Settings {
+    /// Without values: some are secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys = |layer: &BTreeMap<String, Found>| layer.keys().cloned().collect::<Vec<_>>();
+        f.debug_struct("Settings")
+            .field("file", &keys(&self.file))
+            .field("changed", &keys(&self.changed))
+            .field("flags", &keys(&self.flags))
+            .finish_non_exhaustive()
+    }
+}
 
 /// A value and where it came from.
 #[derive(Debug, Clone)]
@@ -138,12 +160,14 @@ impl Settings {
     /// As [`Settings::new`], with another environment than the process's.
     pub fn with_environment(
         aliases: &'static [Alias],
-        environment: impl Fn(&str) -> Option<String> + Send + 'static,
+        environment: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
         Self {
             aliases,
-            environment: Box::new(environment),
+            environment: Arc::new(environment),
             file: BTreeMap::new(),
+            changed: BTreeMap::new(),
+            kept_in: None,
             variables: BTreeMap::new(),
             flags: BTreeMap::new(),
             asked: Vec::new(),
@@ -373,7 +397,7 @@ impl Settings {
 
     /// All mistakes, or what the configuration amounts to.
     pub fn finish(mut self) -> Result<Effective, SettingErrors> {
-        for (key, found) in self.file.iter().chain(&self.flags) {
+        for (key, found) in self.file.iter().chain(&self.changed).chain(&self.flags) {
             let key = self.documented(key);
             if self.asked.iter().any(|asked| asked.key == key) {
                 continue;
@@ -409,6 +433,7 @@ impl Settings {
             self.look_up_in(&self.flags, key),
             (own_variable, None),
             self.look_up_in(&self.variables, key),
+            self.look_up_in(&self.changed, key),
             self.look_up_in(&self.file, key),
         ];
         let mut top = None;
