@@ -21,7 +21,45 @@ const ABSENT: &[(&str, &str)] = &[
     ("removeBroker", "takes a broker out of a container, of which there are none; use removePeer"),
     ("copyUser", "is needless: users are replicated, and createUser goes to every broker group of the cluster"),
     ("copyAcl", "is needless: access rules are replicated, and createAcl goes to every broker group of the cluster"),
-    ("updateBrokerConfig", "is not there: settings are read at start; change broker.conf and restart node by node"),
+    (
+        "updateNamesrvConfig",
+        "is not there: a name server writes nothing to disk; change namesrv.conf and restart it, which nobody notices",
+    ),
+    (
+        "setConsumeMode",
+        "chooses between pull and POP; every consumer group has what POP gives, and pull by offset beside it",
+    ),
+    (
+        "startMonitoring",
+        "watches consumer groups and prints alarms; use the metrics of brokers (README, \"Metrics and health\")",
+    ),
+    (
+        "allocateMQ",
+        "shares queues out among clients; here every member of a consumer group may get messages of every queue",
+    ),
+    ("getConsumerStatus", "asks a client for its offsets, which brokers know: use consumerProgress"),
+    ("updateStaticTopic", STATIC),
+    ("remappingStaticTopic", STATIC),
+    ("getColdDataFlowCtrInfo", COLD),
+    ("updateColdDataFlowCtrGroupConfig", COLD),
+    ("removeColdDataFlowCtrGroupConfig", COLD),
+    ("dumpCompactionLog", "prints a compacted topic, which there are none of here; use printMsg"),
+    ("exportMetadataInRocksDB", ROCKSDB),
+    ("rocksDBConfigToJson", ROCKSDB),
+    ("exportPopRecord", "prints records of POP; leases are in explainMsg, and their numbers in consumerProgress"),
+    ("getBrokerLiteInfo", LITE),
+    ("getParentTopicInfo", LITE),
+    ("getLiteTopicInfo", LITE),
+    ("getLiteClientInfo", LITE),
+    ("getLiteGroupInfo", LITE),
+    (
+        "triggerLiteDispatch",
+        "is needless: lite topics are delivered when a message arrives or a client begins to receive them",
+    ),
+    (
+        "snapshot",
+        "is needless: rows are in a database, and a node that lacks what the log no longer has is filled with a copy",
+    ),
     ("getBrokerEpoch", "shows the history of masters; the present term is in haStatus and getSyncStateSet"),
     ("cleanExpiredCQ", TRIM),
     ("cleanUnusedTopic", "finds topics that are left on one broker only; use topicList and deleteTopic"),
@@ -39,6 +77,11 @@ const DRAIN: &str = "steers clients away from one broker; here every member of a
                      electMaster before its restart, or updateTopicPerm -p 4 to stop writes to a topic";
 const NO_CONTROLLER: &str =
     "asks a controller, which there is none of: members elect by themselves (haStatus, getSyncStateSet, electMaster)";
+const STATIC: &str = "maps logical queues to brokers; a topic's queues stay where they are, and updateTopic adds some";
+const COLD: &str = "slows reads of old messages down; here they are bounded by deliverInflightBytesMax";
+const ROCKSDB: &str = "reads RocketMQ's own database; use exportMetadata";
+const LITE: &str =
+    "is not there: DescribeGroupAccumulation of the public API shows a lite topic (README, \"Lite topics\")";
 const TRIM: &str = "is needless: the log is trimmed by fileReservedTime and fileReservedSize, index and all";
 const NO_KV: &str = "writes into name servers, which keep nothing here; topics and groups are the brokers'";
 

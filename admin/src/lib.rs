@@ -10,6 +10,7 @@
 mod absent;
 mod cli;
 mod command;
+mod confirm;
 mod members;
 mod output;
 mod table;

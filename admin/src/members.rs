@@ -90,23 +90,6 @@ pub(crate) fn node_id(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Asks for consent where somebody can be asked.
-pub(crate) fn confirm(what: &str, yes: bool) -> Result<(), AdminError> {
-    if yes {
-        return Ok(());
-    }
-    if !std::io::stdin().is_terminal() {
-        return Err(AdminError::Usage(format!("{what} Say -y to do so without being asked.")));
-    }
-    eprint!("{what} Go on? [y/N] ");
-    let mut answer = String::new();
-    let read = std::io::stdin().read_line(&mut answer);
-    match answer.trim() {
-        "y" | "Y" | "yes" if read.is_ok() => Ok(()),
-        _ => Err(AdminError::Usage("nothing was changed".to_owned())),
-    }
-}
-
 /// Has the change carried out by whoever leads, and the next leader when that one dies.
 pub(crate) async fn change(
     directory: &Directory,

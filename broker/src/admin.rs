@@ -15,6 +15,7 @@ mod members;
 pub(crate) mod progress;
 pub(crate) mod reset;
 mod status;
+mod timers;
 mod traffic;
 
 pub(crate) use status::{disk_used_ratio, lonely};
@@ -33,11 +34,11 @@ use raftmq_proto::admin::{
     EndTransactionResponse, ExplainMessageRequest, ExplainMessageResponse, GetConfigRequest, GetConfigResponse,
     GetConsumerGroupRequest, GetConsumerGroupResponse, GroupStatusRequest, GroupStatusResponse, ListAclsRequest,
     ListAclsResponse, ListClientsRequest, ListClientsResponse, ListConsumerGroupsRequest, ListConsumerGroupsResponse,
-    ListHalfMessagesRequest, ListHalfMessagesResponse, ListTopicsRequest, ListTopicsResponse, ListUsersRequest,
-    ListUsersResponse, PutAclRequest, PutAclResponse, PutConsumerGroupRequest, PutConsumerGroupResponse,
-    PutTopicRequest, PutTopicResponse, PutUserRequest, PutUserResponse, ResetOffsetRequest, ResetOffsetResponse,
-    TopicRouteRequest, TopicRouteResponse, TopicStatusRequest, TopicStatusResponse, TransferLeaderRequest,
-    TransferLeaderResponse,
+    ListHalfMessagesRequest, ListHalfMessagesResponse, ListTimersRequest, ListTimersResponse, ListTopicsRequest,
+    ListTopicsResponse, ListUsersRequest, ListUsersResponse, PutAclRequest, PutAclResponse, PutConsumerGroupRequest,
+    PutConsumerGroupResponse, PutTopicRequest, PutTopicResponse, PutUserRequest, PutUserResponse, ResetOffsetRequest,
+    ResetOffsetResponse, TopicRouteRequest, TopicRouteResponse, TopicStatusRequest, TopicStatusResponse,
+    TransferLeaderRequest, TransferLeaderResponse, UpdateConfigRequest, UpdateConfigResponse,
 };
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::command::{Refusal, Reply, Tick};
@@ -265,6 +266,18 @@ impl Admin for AdminService {
 
     async fn get_config(&self, _: Request<GetConfigRequest>) -> Result<Response<GetConfigResponse>, Status> {
         Ok(Response::new(self.get_config()))
+    }
+
+    async fn update_config(
+        &self,
+        request: Request<UpdateConfigRequest>,
+    ) -> Result<Response<UpdateConfigResponse>, Status> {
+        let caller = Caller::of(&request);
+        self.update_config(request.into_inner(), &caller).await.map(Response::new)
+    }
+
+    async fn list_timers(&self, request: Request<ListTimersRequest>) -> Result<Response<ListTimersResponse>, Status> {
+        self.list_timers(request.into_inner()).await.map(Response::new)
     }
 
     type ListClientsStream = Parts<ListClientsResponse>;

@@ -13,6 +13,7 @@ use crate::deliver::confirm::{self, Deliveries};
 use crate::deliver::wait::Waiters;
 use crate::forward::{FORWARD_MESSAGE_BYTES_MAX, ForwardService, Merger};
 use crate::grpc;
+use crate::live::Live;
 use crate::metrics::{self, Counters};
 use crate::namesrv::Reporter;
 use crate::propose::Proposer;
@@ -50,8 +51,9 @@ const RESERVE_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// What every handler and task of a node shares.
 pub struct Node {
-    /// As read at start.
+    /// As read at start. What may change meanwhile is looked up in [`Node::settings`].
     pub config: Arc<BrokerConfig>,
+    pub(crate) live: Live,
     /// The Raft group that this node is a member of.
     pub group: RaftGroup,
     /// The door to it.
@@ -91,6 +93,13 @@ pub struct Node {
     /// Cancelled when the node stops: long polls and client streams end.
     pub closing: CancellationToken,
     pub(crate) outlets: Arc<Outlets>,
+}
+
+impl Node {
+    /// The configuration as it is in effect now.
+    pub(crate) fn settings(&self) -> Arc<BrokerConfig> {
+        self.live.now()
+    }
 }
 
 /// Bound ports of a node, in the order of `Addresses`.
@@ -194,6 +203,7 @@ impl Broker {
         let registry = Registry::default();
         let (calls, closing, rest) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let node = Arc::new(Node {
+            live: Live::new(config.clone()),
             config,
             group,
             proposer,

@@ -27,6 +27,7 @@ pub mod deliver;
 pub mod filter;
 pub mod forward;
 pub mod grpc;
+mod live;
 pub mod machine;
 mod main_function;
 mod metrics;

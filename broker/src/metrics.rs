@@ -5,6 +5,7 @@
 //! the same on every member (lag, half messages, topics) is said by the leader alone, for the same reason.
 
 mod counters;
+mod latency;
 mod scrape;
 
 pub(crate) use counters::Counters;

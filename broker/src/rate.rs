@@ -105,7 +105,10 @@ impl Whose {
     fn sentence(self, name: &str, (what, limit, sent): (&str, u64, u64)) -> String {
         let (who, remedy) = match self {
             Whose::Topic => (format!("topic {name} takes"), format!("mqadmin updateTopic -a +rate.{what}=…")),
-            Whose::Client => (format!("client {name} may send"), format!("{} in broker.conf", key("client", what))),
+            Whose::Client => (
+                format!("client {name} may send"),
+                format!("mqadmin updateBrokerConfig -k {} -v …", key("client", what)),
+            ),
             Whose::User => (format!("user {name} may send"), format!("mqadmin updateUser --{}", key("", what))),
         };
         format!("{who} {limit} {what} a second, and {sent} were sent: send slower, or raise it ({remedy})")
@@ -121,7 +124,7 @@ fn key(of: &str, what: &str) -> String {
 
 /// What is limited, and what was sent.
 pub(crate) struct Rates {
-    client: Limit,
+    client: RwLock<Limit>,
     access: Arc<Access>,
     topics: RwLock<HashMap<String, Limit>>,
     meters: Mutex<[HashMap<String, Meter>; 3]>,
@@ -130,7 +133,12 @@ pub(crate) struct Rates {
 impl Rates {
     /// With the limit of every client.
     pub(crate) fn new(client: Limit, access: Arc<Access>) -> Rates {
-        Rates { client, access, topics: RwLock::default(), meters: Mutex::default() }
+        Rates { client: RwLock::new(client), access, topics: RwLock::default(), meters: Mutex::default() }
+    }
+
+    /// Takes another limit of every client.
+    pub(crate) fn limit_clients(&self, limit: Limit) {
+        *self.client.write() = limit;
     }
 
     /// Takes the topics as they are now.
@@ -141,8 +149,8 @@ impl Rates {
 
     /// On the leader: a batch with refusals in the place of sends that are too much.
     pub(crate) fn admit(&self, batch: EncodedBatch, state: impl Fn() -> State) -> EncodedBatch {
-        let topics = self.topics.read();
-        if topics.is_empty() && !self.client.is_set() && !self.access.limits_users(&state) {
+        let (topics, client) = (self.topics.read(), *self.client.read());
+        if topics.is_empty() && !client.is_set() && !self.access.limits_users(&state) {
             return batch;
         }
         let now = Instant::now();
@@ -151,8 +159,8 @@ impl Rates {
             let Kind::Append(append) = kind else { return None };
             let mut limits = Vec::with_capacity(3);
             limits.extend(topics.get(&append.topic).map(|limit| (Whose::Topic, &append.topic, *limit)));
-            if self.client.is_set() && !append.client_id.is_empty() {
-                limits.push((Whose::Client, &append.client_id, self.client));
+            if client.is_set() && !append.client_id.is_empty() {
+                limits.push((Whose::Client, &append.client_id, client));
             }
             if !append.user.is_empty() {
                 limits.push((Whose::User, &append.user, self.access.limit_of(&append.user, &state)));
@@ -282,7 +290,7 @@ mod tests {
         assert_eq!(send(&rates, &[("t", "a", 1), ("t", "a", 1)]), ["ok"; 2]);
         let refused = send(&rates, &[("t", "a", 1), ("t", "a", 1)]);
         assert!(
-            refused.iter().all(|why| why.starts_with("client a may send 2") && why.contains("(clientRateMessages in"))
+            refused.iter().all(|why| why.starts_with("client a may send 2") && why.contains("-k clientRateMessages"))
         );
         assert_eq!(send(&rates, &[("t", "b", 1)]), ["ok"], "the topic has one left");
         assert!(send(&rates, &[("t", "b", 1)])[0].starts_with("topic t takes 3"));

@@ -6,12 +6,13 @@ use parking_lot::{Mutex, MutexGuard};
 use raftmq_proto::digest::TopicDigest;
 use raftmq_proto::namesrv::name_server_server::NameServer;
 use raftmq_proto::namesrv::{
-    BrokerGroup, ListNodesRequest, ListNodesResponse, ListTopicsRequest, ListTopicsResponse, Node as WireNode,
-    ReportRequest, ReportResponse, ReportTopicsRequest, ReportTopicsResponse, Role, RouteRequest, RouteResponse,
-    TopicInGroup, TopicRoute,
+    BrokerGroup, GetConfigRequest, GetConfigResponse, ListNodesRequest, ListNodesResponse, ListTopicsRequest,
+    ListTopicsResponse, Node as WireNode, ReportRequest, ReportResponse, ReportTopicsRequest, ReportTopicsResponse,
+    Role, RouteRequest, RouteResponse, Setting, TopicInGroup, TopicRoute,
 };
 use raftmq_server::listener::Peer;
 use raftmq_server::logs::Limited;
+use raftmq_server::settings::Entry;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,11 +63,13 @@ impl Shared {
 #[derive(Clone)]
 pub(crate) struct Service {
     shared: Arc<Shared>,
+    /// What this name server was told.
+    entries: Arc<[Entry]>,
 }
 
 impl Service {
-    pub(crate) fn new(shared: Arc<Shared>) -> Service {
-        Service { shared }
+    pub(crate) fn new(shared: Arc<Shared>, entries: Vec<Entry>) -> Service {
+        Service { shared, entries: entries.into() }
     }
 }
 
@@ -192,6 +195,16 @@ impl NameServer for Service {
             }
         }
         Ok(Response::new(answer))
+    }
+
+    async fn get_config(&self, _: Request<GetConfigRequest>) -> Result<Response<GetConfigResponse>, Status> {
+        let settings = self.entries.iter().cloned().map(|entry| Setting {
+            key: entry.key,
+            value: entry.value,
+            source: entry.source.unwrap_or_default(),
+            unused: entry.unused,
+        });
+        Ok(Response::new(GetConfigResponse { settings: settings.collect() }))
     }
 }
 

@@ -73,7 +73,7 @@ impl NameServer {
         let limits = self.config.limits;
         let shared = Arc::new(Shared::new(RouteTable::new(limits), limits.topics_max));
         let incoming = self.listener.incoming()?;
-        let service = NameServerServer::new(Service::new(shared.clone()));
+        let service = NameServerServer::new(Service::new(shared.clone(), self.config.entries.clone()));
         let server = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .add_service(InterceptedService::new(service, self.config.access.guard()))

@@ -1,6 +1,9 @@
 //! Every command of `mqadmin` once, against a broker group of three: what it says is held against what was done, and a
 //! command that no step runs fails the test. Real processes.
 
+#[path = "mqadmin/more.rs"]
+mod more;
+
 use std::collections::BTreeSet;
 use std::process::Output;
 use std::time::Duration;
@@ -105,6 +108,13 @@ async fn every_command_does_what_it_says() -> Result<()> {
     clients(&mut tool).await?;
     transactions(&mut tool).await?;
     nodes(&mut tool).await?;
+    more::lists(&mut tool).await?;
+    more::groups(&mut tool).await?;
+    more::queues(&mut tool).await?;
+    more::timers(&mut tool).await?;
+    more::settings(&mut tool).await?;
+    more::load(&mut tool).await?;
+    more::shells(&mut tool).await?;
     access(&mut tool).await?;
     leadership(&mut tool).await?;
     membership(&mut tool).await?;

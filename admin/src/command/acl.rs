@@ -1,6 +1,7 @@
 //! `createAcl`, `updateAcl`, `deleteAcl`, `getAcl`, `listAcl`: what users may do where access control is on.
 
 use super::{PerGroup, Where};
+use crate::confirm::Consent;
 use crate::directory::{Directory, Group};
 use crate::error::AdminError;
 use crate::output::{Outcome, ShortOutput};
@@ -78,6 +79,8 @@ pub(crate) struct Delete {
     #[arg(short = 't', long = "policyType", default_value = "")]
     policy: String,
     #[command(flatten)]
+    consent: Consent,
+    #[command(flatten)]
     pub output: ShortOutput,
 }
 
@@ -141,6 +144,8 @@ async fn put(directory: &Directory, rules: &Rules, update: bool) -> Result<Outco
 }
 
 pub(crate) async fn delete(directory: &Directory, arguments: &Delete) -> Result<Outcome, AdminError> {
+    let of = if arguments.resource.is_empty() { "all resources" } else { &arguments.resource };
+    arguments.consent.ask(&format!("Access rules of {} for {of} are deleted.", arguments.subject))?;
     let mut report = PerGroup::default();
     for group in directory.groups(arguments.place.target()).await? {
         let deleted = directory.on_group(&group, |mut node| {

@@ -1,6 +1,7 @@
 //! `deleteSubGroup`: deletes a consumer group with its progress in every broker group.
 
 use super::{PerGroup, Where};
+use crate::confirm::Consent;
 use crate::directory::Directory;
 use crate::error::AdminError;
 use crate::output::{Outcome, ShortOutput};
@@ -22,12 +23,16 @@ pub(crate) struct Arguments {
     #[arg(short = 'r', long = "removeOffset", hide = true, action = clap::ArgAction::Set)]
     _remove_offset: Option<bool>,
     #[command(flatten)]
+    consent: Consent,
+    #[command(flatten)]
     pub output: ShortOutput,
 }
 
 pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<Outcome, AdminError> {
     let name = &arguments.group;
     let request = DeleteConsumerGroupRequest { name: name.clone() };
+    let what = format!("Consumer group {name} is deleted, and how far it has come is forgotten.");
+    arguments.consent.ask(&what)?;
     let mut report = PerGroup::default();
     let mut deleted = 0;
     for group in directory.groups(arguments.place.target()).await? {

@@ -1,6 +1,7 @@
 //! `deleteTopic`: deletes a topic in every broker group.
 
 use super::{PerGroup, Where};
+use crate::confirm::Consent;
 use crate::directory::Directory;
 use crate::error::AdminError;
 use crate::output::{Outcome, ShortOutput};
@@ -19,12 +20,15 @@ pub(crate) struct Arguments {
     #[arg(short = 't', long = "topic")]
     topic: String,
     #[command(flatten)]
+    consent: Consent,
+    #[command(flatten)]
     pub output: ShortOutput,
 }
 
 pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<Outcome, AdminError> {
     let topic = &arguments.topic;
     let request = DeleteTopicRequest { name: topic.clone() };
+    arguments.consent.ask(&format!("Topic {topic} and every message in it are deleted."))?;
     let mut report = PerGroup::default();
     let mut deleted = 0;
     let groups = directory.groups(arguments.place.target()).await?;

@@ -25,32 +25,62 @@ use tonic::Code;
     after_help = "Example: mqadmin explainMsg -n localhost:9876 -t TestTopic -i 0156F7E71C361B21BC0A8C49F800000000"
 )]
 pub(crate) struct Arguments {
-    /// The topic.
-    #[arg(short = 't', long = "topic")]
-    topic: String,
-    /// The message id.
-    #[arg(short = 'i', long = "msgId", value_name = "ID")]
-    id: String,
-    /// The lite topic that it is in.
-    #[arg(short = 'l', long = "liteTopic", value_name = "NAME", default_value = "")]
-    lite_topic: String,
+    #[command(flatten)]
+    subject: Subject,
     #[command(flatten)]
     patience: Patience,
     #[command(flatten)]
     pub output: ShortOutput,
 }
 
+/// Which message.
+#[derive(Debug, Args)]
+pub(super) struct Subject {
+    /// The topic.
+    #[arg(short = 't', long = "topic")]
+    pub topic: String,
+    /// The message id.
+    #[arg(short = 'i', long = "msgId", value_name = "ID")]
+    pub id: String,
+    /// The lite topic that it is in.
+    #[arg(short = 'l', long = "liteTopic", value_name = "NAME", default_value = "")]
+    pub lite_topic: String,
+}
+
+/// A message where it was found: its broker group, itself where it is in a queue, and what became of it.
+pub(super) type Life = (String, Option<Message>, ExplainMessageResponse);
+
 pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<Outcome, AdminError> {
-    let (mut text, mut rows, mut reasons) = (String::new(), Vec::new(), Vec::new());
-    for group in hosts(directory, &arguments.topic, None).await? {
-        let message = match find(directory, &group, arguments).await {
+    let subject = &arguments.subject;
+    let (mut text, mut rows) = (String::new(), Vec::new());
+    let (lives, mut reasons) = lives(directory, subject, &arguments.patience).await?;
+    for (broker_group, message, explained) in lives {
+        text += &lines(subject, &broker_group, message.as_ref(), &explained);
+        rows.push(to_json(subject, &broker_group, message.as_ref(), &explained));
+    }
+    if rows.is_empty() && reasons.is_empty() {
+        reasons.push(format!("no broker group has a message {} in topic {}", subject.id, subject.topic));
+    }
+    let failures = if rows.is_empty() { reasons } else { Vec::new() };
+    Ok(Outcome { text, json: rows.into(), failures })
+}
+
+/// Where the message is, and why it may be somewhere else all the same.
+pub(super) async fn lives(
+    directory: &Directory,
+    subject: &Subject,
+    patience: &Patience,
+) -> Result<(Vec<Life>, Vec<String>), AdminError> {
+    let (mut lives, mut reasons) = (Vec::new(), Vec::new());
+    for group in hosts(directory, &subject.topic, None).await? {
+        let message = match find(directory, &group, subject, patience).await {
             Ok(message) => message,
             Err(reason) => {
                 reasons.push(reason);
                 None
             }
         };
-        let explained = match explain(directory, &group, arguments, message.as_ref()).await {
+        let explained = match explain(directory, &group, subject, message.as_ref()).await {
             Ok(explained) => explained,
             // The lite topic may be in another broker group.
             Err(AdminError::Refused { code: Code::NotFound, .. }) => continue,
@@ -59,41 +89,40 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
                 continue;
             }
         };
-        if message.is_none() && explained.waits.is_empty() {
-            if explained.more_waits {
-                reasons.push(format!("broker group {}: too many messages wait to look through all", group.name));
-            }
-            continue;
+        if message.is_some() || !explained.waits.is_empty() {
+            lives.push((group.name, message, explained));
+        } else if explained.more_waits {
+            reasons.push(format!("broker group {}: too many messages wait to look through all", group.name));
         }
-        text += &lines(arguments, &group.name, message.as_ref(), &explained);
-        rows.push(to_json(arguments, &group.name, message.as_ref(), &explained));
     }
-    if rows.is_empty() && reasons.is_empty() {
-        reasons.push(format!("no broker group has a message {} in topic {}", arguments.id, arguments.topic));
-    }
-    let failures = if rows.is_empty() { reasons } else { Vec::new() };
-    Ok(Outcome { text, json: rows.into(), failures })
+    Ok((lives, reasons))
 }
 
 /// The message in a queue, if it is in one.
-async fn find(directory: &Directory, group: &Group, arguments: &Arguments) -> Result<Option<Message>, String> {
-    let lite = &arguments.lite_topic;
+async fn find(
+    directory: &Directory,
+    group: &Group,
+    subject: &Subject,
+    patience: &Patience,
+) -> Result<Option<Message>, String> {
+    let lite = &subject.lite_topic;
     let key = match lite.is_empty() {
-        true => SearchKey::MessageId(arguments.id.clone()),
+        true => SearchKey::MessageId(subject.id.clone()),
         false => SearchKey::LiteTopic(lite.clone()),
     };
-    let wanted = Search { topic: arguments.topic.clone(), key: Some(key), from_ms: None, until_ms: None };
+    let wanted =
+        Search { topic: subject.topic.clone(), key: Some(key), from_ms: None, until_ms: None, ..Search::default() };
     let mut found = None;
-    let end = search(directory, group, &wanted, arguments.patience.until(), |message| {
+    let end = search(directory, group, &wanted, patience.until(), |message| {
         let id = message.system_properties.as_ref().map(|system| system.message_id.as_str());
-        if id == Some(arguments.id.as_str()) {
+        if id == Some(subject.id.as_str()) {
             found = Some(message);
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
     });
     match end.await {
-        Ok(End::Late) if found.is_none() => Err(arguments.patience.gave_up(&group.name)),
+        Ok(End::Late) if found.is_none() => Err(patience.gave_up(&group.name)),
         Ok(_) => Ok(found),
         Err(error) => Err(super::failure(&group.name, &error)),
     }
@@ -102,7 +131,7 @@ async fn find(directory: &Directory, group: &Group, arguments: &Arguments) -> Re
 async fn explain(
     directory: &Directory,
     group: &Group,
-    arguments: &Arguments,
+    subject: &Subject,
     message: Option<&Message>,
 ) -> Result<ExplainMessageResponse, AdminError> {
     let system = message.and_then(|message| message.system_properties.clone());
@@ -112,9 +141,9 @@ async fn explain(
     });
     let answer = directory.read_group(group, |mut node, stale| {
         let request = ExplainMessageRequest {
-            topic: arguments.topic.clone(),
-            lite_topic: arguments.lite_topic.clone(),
-            message_id: arguments.id.clone(),
+            topic: subject.topic.clone(),
+            lite_topic: subject.lite_topic.clone(),
+            message_id: subject.id.clone(),
             queue: place.map(|(queue, _)| queue),
             offset: place.map_or(0, |(_, offset)| offset),
             stale,
@@ -131,12 +160,12 @@ fn event(at_ms: u64, what: &str) -> String {
 }
 
 fn lines(
-    arguments: &Arguments,
+    subject: &Subject,
     broker_group: &str,
     message: Option<&Message>,
     explained: &ExplainMessageResponse,
 ) -> String {
-    let mut text = format!("Message {} of topic {} in broker group {broker_group}\n", arguments.id, arguments.topic);
+    let mut text = format!("Message {} of topic {} in broker group {broker_group}\n", subject.id, subject.topic);
     let system = message.and_then(|message| message.system_properties.clone()).unwrap_or_default();
     if message.is_some() {
         text += &event(millis(system.born_timestamp.as_ref()), &format!("made by {}", system.born_host));
@@ -187,7 +216,7 @@ fn fate_text(fate: &MessageFate) -> String {
 }
 
 fn to_json(
-    arguments: &Arguments,
+    subject: &Subject,
     broker_group: &str,
     message: Option<&Message>,
     explained: &ExplainMessageResponse,
@@ -206,8 +235,8 @@ fn to_json(
     };
     json!({
         "brokerName": broker_group,
-        "topic": arguments.topic,
-        "msgId": arguments.id,
+        "topic": subject.topic,
+        "msgId": subject.id,
         "nowMs": explained.now_ms,
         "storedMs": explained.stored_ms,
         "message": message.map(|message| message::to_json(broker_group, message)),

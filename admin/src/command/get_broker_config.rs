@@ -40,8 +40,11 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
     Ok(Outcome { text, json: rows.into(), failures })
 }
 
+/// A setting as it is shown.
+pub(super) type Shown = Setting;
+
 /// RocketMQ's columns; what is not set is left out.
-fn lines(settings: &[Setting]) -> String {
+pub(super) fn lines(settings: &[Shown]) -> String {
     let mut text = String::new();
     for setting in settings {
         let Some(value) = &setting.value else { continue };
@@ -51,7 +54,7 @@ fn lines(settings: &[Setting]) -> String {
     text
 }
 
-fn to_json(settings: &[Setting]) -> Value {
+pub(super) fn to_json(settings: &[Shown]) -> Value {
     let entry = |setting: &Setting| {
         let source = if setting.source.is_empty() { "default" } else { &setting.source };
         let value = json!({ "value": setting.value, "source": source, "unused": setting.unused });

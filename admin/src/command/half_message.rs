@@ -1,6 +1,7 @@
 //! `listHalfMessages` and `endTransaction`: transactions that nobody has ended, and their end by hand.
 
 use super::{PerGroup, Where};
+use crate::confirm::Consent;
 use crate::directory::Directory;
 use crate::error::AdminError;
 use crate::output::{Outcome, ShortOutput};
@@ -48,6 +49,8 @@ pub(crate) struct End {
     /// What becomes of the message.
     #[arg(short = 'r', long = "resolution")]
     resolution: Resolution,
+    #[command(flatten)]
+    consent: Consent,
     #[command(flatten)]
     pub output: ShortOutput,
 }
@@ -140,6 +143,11 @@ pub(crate) async fn list(directory: &Directory, arguments: &List) -> Result<Outc
 
 pub(crate) async fn end(directory: &Directory, arguments: &End) -> Result<Outcome, AdminError> {
     let commit = arguments.resolution == Resolution::Commit;
+    if !commit {
+        arguments
+            .consent
+            .ask(&format!("The message of transaction {} is never delivered.", arguments.transaction_id))?;
+    }
     let mut report = PerGroup::default();
     let mut unknown = Vec::new();
     for group in directory.groups(arguments.place.target()).await? {

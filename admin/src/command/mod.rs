@@ -2,37 +2,55 @@
 
 mod acl;
 mod add_peer;
+mod benchmark;
+mod broker_consume_stats;
 mod broker_status;
+mod clone_group_offset;
 mod cluster_list;
+mod completion;
 mod consume_message;
 mod consumer_connection;
 mod consumer_progress;
+mod consumer_status;
+mod decode_message_id;
 mod delete_sub_group;
 mod delete_topic;
 mod dump;
 mod elect_master;
 mod explain_msg;
+mod export;
 mod get_broker_config;
 mod get_consumer_config;
+mod get_namesrv_config;
 mod get_sync_state_set;
 mod ha_status;
 mod half_message;
+mod list_timers;
 mod message;
 mod print_msg;
+mod print_msg_by_queue;
+mod probe;
+mod producer;
 mod producer_connection;
+mod query_cq;
 mod query_msg_by_id;
 mod query_msg_by_key;
 mod query_msg_by_offset;
+mod query_msg_trace_by_id;
+mod queue;
 mod remove_peer;
 mod replace_peer;
 mod reset_offset;
 mod search;
+mod self_test;
 mod send_message;
 mod stats_all;
 mod topic_cluster_list;
 mod topic_list;
 mod topic_route;
 mod topic_status;
+mod update_broker_config;
+mod update_list;
 mod update_sub_group;
 mod update_topic;
 mod update_topic_perm;
@@ -43,60 +61,100 @@ use crate::connect::Token;
 use crate::credentials::credentials;
 use crate::directory::{Directory, Group, Target};
 use crate::error::AdminError;
-use crate::output::Outcome;
+use crate::output::{Format, Outcome};
 use clap::{Args, Subcommand};
 use raftmq_admin_client::public;
 
-/// What `mqadmin` can do.
-#[derive(Debug, Subcommand)]
-#[command(rename_all = "camelCase")]
-pub(crate) enum Command {
-    UpdateTopic(update_topic::Arguments),
-    UpdateTopicPerm(update_topic_perm::Arguments),
-    DeleteTopic(delete_topic::Arguments),
-    TopicList(topic_list::Arguments),
-    TopicRoute(topic_route::Arguments),
-    TopicStatus(topic_status::Arguments),
-    TopicClusterList(topic_cluster_list::Arguments),
-    UpdateSubGroup(update_sub_group::Arguments),
-    DeleteSubGroup(delete_sub_group::Arguments),
-    GetConsumerConfig(get_consumer_config::Arguments),
-    ConsumerProgress(consumer_progress::Arguments),
-    ConsumerConnection(consumer_connection::Arguments),
-    ProducerConnection(producer_connection::Arguments),
-    ResetOffsetByTime(reset_offset::ByTime),
-    SkipAccumulatedMessage(reset_offset::Skip),
-    StatsAll(stats_all::Arguments),
-    ListHalfMessages(half_message::List),
-    EndTransaction(half_message::End),
-    ClusterList(cluster_list::Arguments),
-    BrokerStatus(broker_status::Arguments),
-    GetBrokerConfig(get_broker_config::Arguments),
-    HaStatus(ha_status::Arguments),
-    GetSyncStateSet(get_sync_state_set::Arguments),
-    ElectMaster(elect_master::Arguments),
-    AddPeer(add_peer::Arguments),
-    ReplacePeer(replace_peer::Arguments),
-    RemovePeer(remove_peer::Arguments),
-    SendMessage(send_message::Arguments),
-    ConsumeMessage(consume_message::Arguments),
-    QueryMsgById(query_msg_by_id::ById),
-    QueryMsgByUniqueKey(query_msg_by_id::ByUniqueKey),
-    QueryMsgByKey(query_msg_by_key::Arguments),
-    QueryMsgByOffset(query_msg_by_offset::Arguments),
-    PrintMsg(print_msg::Arguments),
-    ExplainMsg(explain_msg::Arguments),
-    Dump(dump::Arguments),
-    CreateUser(user::Create),
-    UpdateUser(user::Update),
-    DeleteUser(user::Delete),
-    GetUser(user::Get),
-    ListUser(user::List),
-    CreateAcl(acl::Create),
-    UpdateAcl(acl::Update),
-    DeleteAcl(acl::Delete),
-    GetAcl(acl::Get),
-    ListAcl(acl::List),
+/// A line for each command: its name, its arguments, and what carries it out.
+macro_rules! commands {
+    ($($(#[$meta:meta])* $name:ident($arguments:path) => $run:path;)*) => {
+        /// What `mqadmin` can do.
+        #[derive(Debug, Subcommand)]
+        #[command(rename_all = "camelCase")]
+        pub(crate) enum Command {
+            $($(#[$meta])* $name($arguments),)*
+            Completion(completion::Arguments),
+        }
+
+        async fn outcome(directory: &Directory, command: &Command) -> Result<(Outcome, Format), AdminError> {
+            Ok(match command {
+                $(Command::$name(arguments) => ($run(directory, arguments).await?, arguments.output.output),)*
+                Command::Completion(arguments) => (completion::run(arguments), Format::Text),
+            })
+        }
+    };
+}
+
+commands! {
+    UpdateTopic(update_topic::Arguments) => update_topic::run;
+    UpdateTopicList(update_list::Topics) => update_list::topics;
+    UpdateTopicPerm(update_topic_perm::Arguments) => update_topic_perm::run;
+    DeleteTopic(delete_topic::Arguments) => delete_topic::run;
+    TopicList(topic_list::Arguments) => topic_list::run;
+    TopicRoute(topic_route::Arguments) => topic_route::run;
+    TopicStatus(topic_status::Arguments) => topic_status::run;
+    TopicClusterList(topic_cluster_list::Arguments) => topic_cluster_list::run;
+    UpdateSubGroup(update_sub_group::Arguments) => update_sub_group::run;
+    UpdateSubGroupList(update_list::Groups) => update_list::groups;
+    DeleteSubGroup(delete_sub_group::Arguments) => delete_sub_group::run;
+    GetConsumerConfig(get_consumer_config::Arguments) => get_consumer_config::run;
+    ConsumerProgress(consumer_progress::Arguments) => consumer_progress::run;
+    ConsumerConnection(consumer_connection::Arguments) => consumer_connection::run;
+    ConsumerStatus(consumer_status::Arguments) => consumer_status::run;
+    ProducerConnection(producer_connection::Arguments) => producer_connection::run;
+    Producer(producer::Arguments) => producer::run;
+    ResetOffsetByTime(reset_offset::ByTime) => reset_offset::by_time;
+    SkipAccumulatedMessage(reset_offset::Skip) => reset_offset::skip;
+    CloneGroupOffset(clone_group_offset::Arguments) => clone_group_offset::run;
+    StatsAll(stats_all::Arguments) => stats_all::run;
+    BrokerConsumeStats(broker_consume_stats::Arguments) => broker_consume_stats::run;
+    ListHalfMessages(half_message::List) => half_message::list;
+    EndTransaction(half_message::End) => half_message::end;
+    ListTimers(list_timers::Arguments) => list_timers::run;
+    ClusterList(cluster_list::Arguments) => cluster_list::run;
+    BrokerStatus(broker_status::Arguments) => broker_status::run;
+    GetBrokerConfig(get_broker_config::Arguments) => get_broker_config::run;
+    UpdateBrokerConfig(update_broker_config::Arguments) => update_broker_config::run;
+    GetNamesrvConfig(get_namesrv_config::Arguments) => get_namesrv_config::run;
+    HaStatus(ha_status::Arguments) => ha_status::run;
+    GetSyncStateSet(get_sync_state_set::Arguments) => get_sync_state_set::run;
+    ElectMaster(elect_master::Arguments) => elect_master::run;
+    AddPeer(add_peer::Arguments) => add_peer::run;
+    ReplacePeer(replace_peer::Arguments) => replace_peer::run;
+    RemovePeer(remove_peer::Arguments) => remove_peer::run;
+    SendMessage(send_message::Arguments) => send_message::run;
+    #[command(name = "clusterRT")]
+    ClusterRt(probe::ClusterRt) => probe::cluster_rt;
+    #[command(name = "checkMsgSendRT")]
+    CheckMsgSendRt(probe::CheckMsgSendRt) => probe::check_msg_send_rt;
+    SendMsgStatus(probe::SendMsgStatus) => probe::send_msg_status;
+    ConsumeMessage(consume_message::Arguments) => consume_message::run;
+    Benchmark(benchmark::Arguments) => benchmark::run;
+    QueryMsgById(query_msg_by_id::ById) => query_msg_by_id::by_id;
+    QueryMsgByUniqueKey(query_msg_by_id::ByUniqueKey) => query_msg_by_id::by_unique_key;
+    QueryMsgByKey(query_msg_by_key::Arguments) => query_msg_by_key::run;
+    QueryMsgByOffset(query_msg_by_offset::Arguments) => query_msg_by_offset::run;
+    QueryCq(query_cq::Arguments) => query_cq::run;
+    PrintMsg(print_msg::Arguments) => print_msg::run;
+    PrintMsgByQueue(print_msg_by_queue::Arguments) => print_msg_by_queue::run;
+    ExplainMsg(explain_msg::Arguments) => explain_msg::run;
+    QueryMsgTraceById(query_msg_trace_by_id::Arguments) => query_msg_trace_by_id::run;
+    DecodeMessageId(decode_message_id::Arguments) => decode_message_id::run;
+    Dump(dump::Arguments) => dump::run;
+    ExportMetadata(export::Metadata) => export::metadata;
+    ExportConfigs(export::Configs) => export::configs;
+    ExportMetrics(export::Metrics) => export::metrics;
+    SelfTest(self_test::Arguments) => self_test::run;
+    CreateUser(user::Create) => user::create;
+    UpdateUser(user::Update) => user::update;
+    DeleteUser(user::Delete) => user::delete;
+    GetUser(user::Get) => user::get;
+    ListUser(user::List) => user::list;
+    CreateAcl(acl::Create) => acl::create;
+    UpdateAcl(acl::Update) => acl::update;
+    DeleteAcl(acl::Delete) => acl::delete;
+    GetAcl(acl::Get) => acl::get;
+    ListAcl(acl::List) => acl::list;
 }
 
 /// Which broker groups a command goes to.
@@ -113,6 +171,10 @@ pub(crate) struct Where {
 impl Where {
     fn target(&self) -> Target<'_> {
         Target::new(self.broker.as_deref(), self.cluster.as_deref())
+    }
+
+    fn names_a_node(&self) -> bool {
+        self.broker.is_some()
     }
 
     /// Admin addresses of nodes: of the one that -b names, or of all.
@@ -138,91 +200,7 @@ pub(crate) async fn run(cli: Cli) -> Result<bool, AdminError> {
         )?,
         notice: |text| eprintln!("mqadmin: {text}"),
     };
-    let directory = &directory;
-    let (outcome, format) = match &cli.command {
-        Command::UpdateTopic(arguments) => (update_topic::run(directory, arguments).await?, arguments.output.output),
-        Command::UpdateTopicPerm(arguments) => {
-            (update_topic_perm::run(directory, arguments).await?, arguments.output.output)
-        }
-        Command::DeleteTopic(arguments) => (delete_topic::run(directory, arguments).await?, arguments.output.output),
-        Command::TopicList(arguments) => (topic_list::run(directory, arguments).await?, arguments.output.output),
-        Command::TopicRoute(arguments) => (topic_route::run(directory, arguments).await?, arguments.output.output),
-        Command::TopicStatus(arguments) => (topic_status::run(directory, arguments).await?, arguments.output.output),
-        Command::TopicClusterList(arguments) => {
-            (topic_cluster_list::run(directory, arguments).await?, arguments.output.output)
-        }
-        Command::UpdateSubGroup(arguments) => {
-            (update_sub_group::run(directory, arguments).await?, arguments.output.output)
-        }
-        Command::DeleteSubGroup(arguments) => {
-            (delete_sub_group::run(directory, arguments).await?, arguments.output.output)
-        }
-        Command::GetConsumerConfig(arguments) => {
-            (get_consumer_config::run(directory, arguments).await?, arguments.output.output)
-        }
-        Command::ConsumerProgress(arguments) => {
-            (consumer_progress::run(directory, arguments).await?, arguments.output.output)
-        }
-        Command::ConsumerConnection(arguments) => {
-            (consumer_connection::run(directory, arguments).await?, arguments.output.output)
-        }
-        Command::ProducerConnection(arguments) => {
-            (producer_connection::run(directory, arguments).await?, arguments.output.output)
-        }
-        Command::ResetOffsetByTime(arguments) => {
-            (reset_offset::by_time(directory, arguments).await?, arguments.output.output)
-        }
-        Command::SkipAccumulatedMessage(arguments) => {
-            (reset_offset::skip(directory, arguments).await?, arguments.output.output)
-        }
-        Command::StatsAll(arguments) => (stats_all::run(directory, arguments).await?, arguments.output.output),
-        Command::ListHalfMessages(arguments) => {
-            (half_message::list(directory, arguments).await?, arguments.output.output)
-        }
-        Command::EndTransaction(arguments) => (half_message::end(directory, arguments).await?, arguments.output.output),
-        Command::ClusterList(arguments) => (cluster_list::run(directory, arguments).await?, arguments.output.output),
-        Command::BrokerStatus(arguments) => (broker_status::run(directory, arguments).await?, arguments.output.output),
-        Command::GetBrokerConfig(arguments) => {
-            (get_broker_config::run(directory, arguments).await?, arguments.output.output)
-        }
-        Command::HaStatus(arguments) => (ha_status::run(directory, arguments).await?, arguments.output.output),
-        Command::GetSyncStateSet(arguments) => {
-            (get_sync_state_set::run(directory, arguments).await?, arguments.output.output)
-        }
-        Command::ElectMaster(arguments) => (elect_master::run(directory, arguments).await?, arguments.output.output),
-        Command::AddPeer(arguments) => (add_peer::run(directory, arguments).await?, arguments.output.output),
-        Command::ReplacePeer(arguments) => (replace_peer::run(directory, arguments).await?, arguments.output.output),
-        Command::RemovePeer(arguments) => (remove_peer::run(directory, arguments).await?, arguments.output.output),
-        Command::SendMessage(arguments) => (send_message::run(directory, arguments).await?, arguments.output.output),
-        Command::ConsumeMessage(arguments) => {
-            (consume_message::run(directory, arguments).await?, arguments.output.output)
-        }
-        Command::QueryMsgById(arguments) => {
-            (query_msg_by_id::by_id(directory, arguments).await?, arguments.output.output)
-        }
-        Command::QueryMsgByUniqueKey(arguments) => {
-            (query_msg_by_id::by_unique_key(directory, arguments).await?, arguments.output.output)
-        }
-        Command::QueryMsgByKey(arguments) => {
-            (query_msg_by_key::run(directory, arguments).await?, arguments.output.output)
-        }
-        Command::QueryMsgByOffset(arguments) => {
-            (query_msg_by_offset::run(directory, arguments).await?, arguments.output.output)
-        }
-        Command::ExplainMsg(arguments) => (explain_msg::run(directory, arguments).await?, arguments.output.output),
-        Command::PrintMsg(arguments) => (print_msg::run(directory, arguments).await?, arguments.output.output),
-        Command::Dump(arguments) => (dump::run(directory, arguments).await?, arguments.output.output),
-        Command::CreateUser(arguments) => (user::create(directory, arguments).await?, arguments.output.output),
-        Command::UpdateUser(arguments) => (user::update(directory, arguments).await?, arguments.output.output),
-        Command::DeleteUser(arguments) => (user::delete(directory, arguments).await?, arguments.output.output),
-        Command::GetUser(arguments) => (user::get(directory, arguments).await?, arguments.output.output),
-        Command::ListUser(arguments) => (user::list(directory, arguments).await?, arguments.output.output),
-        Command::CreateAcl(arguments) => (acl::create(directory, arguments).await?, arguments.output.output),
-        Command::UpdateAcl(arguments) => (acl::update(directory, arguments).await?, arguments.output.output),
-        Command::DeleteAcl(arguments) => (acl::delete(directory, arguments).await?, arguments.output.output),
-        Command::GetAcl(arguments) => (acl::get(directory, arguments).await?, arguments.output.output),
-        Command::ListAcl(arguments) => (acl::list(directory, arguments).await?, arguments.output.output),
-    };
+    let (outcome, format) = outcome(&directory, &cli.command).await?;
     Ok(outcome.print(format))
 }
 

@@ -48,8 +48,13 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<Outcome, AdminError> {
-    let wanted =
-        Search { topic: arguments.topic.clone(), key: None, from_ms: arguments.begin, until_ms: arguments.end };
+    let wanted = Search {
+        topic: arguments.topic.clone(),
+        key: None,
+        from_ms: arguments.begin,
+        until_ms: arguments.end,
+        ..Search::default()
+    };
     let groups = hosts(directory, &arguments.topic, None).await?;
     let until = arguments.patience.until();
     let (mut text, mut rows, mut failures, mut bytes) = (String::new(), Vec::new(), Vec::new(), 0);
@@ -101,7 +106,7 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
 }
 
 /// Whether a message has one of the tags of `a || b`; `*` and nothing mean any, also none.
-fn has_tag(expression: &str, message: &Message) -> bool {
+pub(super) fn has_tag(expression: &str, message: &Message) -> bool {
     let tag = message.system_properties.as_ref().and_then(|properties| properties.tag.as_deref());
     let mut tags = expression.split("||").map(str::trim);
     matches!(expression.trim(), "" | "*") || tags.any(|wanted| Some(wanted) == tag)

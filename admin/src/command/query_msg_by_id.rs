@@ -104,7 +104,7 @@ async fn show(
     let (mut text, mut rows, mut failures) = (String::new(), Vec::new(), Vec::new());
     for id in &subject.ids {
         let key = Some(SearchKey::MessageId(id.clone()));
-        let wanted = Search { topic: subject.topic.clone(), key, from_ms, until_ms };
+        let wanted = Search { topic: subject.topic.clone(), key, from_ms, until_ms, ..Search::default() };
         let (mut found, mut reasons) = (None, Vec::new());
         for group in &groups {
             let end = search(directory, group, &wanted, subject.patience.until(), |message| {

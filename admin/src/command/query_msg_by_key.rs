@@ -48,6 +48,7 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
         key: Some(SearchKey::MessageKey(arguments.key.clone())),
         from_ms: arguments.begin,
         until_ms: arguments.end,
+        ..Search::default()
     };
     let mut table = Table::new(&["#Message ID", "#Broker Name", "#QID", "#Offset", "#Store Time"]);
     let (mut rows, mut failures) = (Vec::new(), Vec::new());

@@ -1,8 +1,9 @@
 //! `removePeer`: one member of a broker group fewer.
 
+use crate::confirm::Consent;
 use crate::directory::Directory;
 use crate::error::AdminError;
-use crate::members::{self, Place, confirm, node_id};
+use crate::members::{self, Place, node_id};
 use crate::output::{Outcome, ShortOutput};
 use clap::Args;
 use raftmq_proto::admin::MemberToRemove;
@@ -24,9 +25,8 @@ pub(crate) struct Arguments {
     /// Its Raft id in hexadecimal, where several members have the label.
     #[arg(long = "node", value_name = "ID", value_parser = node_id)]
     node: Option<u64>,
-    /// Do not ask first.
-    #[arg(short = 'y', long = "yes")]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
     #[command(flatten)]
     pub output: ShortOutput,
 }
@@ -35,7 +35,7 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
     let label = &arguments.label;
     let group = arguments.place.group(directory).await?;
     let what = format!("{label} loses its vote and its place in broker group {}.", group.name);
-    confirm(&what, arguments.yes)?;
+    arguments.consent.need(&what)?;
     let member = MemberToRemove { label: label.clone(), node: arguments.node.unwrap_or(0) };
     let (group, done) = members::change(directory, &arguments.place, Change::Remove(member)).await?;
     Ok(members::outcome("removePeer", label, &group, &done, &format!("{label} is no member.")))

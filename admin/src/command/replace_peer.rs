@@ -1,8 +1,9 @@
 //! `replacePeer`: an empty node takes the place of a member of a broker group.
 
+use crate::confirm::Consent;
 use crate::directory::Directory;
 use crate::error::AdminError;
-use crate::members::{self, NewNode, Place, confirm};
+use crate::members::{self, NewNode, Place};
 use crate::output::{Outcome, ShortOutput};
 use clap::Args;
 use raftmq_proto::admin::change_members_request::Change;
@@ -18,9 +19,8 @@ pub(crate) struct Arguments {
     place: Place,
     #[command(flatten)]
     node: NewNode,
-    /// Do not ask first.
-    #[arg(short = 'y', long = "yes")]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
     #[command(flatten)]
     pub output: ShortOutput,
 }
@@ -35,7 +35,7 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
             "Node {:x} loses its place as {label} of broker group {} to node {:x}, and must not come back.",
             old.node, group.name, newcomer.node
         );
-        confirm(&what, arguments.yes)?;
+        arguments.consent.need(&what)?;
     }
     let text = format!("{label} is node {:x} now.", newcomer.node);
     let label = label.clone();

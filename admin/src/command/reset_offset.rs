@@ -1,6 +1,7 @@
 //! `resetOffsetByTime` and `skipAccumulatedMessage`: move a consumer group in a topic, also while its consumers run.
 
 use super::{PerGroup, Where};
+use crate::confirm::Consent;
 use crate::directory::Directory;
 use crate::error::AdminError;
 use crate::output::{Outcome, ShortOutput};
@@ -55,6 +56,8 @@ struct Subject {
     /// Accepted and ignored: a reset goes forward and back.
     #[arg(short = 'f', long = "force", hide = true, action = clap::ArgAction::Set)]
     _force: Option<bool>,
+    #[command(flatten)]
+    consent: Consent,
 }
 
 /// A point in time of a topic.
@@ -97,6 +100,10 @@ async fn reset(
         time_ms,
         offset,
     };
+    subject.consent.ask(&format!(
+        "Consumer group {} goes on elsewhere in topic {}: messages are skipped or come again.",
+        subject.group, subject.topic
+    ))?;
     let mut report = PerGroup::default();
     let mut table = Table::new(&["#brokerName", "#queueId", "#offset"]);
     for group in directory.groups(subject.place.target()).await? {

@@ -42,7 +42,7 @@ impl Patience {
 }
 
 /// What is looked for. Without a key, every message.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Search {
     pub topic: String,
     pub key: Option<SearchKey>,
@@ -50,6 +50,8 @@ pub(super) struct Search {
     pub from_ms: Option<u64>,
     /// Stored then or earlier.
     pub until_ms: Option<u64>,
+    /// Only in this queue of the broker group.
+    pub queue: Option<u16>,
 }
 
 /// How a search ended.
@@ -79,6 +81,8 @@ pub(super) async fn search(
         begin_timestamp: search.from_ms.map(timestamp),
         end_timestamp: search.until_ms.map(timestamp),
         search_key: search.key.clone(),
+        broker_name: search.queue.map(|_| group.name.clone()),
+        queue_id: search.queue.map(i32::from),
         ..ListMessageRequest::default()
     };
     let began = Instant::now();

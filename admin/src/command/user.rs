@@ -1,6 +1,7 @@
 //! `createUser`, `updateUser`, `deleteUser`, `getUser`, `listUser`: who may call where access control is on.
 
 use super::{PerGroup, Where};
+use crate::confirm::Consent;
 use crate::directory::{Directory, Group};
 use crate::error::AdminError;
 use crate::output::{Outcome, ShortOutput};
@@ -105,6 +106,8 @@ pub(crate) struct Delete {
     #[arg(short = 'u', long = "username")]
     name: String,
     #[command(flatten)]
+    consent: Consent,
+    #[command(flatten)]
     pub output: ShortOutput,
 }
 
@@ -172,6 +175,7 @@ async fn put(directory: &Directory, place: &Where, verb: &str, request: PutUserR
 }
 
 pub(crate) async fn delete(directory: &Directory, arguments: &Delete) -> Result<Outcome, AdminError> {
+    arguments.consent.ask(&format!("User {} is deleted, and its clients are refused.", arguments.name))?;
     let mut report = PerGroup::default();
     for group in directory.groups(arguments.place.target()).await? {
         let deleted = directory.on_group(&group, |mut node| {

@@ -51,7 +51,7 @@ impl AdminService {
             self.read(move |state| topic(state, name.as_str())).await?
         };
         let created = known.is_none();
-        let default_queues = self.node.config.grpc.default_topic_queues;
+        let default_queues = self.node.settings().grpc.default_topic_queues;
         let wanted_owners = request.fifo_owners.clone();
         let mut row = wanted_topic(request, known, default_queues).map_err(Status::invalid_argument)?;
         if created {

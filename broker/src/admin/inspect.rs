@@ -1,13 +1,20 @@
-//! What this node was told at its start, and who is connected to its broker group.
+//! What this node was told, at its start and since, and who is connected to its broker group.
 
+use super::door::Caller;
 use super::{AdminService, Parts, in_parts};
 use crate::client::relay;
-use raftmq_proto::admin::{Client, GetConfigResponse, ListClientsRequest, ListClientsResponse, Setting, Subscription};
+use crate::live::{Reach, UpdateError};
+use raftmq_proto::admin::{
+    Client, GetConfigResponse, ListClientsRequest, ListClientsResponse, Setting, Subscription, UpdateConfigRequest,
+    UpdateConfigResponse,
+};
 use raftmq_proto::forward::{ClientsRequest, ConnectedClient};
+use raftmq_server::settings::ChangeError;
+use tonic::Status;
 
 impl AdminService {
     pub(super) fn get_config(&self) -> GetConfigResponse {
-        let config = &self.node.config;
+        let config = self.node.settings();
         let settings = config.entries.iter().cloned().map(|entry| Setting {
             key: entry.key,
             value: entry.value,
@@ -19,6 +26,42 @@ impl AdminService {
             label: config.label.clone(),
             settings: settings.collect(),
         }
+    }
+
+    pub(super) async fn update_config(
+        &self,
+        request: UpdateConfigRequest,
+        caller: &Caller,
+    ) -> Result<UpdateConfigResponse, Status> {
+        let (node, key, value) = (self.node.clone(), request.key.clone(), request.value.clone());
+        let updated = tokio::task::spawn_blocking(move || {
+            let updated = node.live.update(&key, &value);
+            if updated.is_ok() {
+                node.rates.limit_clients(node.settings().grpc.client_rate);
+            }
+            updated
+        });
+        let updated = updated.await.map_err(|error| Status::internal(format!("changing a setting failed: {error}")))?;
+        let (key, value) = (request.key.as_str(), request.value.as_str());
+        let outcome = updated.as_ref().map_or_else(ToString::to_string, |_| "done".to_owned());
+        tracing::info!(target: "audit", user = caller.name, address = caller.address, key, value, outcome, "setting changed");
+        let updated = updated.map_err(|error| match error {
+            UpdateError::NeedsRestart(_) | UpdateError::Change(ChangeError::SetAbove { .. }) => {
+                Status::failed_precondition(error.to_string())
+            }
+            UpdateError::Change(ChangeError::NotKept { .. }) => Status::internal(error.to_string()),
+            UpdateError::Unknown(..) | UpdateError::Unused(_) | UpdateError::Value(_) => {
+                Status::invalid_argument(error.to_string())
+            }
+        })?;
+        Ok(UpdateConfigResponse {
+            broker_group: self.broker_group(),
+            label: self.node.config.label.clone(),
+            before: updated.before,
+            after: updated.after,
+            file: updated.kept_in.display().to_string(),
+            of_group: updated.reach == Reach::Group,
+        })
     }
 
     pub(super) async fn list_clients(&self, request: ListClientsRequest) -> Parts<ListClientsResponse> {

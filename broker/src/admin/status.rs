@@ -75,6 +75,7 @@ impl AdminService {
             out_rate: traffic.rates.1,
             trouble,
             uptime_ms: u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            latencies: node.counters.recent(),
             command_version: node.proposer.version(),
             command_version_known: *node.config.versions.end(),
             ..GroupStatusResponse::default()

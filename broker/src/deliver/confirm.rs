@@ -132,7 +132,7 @@ async fn confirm(node: &Node, open_for: Duration, ask_for: Duration) {
     };
     let open: Vec<LeaseName> = arrived.into_iter().filter(is_open).collect();
     for leases in open.chunks(LEASES_MAX) {
-        let command = ConfirmLeases { leases: leases.to_vec(), renew_max_ms: node.config.grpc.renew_ms_max };
+        let command = ConfirmLeases { leases: leases.to_vec(), renew_max_ms: node.settings().grpc.renew_ms_max };
         let by = Some(Instant::now() + ask_for);
         if let Err(error) = node.proposer.submit(Kind::ConfirmLeases(command), Vec::new(), by).await {
             tracing::debug!(leases = leases.len(), %error, "deliveries could not be confirmed yet");

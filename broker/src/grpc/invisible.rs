@@ -32,7 +32,7 @@ async fn change(
 ) -> Result<v2::ChangeInvisibleDurationResponse, ApiError> {
     let (caller, request) = Caller::split(request);
     front.admit(&caller, &request)?;
-    let command = draft(&request, front.handles, &front.node.config.grpc)?;
+    let command = draft(&request, front.handles, &front.node.settings().grpc)?;
     let reply = front.submit(Kind::ChangeInvisible(command), Vec::new(), caller.answer_by()).await?;
     let reply::Kind::Invisible(invisible) = reply else {
         return Err(ApiError::Internal(format!("a change of an invisible duration was answered with {reply:?}")));

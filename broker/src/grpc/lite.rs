@@ -144,7 +144,8 @@ pub(super) async fn sync(
     let action = request.action();
     let parent = convert::topic(request.topic)?;
     let group = convert::consumer_group(request.group)?;
-    let limits = &front.node.config.grpc;
+    let settings = front.node.settings();
+    let limits = &settings.grpc;
     let names: BTreeSet<String> = request.lite_topic_set.into_iter().collect();
     if matches!(action, Action::PartialAdd | Action::CompleteAdd) {
         for name in &names {

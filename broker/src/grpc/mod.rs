@@ -179,7 +179,8 @@ impl Front {
 
     /// Creates a topic on first use, if that is allowed; it takes messages of every type.
     async fn create_topic(&self, name: &TopicName, caller: &Caller) -> Result<bool, ApiError> {
-        let config = &self.node.config.grpc;
+        let settings = self.node.settings();
+        let config = &settings.grpc;
         if !config.auto_create_topic || !name.may_be_auto_created() {
             return Ok(false);
         }

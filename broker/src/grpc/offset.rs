@@ -71,7 +71,7 @@ pub(super) async fn update(
         topic: named.topic.into_string(),
         queue: u32::from(named.number),
         offset,
-        create_consumer_group: front.node.config.grpc.auto_create_subscription_group,
+        create_consumer_group: front.node.settings().grpc.auto_create_subscription_group,
     };
     front.submit_any(Kind::PutOffset(command), caller.answer_by()).await?;
     if is_new {

@@ -80,10 +80,11 @@ async fn pull(
     let client_id = front.admit(&caller, &request)?;
     let permit = front.permit(&caller, &request)?;
     convert::consumer_group(request.group)?;
-    let filter = convert::filter(request.filter_expression.as_ref(), &front.node.config.grpc)?;
+    let filter = convert::filter(request.filter_expression.as_ref(), &front.node.settings().grpc)?;
     let resource = request.message_queue.as_ref().and_then(|queue| queue.topic.clone()).unwrap_or_default();
     let named = front.queue(request.message_queue).await?;
-    let limits = &front.node.config.grpc;
+    let settings = front.node.settings();
+    let limits = &settings.grpc;
     let batch = u32::try_from(request.batch_size).unwrap_or_default().clamp(1, limits.receive_batch_max);
     let polling_ms = request.long_polling_timeout.as_ref().map_or(0, convert::duration_ms);
     let polling_ms = u64::try_from(polling_ms).unwrap_or_default().min(limits.long_polling_ms_max);

@@ -125,7 +125,7 @@ fn prepare(front: &Front, caller: &Caller, request: v2::ReceiveMessageRequest) -
         deadline: caller.deadline(),
         request_timeout: known.map_or(REQUEST_TIMEOUT, |known| known.request_timeout),
     };
-    let ask = ask(request, &asker, &front.node.config.grpc)?;
+    let ask = ask(request, &asker, &front.node.settings().grpc)?;
     Ok(Ask { permit, outgoing: caller.outgoing(), ..ask })
 }
 
@@ -241,6 +241,7 @@ async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answe
     };
     while !waiter.is_ended() {
         waiter.look();
+        let looked = Instant::now();
         let mut again = false;
         front.still(ask.permit.as_ref())?;
         // Before anything arrives, so that no other member's receive skips what this one waits for.
@@ -267,6 +268,8 @@ async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answe
             again = more;
             if messages > 0 {
                 if let Some(found) = read(front, ask, &leases).await? {
+                    // Without the wait for messages, which is the producers' affair.
+                    front.node.counters.called("ReceiveMessage", "OK", looked.elapsed());
                     return Ok(Outcome::Answer(found));
                 }
                 again = true;
@@ -375,7 +378,8 @@ fn asks_in_any_case(state: &impl ReadState, ask: &Ask) -> Result<bool, ApiError>
 }
 
 fn lease(front: &Front, ask: &Ask, Wanted { judgement, lite_topics }: Wanted) -> Kind {
-    let limits = &front.node.config.grpc;
+    let settings = front.node.settings();
+    let limits = &settings.grpc;
     Kind::Lease(Lease {
         consumer_group: ask.consumer_group.as_str().to_owned(),
         topic: ask.topic.as_str().to_owned(),

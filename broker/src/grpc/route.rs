@@ -52,7 +52,7 @@ pub(super) async fn query(
         return Err(ApiError::TopicNotFound(topic.into_string()));
     }
     let dialled = Dialled { endpoints: request.endpoints.as_ref(), reached: caller.reached() };
-    let own_port = front.node.config.grpc.use_endpoint_port_from_request;
+    let own_port = front.node.settings().grpc.use_endpoint_port_from_request;
     let dialect = Dialect::of(&caller);
     let of_host = |host: &Host| {
         let lists = dialect.spell(host.endpoints(&dialled, own_port));
@@ -77,7 +77,7 @@ pub(super) async fn assignment(
         return Err(ApiError::TopicNotFound(topic.into_string()));
     }
     let dialled = Dialled { endpoints: request.endpoints.as_ref(), reached: caller.reached() };
-    let own_port = front.node.config.grpc.use_endpoint_port_from_request;
+    let own_port = front.node.settings().grpc.use_endpoint_port_from_request;
     let dialect = Dialect::of(&caller);
     let of_host = |host: &Host| assigned(&resource, host, &dialect.spell(host.endpoints(&dialled, own_port)), ordered);
     let assignments: Vec<_> = hosts.iter().flat_map(of_host).collect();

@@ -124,8 +124,9 @@ async fn send(front: &Front, request: Request<v2::SendMessageRequest>) -> Result
     }
     let peer = caller.address().map(|client| client.to_string()).unwrap_or_default();
     let node = &*front.node;
+    let settings = node.settings();
     let context = Context {
-        limits: &node.config.grpc,
+        limits: &settings.grpc,
         now_ms: i64::try_from(node.clock.now()).unwrap_or(i64::MAX),
         peer: &peer,
         store_host: &front.store_host,
@@ -158,7 +159,7 @@ async fn send(front: &Front, request: Request<v2::SendMessageRequest>) -> Result
 impl Front {
     /// Names the client and the user of a send, where they are limited, to the leader.
     fn count_for(&self, append: &mut Append, client_id: &str, permit: Option<&Permit>) {
-        if self.node.config.grpc.client_rate.is_set() {
+        if self.node.settings().grpc.client_rate.is_set() {
             client_id.clone_into(&mut append.client_id);
         }
         if let Some(user) = permit.map(|permit| &permit.identity.user)

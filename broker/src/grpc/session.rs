@@ -74,7 +74,7 @@ impl Front {
             client_id: client_id.to_owned(),
             consumer_group: consumer.consumer_group.to_string(),
             subscriptions: subscriptions.collect(),
-            create_consumer_group: self.node.config.grpc.auto_create_subscription_group,
+            create_consumer_group: self.node.settings().grpc.auto_create_subscription_group,
         });
         let name = consumer.consumer_group.as_str();
         let is_new = consumer_group(&self.node.group.state(), name)?.is_none();

@@ -248,7 +248,7 @@ impl Stream {
         settings: v2::Settings,
     ) -> Result<(v2::Settings, ConnectedClient), ApiError> {
         front.permit(&self.caller, &settings)?;
-        let parsed = Arc::new(ClientSettings::parse(&settings, &front.node.config.grpc)?);
+        let parsed = Arc::new(ClientSettings::parse(&settings, &front.node.settings().grpc)?);
         front.settings.put(&self.client_id, connection, parsed.clone());
         let about = self.about(&parsed);
         let mut row = None;
@@ -267,6 +267,6 @@ impl Stream {
                 }
             });
         }
-        Ok((overlay(settings, &self.language, &front.node.config.grpc, row.as_ref()), about))
+        Ok((overlay(settings, &self.language, &front.node.settings().grpc, row.as_ref()), about))
     }
 }

@@ -1,10 +1,12 @@
 //! What is counted as it happens.
 
+use super::latency::Recent;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use raftmq_proto::admin::CallLatency;
 use std::time::Duration;
 
 /// RocketMQ's steps for the size of a message, in bytes.
@@ -47,6 +49,7 @@ pub(crate) struct Counters {
     messages_out: Family<Received, Counter>,
     bytes_out: Family<Received, Counter>,
     calls: Family<Call, Histogram>,
+    recent: Recent,
 }
 
 impl Default for Counters {
@@ -58,6 +61,7 @@ impl Default for Counters {
             messages_out: Family::default(),
             bytes_out: Family::default(),
             calls: Family::new_with_constructor(|| Histogram::new(LATENCIES_MS)),
+            recent: Recent::default(),
         }
     }
 }
@@ -88,8 +92,16 @@ impl Counters {
 
     /// A call that was answered.
     pub(crate) fn called(&self, rpc: &'static str, response_code: &'static str, took: Duration) {
+        if response_code == "OK" {
+            self.recent.called(rpc, took);
+        }
         let labels = Call { protocol_type: "grpc", request_code: rpc, response_code };
         self.calls.get_or_create(&labels).observe(took.as_secs_f64() * 1_000.0);
+    }
+
+    /// How long calls took lately.
+    pub(crate) fn recent(&self) -> Vec<CallLatency> {
+        self.recent.look()
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {

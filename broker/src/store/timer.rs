@@ -11,6 +11,7 @@
 use super::codec::{Reader, put_varint};
 use super::{StateError, TopicId, key};
 use raft_store::ReadState;
+use std::fmt;
 use std::ops::ControlFlow;
 
 const TABLE: &str = key::TABLES[key::TIMER.0 as usize];
@@ -142,6 +143,86 @@ fn scan(state: &impl ReadState, from: &[u8], until_ms: u64, rows_max: usize) -> 
     rows.into_iter().collect()
 }
 
+/// Where a list goes on. What is written is for us alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Point {
+    at_ms: u64,
+    topic: TopicId,
+    place: InLog,
+}
+
+impl Point {
+    /// Before everything that is due then.
+    #[must_use]
+    pub fn at(at_ms: u64) -> Point {
+        Point { at_ms, topic: TopicId(0), place: InLog { log_index: 0, slot: 0 } }
+    }
+
+    /// What `Display` wrote.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Point> {
+        let mut parts = text.splitn(4, '-').map(str::parse::<u64>);
+        let mut part = || parts.next()?.ok();
+        let (at_ms, topic, log_index) = (part()?, TopicId(part()?), part()?);
+        let slot = u32::try_from(part()?).ok()?;
+        Some(Point { at_ms, topic, place: InLog { log_index, slot } })
+    }
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}-{}", self.at_ms, self.topic.0, self.place.log_index, self.place.slot)
+    }
+}
+
+/// A part of the timers.
+#[derive(Debug)]
+pub struct Page {
+    /// Earliest first; without those that were taken back.
+    pub rows: Vec<Due>,
+    /// Where there may be more.
+    pub next: Option<Point>,
+}
+
+/// Timers from a point on up to and including `until_ms`, of one topic or of all, at most `rows_max`, after a look at
+/// `looks_max` rows at most.
+///
+/// # Errors
+/// When a row cannot be read.
+pub fn page(
+    state: &impl ReadState,
+    from: Point,
+    until_ms: u64,
+    topic: Option<TopicId>,
+    rows_max: usize,
+    looks_max: usize,
+) -> Result<Page, StateError> {
+    let begin = key::waiting_at(b'd', from.at_ms, from.topic, from.place.log_index, from.place.slot).to_vec();
+    let begin = begin.max(low(state)?);
+    let (mut rows, mut looks, mut next, mut broken) = (Vec::new(), 0, None, None);
+    state.scan(key::TIMER, &begin, &key::waiting_until(b'd', until_ms), &mut |key, value| match parse(key, value) {
+        Ok(due) if rows.len() >= rows_max || looks >= looks_max => {
+            next = Some(Point { at_ms: due.at_ms, topic: due.topic, place: due.place });
+            ControlFlow::Break(())
+        }
+        Ok(due) => {
+            looks += 1;
+            if !due.timer.recalled && topic.is_none_or(|topic| topic == due.topic) {
+                rows.push(due);
+            }
+            ControlFlow::Continue(())
+        }
+        Err(error) => {
+            broken = Some(error);
+            ControlFlow::Break(())
+        }
+    })?;
+    match broken {
+        Some(error) => Err(error),
+        None => Ok(Page { rows, next }),
+    }
+}
+
 /// The timer of a row.
 pub(crate) fn parse(key: &[u8], value: &[u8]) -> Result<Due, StateError> {
     let mut reader = Reader::new(TABLE, key);
@@ -162,6 +243,25 @@ pub fn waiting(state: &impl ReadState, topic: TopicId) -> Result<u64, StateError
     count(state, key::TIMER, topic)
 }
 
+/// Messages of all topics that wait for their delivery time.
+///
+/// # Errors
+/// When a row cannot be read.
+pub fn waiting_in_all(state: &impl ReadState) -> Result<u64, StateError> {
+    let mut counts = Vec::new();
+    state.scan(key::TIMER, b"n", &key::after(b"n"), &mut |_, value| {
+        counts.push(value.to_vec());
+        ControlFlow::Continue(())
+    })?;
+    let mut sum = 0_u64;
+    for value in counts {
+        let mut reader = Reader::new(TABLE, &value);
+        sum = sum.saturating_add(reader.varint()?);
+        reader.end()?;
+    }
+    Ok(sum)
+}
+
 /// How many messages of a topic a table holds.
 pub(super) fn count(state: &impl ReadState, table: raft_store::Table, topic: TopicId) -> Result<u64, StateError> {
     let Some(value) = state.get(table, &key::waiting_count(topic))? else { return Ok(0) };
@@ -173,13 +273,20 @@ pub(super) fn count(state: &impl ReadState, table: raft_store::Table, topic: Top
 
 #[cfg(test)]
 mod tests {
-    use super::Timer;
+    use super::{InLog, Point, Timer, TopicId};
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
     proptest! {
         #[test]
+        fn a_point_to_go_on_from_reads_back(at_ms in any::<u64>(), topic in any::<u64>(), log_index in any::<u64>(), slot in any::<u32>(), other in ".*") {
+            let point = Point { at_ms, topic: TopicId(topic), place: InLog { log_index, slot } };
+            prop_assert_eq!(Point::parse(&point.to_string()), Some(point));
+            let _ = Point::parse(&other);
+        }
+
+        #[test]
         fn rows_come_back(recalled in any::<bool>(), tag in any::<u32>(), body_bytes in any::<u32>(), message_id_hash in any::<u64>(), place in any::<Option<(u64, u32)>>()) {
-            let moved = place.map(|(log_index, slot)| super::InLog { log_index, slot });
+            let moved = place.map(|(log_index, slot)| InLog { log_index, slot });
             let timer = Timer { recalled, tag, body_bytes, message_id_hash, moved };
             let value = timer.encode();
             prop_assert_eq!(Timer::decode(&value).expect("comes back"), timer);

@@ -260,7 +260,8 @@ async fn trim(node: &Node, warned: &mut Warned, heard: &Heard) -> Result<bool, F
 /// The mark that the next trim goes up to.
 fn wanted(node: &Node, trimmed: u64, warned: &mut Warned, heard: &Heard) -> Result<Option<u64>, Failure> {
     let state = node.group.state();
-    let limits = &node.config.retention;
+    let settings = node.settings();
+    let limits = &settings.retention;
     let now = node.proposer.now();
     let aged = retention::mark_by_time(&state, now.saturating_sub(limits.kept_ms))?;
     let look = Look {

@@ -19,10 +19,11 @@ const REPORT_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// On the leader: ends sessions, looks whether there is room for sends, and hands leadership over when this node's
 /// disk is slow or its clock far off. Runs until dropped.
 pub(super) async fn run(node: &Node, term: Term) {
-    let mut watchdog = Watchdog::new(node.config.slow_disk.clone());
+    let mut watchdog = Watchdog::new(node.settings().slow_disk.clone());
     loop {
         next_report(node, REPORT_EVERY).await;
         node.gate.decide(&node.group);
+        watchdog.adjust(&node.settings().slow_disk);
         watchdog.watch(node).await;
         let state = node.group.state();
         // Ten thousand rows are no work for a thread that others wait for.
@@ -52,7 +53,7 @@ pub(super) async fn run(node: &Node, term: Term) {
 
 /// A node whose clock is far from the median of the voters' does not lead (design decision 5).
 async fn yield_to_a_better_clock(node: &Node) {
-    let limit = node.config.clock_skew_ms_max;
+    let limit = node.settings().clock_skew_ms_max;
     let voters = node.group.voters().len();
     let Some(skew) = node.clock.skew_ms(voters) else { return };
     if skew.unsigned_abs() > limit && voters > 1 {

@@ -13,19 +13,27 @@ use std::time::Duration;
 /// A setting that was not stored is proposed again after this.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Proposes what differs, then waits until the task is dropped.
+/// Proposes what differs, now and whenever a setting is changed, until the task is dropped.
 pub(super) async fn run(node: &Node) {
-    let wanted = [
-        (WINDOW_MS, node.config.idempotence.window_ms.to_string()),
-        (MESSAGES_MAX, node.config.idempotence.messages_max.to_string()),
-        (RETENTION_MS, node.config.retention.kept_ms.to_string()),
-    ];
-    for (key, value) in wanted {
-        while !put(node, key, &value).await {
-            tokio::time::sleep(AGAIN_AFTER).await;
+    let mut changes = node.live.changes();
+    loop {
+        changes.mark_unchanged();
+        let settings = node.settings();
+        let wanted = [
+            (WINDOW_MS, settings.idempotence.window_ms.to_string()),
+            (MESSAGES_MAX, settings.idempotence.messages_max.to_string()),
+            (RETENTION_MS, settings.retention.kept_ms.to_string()),
+        ];
+        for (key, value) in wanted {
+            while !put(node, key, &value).await {
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
+        }
+        // It ends with the node, whose task this is.
+        if changes.changed().await.is_err() {
+            pending().await
         }
     }
-    pending().await
 }
 
 /// Whether the setting has this value now.

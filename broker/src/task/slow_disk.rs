@@ -97,6 +97,11 @@ impl Watchdog {
         Watchdog { limits, not_before, slow_looks: 0 }
     }
 
+    /// Goes by other limits from now on.
+    pub(super) fn adjust(&mut self, limits: &SlowDiskLimits) {
+        self.limits.clone_from(limits);
+    }
+
     /// One look: to whom leadership is to go, if it is.
     fn look(&mut self, now: Instant, own: Option<Duration>, candidates: &[Candidate]) -> Option<NodeId> {
         let slow = own.filter(|own| !self.limits.slow.is_zero() && *own >= self.limits.slow);

@@ -3,7 +3,7 @@
 use super::timeline::check;
 use crate::deliver::handle::message_id_hash;
 use crate::store::explain::{self, Fate, Waits};
-use crate::store::{TopicId, consumer_group, topic};
+use crate::store::{TopicId, consumer_group, timer, topic};
 use raft_store::State;
 
 fn id_of(state: &State, name: &str) -> TopicId {
@@ -45,6 +45,42 @@ pub(super) fn waits(state: &State, now_ms: u64, words: &[&str]) -> String {
         Waits::Transaction { state, checks, .. } => format!("{state:?} {checks}").to_lowercase(),
     };
     if found.is_empty() { "nothing".to_owned() } else { found.iter().map(show).collect::<Vec<_>>().join(", ") }
+}
+
+/// `timers t 2 5`: seconds until messages of a topic (`*` for all) are due, two on a page, after a look at five rows at
+/// most; pages are separated by `|`.
+pub(super) fn timers(state: &State, now_ms: u64, words: &[&str]) -> String {
+    let topic = (words[1] != "*").then(|| id_of(state, words[1]));
+    let [rows_max, looks_max] = [2, 3].map(|place| words[place].parse().expect("a number"));
+    let (mut from, mut pages) = (timer::Point::at(0), Vec::new());
+    loop {
+        let page = timer::page(state, from, u64::MAX - 1, topic, rows_max, looks_max).expect("read");
+        assert!(page.rows.len() <= rows_max);
+        let due = page.rows.iter().map(|due| format!("{}", (due.at_ms - now_ms) / 1_000));
+        pages.push(due.collect::<Vec<_>>().join(" "));
+        match page.next {
+            // As whoever asks again names it.
+            Some(next) => from = timer::Point::parse(&next.to_string()).expect("it reads back"),
+            None => return pages.join("|"),
+        }
+    }
+}
+
+#[test]
+fn timers_are_listed_by_their_time_page_after_page() {
+    check(
+        "topic t types=1,3; topic u types=1,3
+         delay t 30s a; delay u 10s b; delay t 20s c; delay t 40s d; delay u 50s e
+         timers * 2 100           => 10 20|30 40|50
+         timers * 3 100           => 10 20 30|40 50
+         timers t 100 100         => 20 30 40
+         timers t 100 1           => |20|30|40|
+         timers t 1 2             => 20|30|40|
+         recall c
+         timers * 9 9             => 10 30 40 50
+         +10s; tick
+         timers * 9 9             => 20 30 40",
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! send its message id, `content=2` other content than the first; `lite=x` sends to the lite topic `x`, and
 //! `lite c g t +x -y` says that client `c` receives `x` from now on, and `y` no longer.
 
-use super::explain::{fate, waits};
+use super::explain::{fate, timers, waits};
 use super::lite::{lite_topics, subscription_of, told};
 use super::retention::assert_kept;
 use super::{Effect, Harness, Rules, START_MS, judged};
@@ -155,6 +155,7 @@ impl Timeline {
             "lite" => self.simple(command::Kind::PutLiteSubscription(subscription_of(&words))),
             "fate" => fate(&self.harness.state, self.harness.now_ms, &words),
             "waits" => waits(&self.harness.state, self.harness.now_ms, &words),
+            "timers" => timers(&self.harness.state, self.harness.now_ms, &words),
             "drop-share" => self.simple(command::Kind::DropShare(DropShare {
                 consumer_group: words[1].into(),
                 topic: words[2].into(),
