@@ -121,6 +121,14 @@ phrases! {
     NoLeader: "No leader", "没有主节点";
     LeaderChanges: "Changes of leaders", "主节点变更";
     TopTopics: "Topics with most traffic", "流量最高的主题";
+    CallLatencies: "How long calls take", "调用耗时";
+    Call: "Call", "调用";
+    CallsLately: "Calls lately", "近期调用数";
+    Median: "p50", "p50 耗时";
+    Slowest: "p99", "p99 耗时";
+    Receive: "Receive", "接收";
+    Acknowledge: "Acknowledge", "确认消费";
+    LatenciesExplained: "Of the last one to two minutes. A receive counts without its wait for messages.", "统计最近一到两分钟。接收耗时不含等待消息的时间。";
     CountedPartly: "There are many topics; those without consumers are counted in part.", "主题较多，没有消费者的主题只统计了一部分。";
     MessagesEver: "Messages so far", "累计消息数";
     Time: "Time", "时间";
@@ -151,6 +159,12 @@ phrases! {
     RemoveMember: "Remove member", "移除成员";
     RemovalIsFinal: "The node loses its vote and its place in the broker group; with one member fewer, fewer may be down. A lost node is better replaced: mqadmin replacePeer.",
         "该节点将失去投票权并离开 Broker 组；成员越少，可容忍的故障越少。丢失的节点最好替换：mqadmin replacePeer。";
+    AdmitNode: "Admit a node", "接纳节点";
+    AdmissionExplained: "An empty node that was started with the members in its dLegerPeers logs a line that begins with mqadmin addPeer or replacePeer. Paste it here. It takes until the node has caught up; what is broken off goes on when it is sent again.",
+        "以现有成员作为 dLegerPeers 启动的空节点会在日志中打印以 mqadmin addPeer 或 replacePeer 开头的一行，请粘贴到此处。操作会持续到该节点追上进度；中断后再次提交即可继续。";
+    LineOfLog: "The line of its log", "日志中的该行";
+    NoSuchLine: "This is no line with mqadmin addPeer or replacePeer and all that belongs to it.", "这不是完整的 mqadmin addPeer 或 replacePeer 命令行。";
+    NodeAdmitted: "is a member", "已成为成员";
     MemberRemoved: "removed", "已移除";
     Configuration: "Configuration", "配置";
     Key: "Key", "键";
@@ -268,7 +282,11 @@ phrases! {
     NoOrigin: "This message is no dead letter that names its topic", "此消息不是带有原主题的死信";
     Delayed: "Delayed", "定时消息";
     Recall: "Take back", "撤回";
-    RecallExplained: "A delayed message can be taken back before its time, with the handle that its sender got.", "定时消息在投递之前可以凭发送时得到的句柄撤回。";
+    DelayedByTime: "Delayed messages by the time at which they are due", "按投递时间排列的定时消息";
+    DeliveryTime: "Due", "到期时间";
+    DueIn: "In", "剩余时间";
+    WaitingMessages: "Messages that wait:", "等待中的消息数：";
+    RecallExplained: "A delayed message can be taken back before its time, from the list, or with the handle that its sender got.", "定时消息在投递之前可以从列表中撤回，或凭发送时得到的句柄撤回。";
     RecallHandle: "Recall handle", "撤回句柄";
     Recalled: "Taken back", "已撤回";
     Transactions: "Transactions", "事务消息";
@@ -285,6 +303,36 @@ phrases! {
     RollBack: "Roll back", "回滚";
     CommittedMessage: "committed", "已提交事务";
     RolledBack: "rolled back", "已回滚事务";
+
+    // Users and access rules.
+    Users: "Users", "用户列表";
+    User: "User", "用户";
+    UserType: "Type", "用户类型";
+    UserStatus: "Status", "用户状态";
+    Enabled: "enabled", "已启用";
+    Disabled: "disabled", "已禁用";
+    RateMessages: "Messages a second at most", "每秒消息上限";
+    RateBytes: "Bytes a second at most", "每秒字节上限";
+    NewSecret: "Secret key", "新密钥";
+    UsersExplained: "Users count where authenticationEnabled is set. Super may do everything, Normal what its access rules say.", "仅在启用 authenticationEnabled 后生效。Super 拥有全部权限，Normal 按访问规则授权。";
+    NewUser: "Create a user", "新建用户";
+    ChangeUser: "Change the user", "修改用户";
+    DeleteUser: "Delete the user", "删除用户";
+    UserDeletionIsFinal: "The user goes with its access rules, and its clients are refused.", "该用户及其访问规则将被删除，其客户端会被拒绝。";
+    NoSuchUser: "There is no such user", "没有这个用户";
+    UserStored: "user stored", "用户已保存";
+    AccessRules: "Access rules", "访问规则";
+    Resource: "Resource", "资源";
+    Actions: "Actions", "操作";
+    SourceAddresses: "From addresses", "来源地址";
+    Decision: "Decision", "决定";
+    Policy: "Policy", "策略";
+    Remove: "Remove", "移除";
+    PutRule: "Put a rule", "设置规则";
+    RulesExplained: "Topic:orders, Group:bill*, Topic:*, or * for everything. The most exact resource decides, and of two alike the one that denies. A rule for the same resource is replaced.",
+        "例如 Topic:orders、Group:bill*、Topic:*，或用 * 表示全部。最精确的资源优先，同级时拒绝优先。同一资源的规则会被替换。";
+    RuleStored: "rule stored", "规则已保存";
+    RuleRemoved: "rule removed", "规则已移除";
 }
 
 #[cfg(test)]

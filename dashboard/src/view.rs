@@ -19,7 +19,7 @@ pub(crate) const ROWS: usize = 50;
 pub(crate) const UNKNOWN: &str = "–";
 
 /// Pages in the order of the menu.
-const MENU: [(&str, Phrase); 9] = [
+const MENU: [(&str, Phrase); 10] = [
     ("/", Phrase::Overview),
     ("/cluster", Phrase::Cluster),
     ("/topics", Phrase::Topics),
@@ -29,6 +29,7 @@ const MENU: [(&str, Phrase); 9] = [
     ("/dead-letters", Phrase::DeadLetters),
     ("/delayed", Phrase::Delayed),
     ("/transactions", Phrase::Transactions),
+    ("/users", Phrase::Users),
 ];
 
 /// A file that pages refer to.

@@ -85,7 +85,22 @@ async fn everybody_can_use_every_page() -> Result<()> {
     for delivery in consumer.receive(TOPIC, 8, Duration::from_secs(60), Duration::from_secs(1)).await? {
         consumer.ack(&delivery).await?;
     }
+    // Something to be seen on the pages of users and of delayed messages.
+    cluster.put_topic("later", 1, Some("DELAY")).await?;
+    let soon =
+        (std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis() + 3_600_000).to_string();
     let mut reader = dashboard.browser();
+    let fields = [("topic", "later"), ("body", "in an hour"), ("deliver_at", soon.as_str())];
+    reader.submit("/topic?name=later", "/topic/send", &fields).await?;
+    reader.submit("/users", "/user/create", &[("name", "alice"), ("secret", "hush-hush"), ("admin", "false")]).await?;
+    let rule = [
+        ("user", "alice"),
+        ("resource", "Topic:orders"),
+        ("actions", "Pub"),
+        ("decision", "Allow"),
+        ("policy", "Custom"),
+    ];
+    reader.submit("/user?name=alice", "/acl/put", &rule).await?;
     let list = reader.page(&format!("/messages?topic={TOPIC}")).await?;
     let place = list.after("<a href=\"/message?").context("a message")?.replace("&amp;", "&");
     eventually("the charts have lines", LEADER_WITHIN, async || {
@@ -112,6 +127,8 @@ async fn everybody_can_use_every_page() -> Result<()> {
         "/dead-letters",
         "/delayed",
         "/transactions",
+        "/users",
+        "/user?name=alice",
         "/login",
     ];
     Run::start(&program, &[&["look", &base, kept], &pages[..]].concat())?.word("DONE look").await?;

@@ -35,7 +35,7 @@ pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
             (peers(visit, seen))
             (actions(visit, seen))
         }
-        @if groups.is_empty() { p { (visit.t(P::NoGroups)) } }
+        @if groups.is_empty() { p { (visit.t(P::NoGroups)) } } @else { (super::admission::form(visit)) }
     };
     Ok(Page::live(visit.t(P::Cluster), body))
 }

@@ -1,5 +1,6 @@
 //! The pages: a line for each place, and for each change that a form makes.
 
+mod admission;
 mod cluster;
 mod consumer;
 mod consumers;
@@ -14,6 +15,7 @@ mod send;
 mod topic;
 mod topics;
 mod transactions;
+mod users;
 
 use crate::app::{Page, Problem, Visit, present};
 use crate::form::Fields;
@@ -36,8 +38,10 @@ pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
         "/messages" => messages::show(visit).await,
         "/message" => messages::show_one(visit).await,
         "/dead-letters" => dead_letters::show(visit).await,
-        "/delayed" => Ok(delayed::show(visit)),
+        "/delayed" => delayed::show(visit).await,
         "/transactions" => transactions::show(visit).await,
+        "/users" => users::show(visit).await,
+        "/user" => users::show_one(visit).await,
         _ => Err(Problem::Missing(visit.t(Phrase::NoSuchPage).to_owned())),
     }
 }
@@ -47,6 +51,7 @@ pub(crate) async fn act(visit: &Visit, fields: &Fields) -> Result<String, Proble
     match visit.path.as_str() {
         "/cluster/transfer" => cluster::transfer(visit, fields).await,
         "/cluster/remove" => cluster::remove(visit, fields).await,
+        "/cluster/admit" => admission::admit(visit, fields).await,
         "/topic/put" => topics::put(visit, fields).await,
         "/topic/delete" => topics::delete(visit, fields).await,
         "/topic/send" => send::send(visit, fields).await,
@@ -56,6 +61,10 @@ pub(crate) async fn act(visit: &Visit, fields: &Fields) -> Result<String, Proble
         "/dead-letters/resend" => dead_letters::resend(visit, fields).await,
         "/delayed/recall" => delayed::recall(visit, fields).await,
         "/transactions/end" => transactions::end(visit, fields).await,
+        "/user/create" | "/user/update" => users::put(visit, fields).await,
+        "/user/delete" => users::delete(visit, fields).await,
+        "/acl/put" => users::put_rule(visit, fields).await,
+        "/acl/delete" => users::delete_rule(visit, fields).await,
         _ => Err(Problem::Missing(visit.t(Phrase::NoSuchPage).to_owned())),
     }
 }

@@ -23,6 +23,7 @@ pub(crate) fn show(visit: &Visit) -> Result<Page, Problem> {
             (over_time(t(P::Backlog), &seen.ring, &[(t(P::Backlog), |s| s.backlog.map(float))]))
         }
         (groups(visit, &seen.groups))
+        (latencies(visit, &seen.groups))
         (events(visit, &seen))
         (top(visit, &seen))
         @if seen.partly { p.faint { (t(P::CountedPartly)) } }
@@ -73,6 +74,33 @@ fn groups(visit: &Visit, groups: &[GroupSeen]) -> Markup {
         }
     }
     table(visit, visit.t(P::Nodes), &[P::BrokerGroup, P::Node, P::Role, P::Term, P::Lag], &rows)
+}
+
+/// How long calls took lately, on each node that answered any.
+fn latencies(visit: &Visit, groups: &[GroupSeen]) -> Markup {
+    let of = |call: &str| match call {
+        "SendMessage" => P::Send,
+        "ReceiveMessage" => P::Receive,
+        _ => P::Acknowledge,
+    };
+    let mut rows = Vec::new();
+    for seen in groups {
+        for live in seen.nodes.iter().filter_map(|node| node.live.as_ref()) {
+            for call in &live.latencies {
+                rows.push(vec![
+                    html! { (seen.group.name) " · " (live.label) },
+                    html! { (visit.t(of(&call.call))) },
+                    html! { (known(Some(call.calls))) },
+                    html! { (micros(call.p50_us)) },
+                    html! { (micros(call.p99_us)) },
+                ]);
+            }
+        }
+    }
+    html! {
+        (table(visit, visit.t(P::CallLatencies), &[P::Node, P::Call, P::CallsLately, P::Median, P::Slowest], &rows))
+        p.faint { (visit.t(P::LatenciesExplained)) }
+    }
 }
 
 /// What a node is, and whether that is well.
