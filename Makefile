@@ -12,7 +12,7 @@ BIN := $(CARGO_TARGET_DIR)/release
 DATA ?= raftmq-data
 NODE ?= n1
 
-.PHONY: help build cluster status kill-leader wipe demo test lint docs fix bench chaos controls control-build python-client sdk-clients clean-data
+.PHONY: help build cluster status kill-leader wipe demo test lint docs fix bench fault faults chaos controls control-build python-client sdk-clients clean-data
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name what; do printf '  make %-14s %s\n' "$$name" "$$what"; done
@@ -44,8 +44,9 @@ lint: ## Formatting and lints only
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy --release --workspace --all-targets --locked -- -D warnings
 
-docs: build ## Write docs/configuration.md anew from what the programs say
+docs: build ## Write docs/configuration.md anew from what the programs say, and the tables of docs/faults.md
 	@RAFTMQ_WRITE_DOCS=1 RAFTMQ_BIN_DIR="$(BIN)" $(CARGO) test --release -p raftmq-tests --test configuration the_reference
+	@RAFTMQ_WRITE_DOCS=1 $(CARGO) test --release -p raftmq-tests --test fault_matrix the_page
 
 fix: ## Rewrite the formatting
 	@$(CARGO) fmt --all
@@ -59,6 +60,12 @@ sdk-clients: ## Fetch what tests run: the official Java, Node.js, Go and Rust cl
 
 bench: build ## Run the benchmark and print its table (BENCH='--help' for its options)
 	@RAFTMQ_BIN_DIR="$(BIN)" $(CARGO) run --release --quiet -p raftmq-tests --features nats --bin bench -- run $(BENCH)
+
+fault: build ## A workload under a fault on a group of its own (FAULT=kill-leader WORKLOAD=all SEED=), see docs/faults.md
+	@FAULT="$(or $(FAULT),kill-leader)" WORKLOAD="$(WORKLOAD)" SEED="$(SEED)" RAFTMQ_BIN_DIR="$(BIN)" $(CARGO) test --release -p raftmq-tests --test fault_matrix -- --ignored --exact chosen_cells --nocapture
+
+faults: ## Every workload under every fault, each on a group of its own: an hour or more
+	@$(MAKE) fault FAULT=every WORKLOAD=each
 
 chaos: build control-build python-client sdk-clients ## The long fault runs: more seeds and longer than in `make test`
 	@RAFTMQ_LONG=1 $(CARGO) test --release -p raft-store --test simulation

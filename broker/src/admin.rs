@@ -49,7 +49,7 @@ use tokio::time::Instant;
 use tokio_stream::Stream;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 /// A change, or a read that wants to see everything, waits this long for a leader.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -116,6 +116,12 @@ impl AdminService {
     }
 }
 
+/// Whether a row that a change was to be made of was changed meanwhile, and there is time to begin anew: of two changes
+/// at the same time, neither may take the other back.
+fn is_outdated<T>(outcome: &Result<T, Status>, deadline: Instant) -> bool {
+    outcome.as_ref().is_err_and(|status| status.code() == Code::Aborted) && Instant::now() < deadline
+}
+
 fn not_submitted(error: SubmitError) -> Status {
     match error {
         SubmitError::Overloaded { .. } => Status::resource_exhausted(error.to_string()),
@@ -135,6 +141,7 @@ fn refused(refusal: Refusal, detail: String) -> Status {
         Refusal::InvalidArgument | Refusal::NotSupported => Status::invalid_argument(detail),
         Refusal::AlreadyExists => Status::already_exists(detail),
         Refusal::DeadlinePassed | Refusal::StaleBoot => Status::unavailable(detail),
+        Refusal::ChangedMeanwhile => Status::aborted(detail),
         _ => Status::failed_precondition(detail),
     }
 }

@@ -34,6 +34,9 @@ const POLL_MIN: Duration = Duration::from_secs(5);
 /// How often a send is tried, as in every SDK.
 pub const SEND_ATTEMPTS: usize = 3;
 
+/// How often other calls of a producer are tried.
+const ASK_ATTEMPTS: usize = 5;
+
 /// How long a list of endpoints that failed is left alone while others work.
 const ISOLATED: Duration = Duration::from_secs(10);
 
@@ -228,12 +231,12 @@ impl Client {
 
     /// Makes one call over a line. A client-side timer ends it also when the server does not. An address that refuses
     /// the connection costs nothing: a channel goes on to its next address before it fails a call.
-    async fn call<M: Clone, A>(
+    async fn call<M: Clone, A, F: Future<Output = Result<A, Status>>>(
         &self,
         line: &Line,
         timeout: Duration,
         message: M,
-        call: impl AsyncFn(MessagingServiceClient<Channel>, Request<M>) -> Result<A, Status>,
+        call: impl Fn(MessagingServiceClient<Channel>, Request<M>) -> F,
     ) -> Result<A, Failure> {
         let mut refused = 0;
         loop {
@@ -583,8 +586,9 @@ impl Producer {
             source: pb::TransactionSource::SourceClient.into(),
             trace_context: String::new(),
         };
-        let call = async |mut stub: MessagingServiceClient<Channel>, request| stub.end_transaction(request).await;
-        self.ask_again(topic, || request.clone(), call, |answer| answer.status).await
+        let call =
+            |mut stub: MessagingServiceClient<Channel>, request| async move { stub.end_transaction(request).await };
+        self.ask_again(topic, ASK_ATTEMPTS, || request.clone(), call, |answer| answer.status).await
     }
 
     /// Takes a message back before its delivery time; tried again when the server or the way to it failed.
@@ -593,17 +597,29 @@ impl Producer {
     ///
     /// The answer is not OK, or there is none.
     pub async fn recall(&self, topic: &str, recall_handle: &str) -> Result<(), Failure> {
-        let request =
-            pb::RecallMessageRequest { topic: Some(resource(topic)), recall_handle: recall_handle.to_owned() };
-        let call = async |mut stub: MessagingServiceClient<Channel>, request| stub.recall_message(request).await;
-        self.ask_again(topic, || request.clone(), call, |answer| answer.status).await
+        self.recall_within(topic, recall_handle, ASK_ATTEMPTS).await
     }
 
-    async fn ask_again<M: Clone, A>(
+    /// As [`Producer::recall`] in at most `calls` calls: after a call that was not answered, a refusal of the next one
+    /// says nothing about the first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Producer::recall`].
+    pub async fn recall_within(&self, topic: &str, recall_handle: &str, calls: usize) -> Result<(), Failure> {
+        let request =
+            pb::RecallMessageRequest { topic: Some(resource(topic)), recall_handle: recall_handle.to_owned() };
+        let call =
+            |mut stub: MessagingServiceClient<Channel>, request| async move { stub.recall_message(request).await };
+        self.ask_again(topic, calls, || request.clone(), call, |answer| answer.status).await
+    }
+
+    async fn ask_again<M: Clone, A, F: Future<Output = Result<tonic::Response<A>, Status>>>(
         &self,
         topic: &str,
+        calls: usize,
         request: impl Fn() -> M,
-        call: impl AsyncFn(MessagingServiceClient<Channel>, Request<M>) -> Result<tonic::Response<A>, Status>,
+        call: impl Fn(MessagingServiceClient<Channel>, Request<M>) -> F,
         status: impl Fn(A) -> Option<pb::Status>,
     ) -> Result<(), Failure> {
         let mut tries = 0;
@@ -618,7 +634,7 @@ impl Producer {
             };
             match outcome.await {
                 Ok(()) => return Ok(()),
-                Err(failure) if tries >= 5 || !failure.may_pass() => return Err(failure),
+                Err(failure) if tries >= calls || !failure.may_pass() => return Err(failure),
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }

@@ -28,7 +28,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::{disk_journal::DiskJournal, relay::Relay, usage::Usage};
+use crate::{client::eventually, disk_journal::DiskJournal, relay::Relay, usage::Usage};
 
 /// How long a healthy machine may take to elect a leader, two cores and other work considered.
 pub const LEADER_WITHIN: Duration = Duration::from_secs(20);
@@ -689,6 +689,25 @@ impl Cluster {
         Ok(AdminClient::new(channel).max_decoding_message_size(64 << 20))
     }
 
+    /// Administration of each node, in order, connected when it is called, for whoever calls while nodes come and go.
+    /// A call that is not answered ends after `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// An address is none.
+    pub fn administrations(&self, timeout: Duration) -> Result<Vec<Administration>> {
+        let lazy = |node: &Node| {
+            let endpoint = Endpoint::from_shared(format!("http://{}", node.admin))?
+                .connect_timeout(Duration::from_secs(1))
+                .timeout(timeout);
+            Ok(AdminClient::new(InterceptedService::new(
+                endpoint.connect_lazy(),
+                ShowToken(self.options.administrator.clone()),
+            )))
+        };
+        self.nodes.iter().map(lazy).collect()
+    }
+
     /// What a node says of its group.
     ///
     /// # Errors
@@ -746,6 +765,23 @@ impl Cluster {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         bail!("broker group {group} has no leader after {limit:?}; {last}\n{}", self.log_tails(group))
+    }
+
+    /// Waits until every running node of a group has applied the activation of `version`, and none of a later one.
+    ///
+    /// # Errors
+    ///
+    /// That is not so within [`LEADER_WITHIN`].
+    pub async fn activated(&self, group: usize, version: u32) -> Result<()> {
+        eventually(&format!("version {version} is active"), LEADER_WITHIN, async || {
+            for number in self.running(group) {
+                if !self.status(number).await.is_ok_and(|status| status.command_version == version) {
+                    return false;
+                }
+            }
+            true
+        })
+        .await
     }
 
     /// Waits until every running node of a group is a voter and has everything the leader has.

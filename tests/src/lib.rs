@@ -7,6 +7,7 @@
 //! - [`workload`] runs clients through a fault and writes down in [`oracle`] what they were told.
 //! - [`power`] has the runs in which the power goes; [`disk_journal`] knows what of RocksDB's files is left then.
 //! - [`invariant`] has the properties, one a file, that the oracle's history is held against.
+//! - [`matrix`] puts each fault into each workload.
 //! - [`official`] runs the official clients; [`emulate`] stands for two of them.
 //! - [`load`], [`do_nothing`], [`dev_start`] and [`usage`] are the benchmark's.
 
@@ -22,6 +23,7 @@ pub mod do_nothing;
 pub mod emulate;
 pub mod invariant;
 pub mod load;
+pub mod matrix;
 #[cfg(feature = "nats")]
 pub mod nats;
 pub mod netns;

@@ -85,6 +85,25 @@ impl Network {
         self.route("del", two, one)
     }
 
+    /// Drops every packet of host `from` to host `to`, and none of the other way. Over a connection that is open, what
+    /// `to` sends arrives until it waits for an acknowledgement; none can be opened.
+    ///
+    /// # Errors
+    ///
+    /// They are dropped already.
+    pub fn silence(&self, from: usize, to: usize) -> Result<()> {
+        self.route("add", from, to)
+    }
+
+    /// Undoes [`Network::silence`].
+    ///
+    /// # Errors
+    ///
+    /// They are not dropped.
+    pub fn hear(&self, from: usize, to: usize) -> Result<()> {
+        self.route("del", from, to)
+    }
+
     fn route(&self, verb: &str, from: usize, to: usize) -> Result<()> {
         ip(&format!("-n {} route {verb} blackhole {}/32", self.hosts[from].namespace, self.hosts[to].address))
     }

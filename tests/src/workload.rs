@@ -15,7 +15,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use crate::{
-    client::{Consumer, Delivery, Producer},
+    client::{Consumer, Delivery, Failure, Producer},
     cluster::Cluster,
     invariant::{self, Held, Verdict},
     oracle::{Fate, Oracle, message_id},
@@ -206,7 +206,7 @@ impl Workload {
                 // Only its own handle can do this; then nobody has it, and it must come back.
                 change(&consumer, &self.oracle, &delivery, self.options.invisible).await.err()
             } else {
-                acknowledge(&consumer, &self.oracle, &delivery).await
+                acknowledge(&consumer, &self.oracle, &delivery).await.err().map(|failure| failure.to_string())
             };
             held.push(Held { delivery, refused, accepted });
         }
@@ -258,6 +258,18 @@ impl Workload {
     ///
     /// There were not enough acknowledgements, or the fault could not be injected.
     pub async fn fault<A>(&self, inject: impl AsyncFnOnce() -> Result<A>) -> Result<A> {
+        self.brace().await?;
+        let outcome = inject().await;
+        self.relax();
+        outcome
+    }
+
+    /// What of [`Workload::fault`] comes before the fault, which must follow at once.
+    ///
+    /// # Errors
+    ///
+    /// There were not enough acknowledgements.
+    pub async fn brace(&self) -> Result<()> {
         self.acknowledged(invariant::ACKNOWLEDGED_MIN, Duration::from_secs(60)).await?;
         self.shared.hurry.store(true, Ordering::Relaxed);
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -265,13 +277,15 @@ impl Workload {
             let in_flight = self.shared.in_flight.load(Ordering::Relaxed);
             if in_flight >= invariant::IN_FLIGHT_MIN || Instant::now() > deadline {
                 self.oracle.fault(in_flight);
-                break;
+                return Ok(());
             }
             tokio::task::yield_now().await;
         }
-        let outcome = inject().await;
+    }
+
+    /// What of [`Workload::fault`] comes after the fault.
+    pub fn relax(&self) {
         self.shared.hurry.store(false, Ordering::Relaxed);
-        outcome
     }
 
     /// Waits for enough acknowledgements after the fault, stops the senders, acknowledges the held handles, and
@@ -302,8 +316,10 @@ impl Workload {
             ("acked never returns", invariant::acked_never_returns(&history)),
             ("no early redelivery", invariant::no_early_redelivery(&history)),
             ("stored once", invariant::stored_once(&history)),
-            ("handles survive", invariant::handles_survive(&held)),
         ];
+        if self.options.hold > 0 {
+            verdicts.push(("handles survive", invariant::handles_survive(&held)));
+        }
         let left = (open > 0).then(|| format!("{open} delivered messages were left and did not come back"));
         verdicts.push(("what is left comes back", Verdict::of(left)));
         let sends = history.sends.len();
@@ -376,21 +392,16 @@ impl Outcome {
     }
 }
 
-async fn acknowledge(consumer: &Consumer, oracle: &Oracle, delivery: &Delivery) -> Option<String> {
-    match consumer.ack(delivery).await {
-        Ok(()) => {
-            oracle.fate(delivery, Fate::Acknowledged(oracle.now()));
-            None
-        }
-        Err(failure) => {
-            let fate = match failure.may_pass() {
-                true => Fate::Unknown,
-                false => Fate::Refused(oracle.now(), failure.to_string()),
-            };
-            oracle.fate(delivery, fate);
-            Some(failure.to_string())
-        }
-    }
+/// Acknowledges a delivery and writes down what became of it.
+pub(crate) async fn acknowledge(consumer: &Consumer, oracle: &Oracle, delivery: &Delivery) -> Result<(), Failure> {
+    let outcome = consumer.ack(delivery).await;
+    let fate = match &outcome {
+        Ok(()) => Fate::Acknowledged(oracle.now()),
+        Err(failure) if failure.may_pass() => Fate::Unknown,
+        Err(failure) => Fate::Refused(oracle.now(), failure.to_string()),
+    };
+    oracle.fate(delivery, fate);
+    outcome
 }
 
 /// Makes the lease of `delivery` end after `invisible` from now; gives the new handle, or why it was refused.

@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use raftmq_broker::machine::VERSION;
+use raftmq_proto::admin::PutTopicRequest;
 use raftmq_tests::{
     client::{Consumer, Producer, eventually},
     cluster::{Cluster, LEADER_WITHIN, Options},
@@ -138,6 +140,34 @@ async fn a_topic_that_was_created_exists() -> Result<()> {
         cluster.start_node(leader)?;
         // The next round may kill any node: two others must be able to elect.
         cluster.caught_up(0, Duration::from_secs(20)).await?;
+    }
+    Ok(())
+}
+
+/// A topic is made by three administrators at the same time, each through another node and with another setting: one of
+/// them makes it, and the others change it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_is_made_thrice_at_once_has_what_each_gave_it() -> Result<()> {
+    let cluster = Cluster::start(Options::default()).await?;
+    cluster.activated(0, VERSION).await?;
+    let nodes = cluster.administrations(Duration::from_secs(10))?;
+    let given = [("rate.messages", "1000"), ("rate.bytes", "100000"), ("reserve.time", "12h")];
+    for round in 0..10 {
+        let name = format!("thrice-{round}");
+        let puts = nodes.iter().zip(given).map(|(node, (key, value))| {
+            let attributes = [(key.to_owned(), value.to_owned())].into();
+            let request = PutTopicRequest { name: name.clone(), attributes, ..Default::default() };
+            let mut node = node.clone();
+            async move { node.put_topic(request).await }
+        });
+        for outcome in futures::future::join_all(puts).await {
+            outcome.with_context(|| format!("round {round}"))?;
+        }
+        // Nothing to change: the answer has the whole row.
+        let request = PutTopicRequest { name: name.clone(), ..Default::default() };
+        let topic = nodes[round % 3].clone().put_topic(request).await?.into_inner().topic.context("no topic")?;
+        let all = given.iter().all(|(key, value)| topic.attributes.get(*key).is_some_and(|is| is == value));
+        ensure!(all, "round {round}: {topic:?}");
     }
     Ok(())
 }

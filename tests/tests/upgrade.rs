@@ -41,19 +41,6 @@ async fn start(cluster: &mut Cluster, number: usize, program: &'static str) -> R
     cluster.has_all_so_far(0, LEADER_WITHIN).await
 }
 
-/// Waits until every running node has applied the activation of `version`, and none of a later one.
-async fn activated(cluster: &Cluster, version: u32) -> Result<()> {
-    eventually(&format!("version {version} is active"), LEADER_WITHIN, async || {
-        for number in cluster.running(0) {
-            if !cluster.status(number).await.is_ok_and(|status| status.command_version == version) {
-                return false;
-            }
-        }
-        true
-    })
-    .await
-}
-
 /// Has a node lead.
 async fn lead(cluster: &mut Cluster, number: usize) -> Result<()> {
     let label = cluster.nodes[number].label.clone();
@@ -119,7 +106,7 @@ async fn a_group_is_upgraded_under_load() -> Result<()> {
     let mut cluster = Cluster::start(Options { broker: OLD, ..Options::default() }).await?;
     let options = workload::Options { pause: Duration::from_millis(150), ..workload::Options::default() };
     cluster.create_topic(&options.topic, 8).await?;
-    activated(&cluster, VERSION).await?;
+    cluster.activated(0, VERSION).await?;
     let workload = Workload::start(&cluster.access(0), options).await?;
 
     let first = cluster.leader(0).await?;
@@ -139,7 +126,7 @@ async fn a_group_is_upgraded_under_load() -> Result<()> {
 
     change_build(&mut cluster, second, NEXT).await?;
     change_build(&mut cluster, third, NEXT).await?;
-    activated(&cluster, TRIAL).await?;
+    cluster.activated(0, TRIAL).await?;
     workload.goes_on(SENDS, LEADER_WITHIN).await?;
 
     // There is no way back from here. The node that tries says so, and the others go on.
@@ -166,7 +153,7 @@ async fn a_group_is_upgraded_under_load() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_build_that_is_too_old_does_not_come_in() -> Result<()> {
     let mut cluster = Cluster::start(Options { broker: NEXT, ..Options::default() }).await?;
-    activated(&cluster, TRIAL).await?;
+    cluster.activated(0, TRIAL).await?;
     let number = (cluster.leader(0).await? + 1) % 3;
     cluster.kill(number);
     cluster.nodes[number].program = OLD;
@@ -198,5 +185,5 @@ async fn a_build_that_is_too_old_does_not_come_in() -> Result<()> {
     })
     .await?;
     cluster.caught_up(0, LEADER_WITHIN).await?;
-    activated(&cluster, TRIAL).await
+    cluster.activated(0, TRIAL).await
 }

@@ -1,7 +1,7 @@
 //! Topics and consumer groups: change, list, show.
 
 use super::door::Caller;
-use super::{AdminService, Parts, in_parts};
+use super::{AdminService, COMMIT_TIMEOUT, Parts, in_parts, is_outdated};
 use crate::namesrv::owners_of_new;
 use crate::rate::{self, BYTES, MESSAGES};
 use crate::store::consumer_group::{RETRY_MAX_DEFAULT, START, Start, consumer_group, consumer_groups};
@@ -19,6 +19,8 @@ use raftmq_proto::command::command::Kind;
 use raftmq_proto::command::{self, DeleteConsumerGroup, DeleteTopic, PutConsumerGroup, PutTopic, reply};
 use raftmq_proto::name::{ConsumerGroup as ConsumerGroupName, TopicName};
 use raftmq_proto::rocketmq::MessageType;
+use std::collections::BTreeMap;
+use tokio::time::Instant;
 use tonic::Status;
 
 /// The attribute that says which messages a topic takes.
@@ -45,6 +47,21 @@ impl AdminService {
         caller: &Caller,
     ) -> Result<PutTopicResponse, Status> {
         let name = TopicName::parse(&request.name).map_err(invalid)?;
+        let deadline = Instant::now() + COMMIT_TIMEOUT;
+        loop {
+            let outcome = self.try_put_topic(&name, request.clone(), caller).await;
+            if !is_outdated(&outcome, deadline) {
+                return outcome;
+            }
+        }
+    }
+
+    async fn try_put_topic(
+        &self,
+        name: &TopicName,
+        request: PutTopicRequest,
+        caller: &Caller,
+    ) -> Result<PutTopicResponse, Status> {
         self.catch_up(false).await?;
         let known = {
             let name = name.clone();
@@ -59,10 +76,14 @@ impl AdminService {
             let owners = owners_of_new(name.as_str(), &self.broker_group(), &hosts, wanted_owners);
             row.fifo_owners = owners.map_err(Status::failed_precondition)?;
         }
-        let put = Kind::PutTopic(PutTopic { topic: Some(row), create_only: false });
+        let put = Kind::PutTopic(PutTopic { topic: Some(row.clone()), create_only: created });
         let what = if created { "topic created" } else { "topic changed" };
         let reply = self.change(what, name.as_str(), caller, put).await?;
-        let Some(reply::Kind::Topic(row)) = reply.kind else { return Err(no_row()) };
+        let Some(reply::Kind::Topic(made)) = reply.kind else { return Err(no_row()) };
+        if created && settings(&made) != settings(&row) {
+            return Err(Status::aborted(format!("topic {name} was created meanwhile, by somebody else")));
+        }
+        let row = made;
         Ok(PutTopicResponse { topic: Some(to_topic(row)), broker_group: self.broker_group(), created })
     }
 
@@ -158,6 +179,21 @@ impl AdminService {
             let text = format!("{START}={value} must be first, last, or a time in ms since 1970");
             return Err(Status::invalid_argument(text));
         }
+        let deadline = Instant::now() + COMMIT_TIMEOUT;
+        loop {
+            let outcome = self.try_put_consumer_group(&name, request.clone(), caller).await;
+            if !is_outdated(&outcome, deadline) {
+                return outcome;
+            }
+        }
+    }
+
+    async fn try_put_consumer_group(
+        &self,
+        name: &ConsumerGroupName,
+        request: PutConsumerGroupRequest,
+        caller: &Caller,
+    ) -> Result<PutConsumerGroupResponse, Status> {
         self.catch_up(false).await?;
         let known = {
             let name = name.clone();
@@ -180,10 +216,16 @@ impl AdminService {
             retry_max: request.retry_max.unwrap_or(known.retry_max),
             ..known
         };
-        let put = Kind::PutConsumerGroup(PutConsumerGroup { consumer_group: Some(row), create_only: false });
+        let put = PutConsumerGroup { consumer_group: Some(row.clone()), create_only: created };
         let what = if created { "consumer group created" } else { "consumer group changed" };
-        let reply = self.change(what, name.as_str(), caller, put).await?;
-        let Some(reply::Kind::ConsumerGroup(row)) = reply.kind else { return Err(no_row()) };
+        let reply = self.change(what, name.as_str(), caller, Kind::PutConsumerGroup(put)).await?;
+        let Some(reply::Kind::ConsumerGroup(made)) = reply.kind else { return Err(no_row()) };
+        let settings =
+            |row: &command::ConsumerGroup| (row.consume_enable, row.ordered, row.retry_max, row.attributes.clone());
+        if created && settings(&made) != settings(&row) {
+            return Err(Status::aborted(format!("consumer group {name} was created meanwhile, by somebody else")));
+        }
+        let row = made;
         Ok(PutConsumerGroupResponse {
             consumer_group: Some(to_consumer_group(row)),
             broker_group: self.broker_group(),
@@ -228,6 +270,11 @@ impl AdminService {
 
 fn invalid(error: impl ToString) -> Status {
     Status::invalid_argument(error.to_string())
+}
+
+/// What a change of a topic can say.
+fn settings(row: &command::Topic) -> (u32, u32, u32, &[i32], bool, &BTreeMap<String, String>) {
+    (row.read_queues, row.write_queues, row.permission, &row.message_types, row.ordered, &row.attributes)
 }
 
 fn no_row() -> Status {
@@ -366,7 +413,6 @@ fn to_consumer_group(row: command::ConsumerGroup) -> ConsumerGroup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
 
     fn attributes(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()

@@ -294,6 +294,7 @@ fn refused(refusal: Refusal) -> Code {
         Refusal::Unspecified
         | Refusal::AlreadyExists
         | Refusal::StaleBoot
+        | Refusal::ChangedMeanwhile
         | Refusal::UserNotFound
         | Refusal::AclNotFound => Code::InternalServerError,
     }

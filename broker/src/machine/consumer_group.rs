@@ -19,7 +19,13 @@ impl Turn<'_, '_> {
         if let Some(refusal) = check_name(&wanted.name) {
             return Ok(refusal);
         }
-        let row = match self.group(&wanted.name)? {
+        let known = self.group(&wanted.name)?;
+        let row = known.as_ref().map(|known| (known.row.id, known.row.version));
+        if !put.create_only && self.is_outdated(row, (wanted.id, wanted.version)) {
+            let detail = format!("consumer group {} was changed meanwhile, by somebody else", wanted.name);
+            return Ok(refused(Refusal::ChangedMeanwhile, detail));
+        }
+        let row = match known {
             Some(known) if put.create_only => known.row.clone(),
             Some(known) => {
                 let row = ConsumerGroup {

@@ -43,6 +43,10 @@ impl Turn<'_, '_> {
         }
         let known = self.topic(&wanted.name)?;
         let row = known.as_ref().map(|known| &known.row);
+        if !put.create_only && self.is_outdated(row.map(|row| (row.id, row.version)), (wanted.id, wanted.version)) {
+            let detail = format!("topic {} was changed meanwhile, by somebody else", wanted.name);
+            return Ok(refused(Refusal::ChangedMeanwhile, detail));
+        }
         wanted.lite_parent = 0;
         let refusal = lite::check_topic(&wanted, row)
             .or_else(|| fifo::fix_queues(&mut wanted, row))

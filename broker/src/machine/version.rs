@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | 0 | all that there was before the first activation |
 //! | 1 | lite topics; a consumer group that is made to forget a topic |
+//! | 2 | a topic or consumer group is not changed by a row that was made of an older one |
 //!
 //! To add the next one:
 //!
@@ -32,10 +33,13 @@ use raftmq_proto::command::command::Kind;
 use std::ops::RangeInclusive;
 
 /// The newest version that this build knows.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The oldest version that this build can still apply.
 pub const VERSION_OLDEST: u32 = 0;
+
+/// Since then a put names the row that it was made of.
+const PUTS_BY_VERSION: u32 = 2;
 
 /// What releases know.
 pub const KNOWN: RangeInclusive<u32> = VERSION_OLDEST..=VERSION;
@@ -72,6 +76,13 @@ impl Turn<'_, '_> {
             self.version = version;
         }
         Ok(Reply::default())
+    }
+
+    /// Whether a row that is to be put was made of another one than is there: each by id and version. Of two changes that
+    /// were made of one row, the second would take the first one back. A row of version 0 was made of none, and is
+    /// put whatever is there.
+    pub(super) fn is_outdated(&self, known: Option<(u64, u64)>, made_of: (u64, u64)) -> bool {
+        self.version >= PUTS_BY_VERSION && made_of.1 != 0 && known != Some(made_of)
     }
 
     /// Members that know this version go on differently from here: a build that does not must not go on.

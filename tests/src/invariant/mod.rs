@@ -19,7 +19,7 @@ pub use {
     no_early_redelivery::{SLEW, no_early_redelivery},
     nothing_stays_leased::nothing_stays_leased,
     replicas_agree::replicas_agree,
-    stored_once::stored_once,
+    stored_once::{one_copy, stored_once},
 };
 
 /// Sends that must be acknowledged before the fault, and after it, for a run to prove anything.
@@ -52,6 +52,20 @@ impl Verdict {
             kept.push(format!("and {more} more"));
         }
         Self::False(kept)
+    }
+}
+
+impl Verdict {
+    /// This one and another: false when either is, and else unknown when either is.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::False(one), Self::False(two)) => Self::False([one, two].concat()),
+            (no @ Self::False(_), _) | (_, no @ Self::False(_)) => no,
+            (Self::Unknown(one), Self::Unknown(two)) => Self::Unknown(format!("{one}; {two}")),
+            (unknown @ Self::Unknown(_), _) | (_, unknown @ Self::Unknown(_)) => unknown,
+            (Self::True, Self::True) => Self::True,
+        }
     }
 }
 
@@ -166,6 +180,7 @@ mod tests {
             send.calls = 2;
         }
         assert!(holds(&stored_once(&history)), "two calls may store two copies");
+        assert!(!holds(&one_copy(&history)), "but not where the broker remembers them");
     }
 
     #[test]

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use prost::Message;
 use raft_store::{LogIndex, StateError};
 use raftmq_proto::command::command::Kind;
-use raftmq_proto::command::{Activate, Tick};
+use raftmq_proto::command::{
+    Activate, ConsumerGroup, DeleteTopic, PutConsumerGroup, PutTopic, Refusal, Tick, Topic, reply,
+};
 
 /// A build that knows the version after this one's.
 fn newer() -> Rules {
@@ -107,6 +109,37 @@ fn a_build_that_does_not_know_a_version_stops_before_it_writes() {
     let mut forgetful = Rules::new(TRIAL + 1..=TRIAL + 2);
     let text = stops(&mut forgetful, &harness.state, payload(&any)).to_string();
     assert!(text.contains("the build that it had before"), "{text}");
+}
+
+/// Two changes that were made of one row: until the version is active the second takes the first back, as it did when
+/// the log was written; from then on it is refused.
+#[test]
+fn a_change_that_was_made_of_an_older_row_is_refused() {
+    for (active, expected) in [(1, Refusal::Unspecified), (2, Refusal::ChangedMeanwhile)] {
+        let mut harness = Harness::new();
+        harness.run(activate(active));
+        let topic = |row: Topic| Kind::PutTopic(PutTopic { topic: Some(row), create_only: false });
+        let group = |row: ConsumerGroup| {
+            Kind::PutConsumerGroup(PutConsumerGroup { consumer_group: Some(row), create_only: false })
+        };
+        let made = Topic { name: "t".into(), read_queues: 1, write_queues: 1, permission: 6, ..Topic::default() };
+        let Some(reply::Kind::Topic(made)) = harness.run(topic(made)).kind else { unreachable!("it is made") };
+        let begun = ConsumerGroup { name: "g".into(), ..ConsumerGroup::default() };
+        let Some(reply::Kind::ConsumerGroup(begun)) = harness.run(group(begun)).kind else {
+            unreachable!("it is made")
+        };
+        for expected in [Refusal::Unspecified, expected] {
+            assert_eq!(harness.run(topic(made.clone())).refusal(), expected, "version {active}");
+            assert_eq!(harness.run(group(begun.clone())).refusal(), expected, "version {active}");
+        }
+        // One that is gone, and one of the same name that has come since.
+        harness.run(Kind::DeleteTopic(DeleteTopic { name: "t".into() }));
+        assert_eq!(harness.run(topic(made.clone())).refusal(), expected, "version {active}");
+        let anew = Topic { id: 0, version: 0, ..made.clone() };
+        harness.run(topic(anew.clone()));
+        assert_eq!(harness.run(topic(made)).refusal(), expected, "version {active}");
+        assert_eq!(harness.run(topic(anew)).refusal(), Refusal::Unspecified, "made of none: whatever is there");
+    }
 }
 
 #[test]
