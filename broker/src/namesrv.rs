@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use raftmq_proto::digest::TopicDigest;
 use raftmq_proto::namesrv::{Addresses, Member, Role, Topic};
 use raftmq_proto::signature::Credentials;
+use raftmq_server::dial::Dialer;
 use server::Server;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -78,6 +79,7 @@ struct Shared {
     addresses: Vec<String>,
     /// What calls are signed with.
     credentials: Option<Credentials>,
+    dialer: Dialer,
     /// `None` until the node knows who it is.
     snapshot: watch::Sender<Option<Arc<Snapshot>>>,
     topics: Mutex<TopicTable>,
@@ -95,10 +97,11 @@ impl Reporter {
     /// Reports to every one of `addresses` (`host:port`) once [`run`] is under way. Names are resolved whenever a
     /// connection is made, so they need not resolve now. Calls are signed when there are `credentials`.
     #[must_use]
-    pub fn new(addresses: Vec<String>, credentials: Option<Credentials>) -> Reporter {
+    pub fn new(addresses: Vec<String>, credentials: Option<Credentials>, dialer: Dialer) -> Reporter {
         let shared = Shared {
             addresses,
             credentials,
+            dialer,
             snapshot: watch::Sender::new(None),
             topics: Mutex::default(),
             sequence: AtomicU64::new(0),
@@ -140,6 +143,12 @@ impl Reporter {
         self.shared.topics.lock().len() as u64
     }
 
+    /// The way to the other nodes of the cluster.
+    #[must_use]
+    pub fn dialer(&self) -> &Dialer {
+        &self.shared.dialer
+    }
+
     /// Routes of other broker groups.
     #[must_use]
     pub fn routes(&self) -> &Routes {
@@ -155,7 +164,7 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
     let servers: Vec<Arc<Server>> = shared
         .addresses
         .iter()
-        .filter_map(|address| Server::new(address, shared.credentials.clone()).map(Arc::new))
+        .filter_map(|address| Server::new(address, shared.credentials.clone(), &shared.dialer).map(Arc::new))
         .collect();
     for server in &servers {
         tasks.spawn(server.clone().report(shared.clone(), node.clone()));

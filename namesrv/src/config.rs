@@ -2,6 +2,7 @@
 
 use crate::access::Access;
 use crate::route_table::Limits;
+use raftmq_server::cluster_tls::ClusterTlsFiles;
 use raftmq_server::settings::{Alias, Settings};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -51,6 +52,8 @@ pub struct Config {
     pub limits: Limits,
     /// Who may call.
     pub access: Access,
+    /// TLS with brokers and tools; `None` for plaintext.
+    pub cluster_tls: Option<ClusterTlsFiles>,
 }
 
 impl Default for Config {
@@ -61,6 +64,7 @@ impl Default for Config {
             scan_every: Duration::from_secs(5),
             limits: Limits::default(),
             access: Access::default(),
+            cluster_tls: None,
         }
     }
 }
@@ -88,6 +92,7 @@ impl Config {
                 topics_max: settings.number("topicsMax", limits.topics_max, 1..=100_000_000),
             },
             access: Access::read(settings),
+            cluster_tls: ClusterTlsFiles::of_node(settings),
         };
         if config.limits.forget_ms < config.limits.silence_ms {
             settings.rule(format!(

@@ -97,7 +97,7 @@ impl Front {
             delivering: Arc::new(Semaphore::new(node.config.grpc.deliver_bytes_max >> 10)),
             lite_rate: lite::Rate::default(),
             denials: Limited::every(Duration::from_secs(10)),
-            owner_nodes: owner::Nodes::new(node.config.propose.inflight_bytes_max),
+            owner_nodes: owner::Nodes::new(node.config.propose.inflight_bytes_max, node.reporter.dialer().clone()),
             calls: node.calls.clone(),
             closing,
             node,

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use raftmq_proto::name::TopicName;
 use raftmq_proto::rocketmq as v2;
 use raftmq_proto::rocketmq::messaging_service_client::MessagingServiceClient;
+use raftmq_server::dial::Dialer;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,6 +84,7 @@ pub(super) struct Nodes {
     /// KiB of messages that may be handed over at a time.
     room: Arc<Semaphore>,
     bytes_max: usize,
+    dialer: Dialer,
 }
 
 #[derive(Clone)]
@@ -93,9 +95,9 @@ struct Node {
 
 impl Nodes {
     /// With at most so many bytes of messages on their way.
-    pub(super) fn new(bytes_max: usize) -> Nodes {
+    pub(super) fn new(bytes_max: usize, dialer: Dialer) -> Nodes {
         let room = Arc::new(Semaphore::new((bytes_max >> 10).min(Semaphore::MAX_PERMITS)));
-        Nodes { nodes: Mutex::default(), room, bytes_max }
+        Nodes { nodes: Mutex::default(), room, bytes_max, dialer }
     }
 
     /// Has messages, which are all of `topic` and of message groups that `owner` keeps, stored there.
@@ -186,13 +188,13 @@ impl Nodes {
             return Some(node.channel.clone());
         }
         let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
-        let channel = endpoint
+        let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(5))
             .keep_alive_while_idle(false)
-            .tcp_nodelay(true)
-            .connect_lazy();
+            .tcp_nodelay(true);
+        let channel = self.dialer.channel(&endpoint, address);
         if nodes.len() >= NODES_MAX {
             nodes.clear();
         }
@@ -262,7 +264,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_that_failed_is_asked_last() {
-        let nodes = Nodes::new(1 << 20);
+        let nodes = Nodes::new(1 << 20, Dialer::default());
         let addresses = || ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"].map(str::to_owned).to_vec();
         let order = nodes.in_order(addresses(), &[]);
         assert_eq!(order, addresses());
