@@ -13,6 +13,7 @@ use crate::deliver::confirm::{self, Deliveries};
 use crate::deliver::wait::Waiters;
 use crate::forward::{FORWARD_MESSAGE_BYTES_MAX, ForwardService, Merger};
 use crate::grpc;
+use crate::machine::OPEN_TOPICS;
 use crate::metrics::{self, Counters};
 use crate::namesrv::Reporter;
 use crate::propose::Proposer;
@@ -147,6 +148,14 @@ impl Listeners {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+impl Node {
+    /// Whether a topic that is made is open until the broker groups have agreed who keeps its message groups: where there
+    /// are name servers, which others may be known by.
+    pub(crate) fn makes_open_topics(&self) -> bool {
+        self.proposer.version() >= OPEN_TOPICS && !self.config.name_servers.is_empty()
     }
 }
 

@@ -14,6 +14,7 @@ mod server;
 mod topics;
 
 pub use owners::owners_of_new;
+pub(crate) use owners::{Step, hosts_in, row_of, step};
 pub use routes::{ForeignRoute, Routes};
 
 use crate::broker::Node;
@@ -83,6 +84,8 @@ struct Shared {
     /// `None` until the node knows who it is.
     snapshot: watch::Sender<Option<Arc<Snapshot>>>,
     topics: Mutex<TopicTable>,
+    /// Names of those whose owners are not agreed on yet.
+    open: watch::Sender<Vec<String>>,
     sequence: AtomicU64,
 }
 
@@ -104,6 +107,7 @@ impl Reporter {
             dialer,
             snapshot: watch::Sender::new(None),
             topics: Mutex::default(),
+            open: watch::Sender::default(),
             sequence: AtomicU64::new(0),
         };
         Reporter { shared: Arc::new(shared), routes: Routes::default() }
@@ -135,6 +139,17 @@ impl Reporter {
     /// Takes the topics of this node's group; [`Reporter::update`] reports them.
     fn topics(&self, topics: &[Topic]) {
         self.shared.topics.lock().replace(topics);
+        let open: Vec<String> = topics.iter().filter(|topic| topic.fifo_open).map(|topic| topic.name.clone()).collect();
+        self.shared.open.send_if_modified(|before| {
+            let changed = *before != open;
+            *before = open;
+            changed
+        });
+    }
+
+    /// Topics of this node's group whose owners are not agreed on yet, by name, as last read.
+    pub(crate) fn open_topics(&self) -> watch::Receiver<Vec<String>> {
+        self.shared.open.subscribe()
     }
 
     /// Topics of this node's group, as last read.
@@ -290,5 +305,6 @@ fn to_wire(topic: raftmq_proto::command::Topic) -> Topic {
         id: topic.id,
         version: topic.version,
         fifo_owners: topic.fifo_owners,
+        fifo_open: topic.fifo_open,
     }
 }

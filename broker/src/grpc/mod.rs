@@ -188,6 +188,7 @@ impl Front {
         let owners = owners_of_new(name.as_str(), &self.node.config.broker_group, &hosts, Vec::new());
         let topic = Topic {
             fifo_owners: owners.map_err(ApiError::OwnersDisagree)?,
+            fifo_open: self.node.makes_open_topics(),
             name: name.to_string(),
             read_queues: config.default_topic_queues,
             write_queues: config.default_topic_queues,

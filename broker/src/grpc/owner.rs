@@ -10,6 +10,7 @@ use super::caller::Caller;
 use super::status::ApiError;
 use crate::store::fifo::{owner_of, slot_of};
 use parking_lot::Mutex;
+use raftmq_proto::command::Topic;
 use raftmq_proto::name::TopicName;
 use raftmq_proto::rocketmq as v2;
 use raftmq_proto::rocketmq::messaging_service_client::MessagingServiceClient;
@@ -28,6 +29,9 @@ const HANDED_OVER: &str = "x-raftmq-handed-over";
 
 /// For a call without a deadline, as clients have it.
 const TIMEOUT: Duration = Duration::from_secs(3);
+/// A send waits for an agreement at most this long, and looks for it so often.
+const AGREED_WITHIN: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// To connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A node that failed is asked after the others for this long.
@@ -44,20 +48,28 @@ impl Front {
     /// For each message, by the hash of its message group (0 for none), the broker group that stores it: `None` for this
     /// one. `None` for all when the topic, or what is known of other broker groups, names nobody but this one.
     ///
+    /// With `create`, a topic that does not exist may be made.
+    ///
     /// # Errors
-    /// When broker groups disagree on who keeps the message groups of the topic.
+    /// When broker groups disagree on who keeps the message groups of the topic, or have not agreed yet.
     pub(super) async fn owners(
         &self,
         name: &TopicName,
         hashes: impl Iterator<Item = u64>,
+        (caller, create): (&Caller, bool),
     ) -> Result<Option<Vec<Option<String>>>, ApiError> {
         let hashes: Vec<u64> = hashes.collect();
         if hashes.iter().all(|hash| *hash == 0) {
             return Ok(None);
         }
         let own = &self.node.config.broker_group;
-        // A topic that is not here yet is made later in the call, or not.
-        let Some(row) = self.topic(name).await? else { return Ok(None) };
+        let row = match self.topic(name).await? {
+            // Before anything is stored in it, it must be agreed on.
+            None if create && self.create_topic(name, caller).await? => self.topic(name).await?,
+            known => known,
+        };
+        let Some(row) = row else { return Ok(None) };
+        let Some(row) = self.agreed(name, row, caller).await? else { return Ok(None) };
         let owners: Vec<&str> = match row.fifo_owners.is_empty() {
             true => vec![own],
             false => row.fifo_owners.iter().map(String::as_str).collect(),
@@ -75,6 +87,28 @@ impl Front {
         }
         let owner = |hash| owner_of(&row.fifo_owners, hash).filter(|owner| hash != 0 && owner != own);
         Ok(Some(hashes.into_iter().map(|hash| owner(hash).map(str::to_owned)).collect()))
+    }
+}
+
+impl Front {
+    /// The topic once it is agreed who keeps its message groups, which takes a moment after it was made; `None` when it is
+    /// gone by then.
+    async fn agreed(&self, name: &TopicName, row: Topic, caller: &Caller) -> Result<Option<Topic>, ApiError> {
+        let longest = Instant::now() + AGREED_WITHIN;
+        let until = caller.answer_by().map_or(longest, |until| until.min(longest));
+        let mut row = row;
+        while row.fifo_open {
+            if Instant::now() >= until {
+                return Err(ApiError::OwnersDisagree(format!(
+                    "the broker groups have not agreed yet who keeps the message groups of topic {name}: to keep their order, \
+                     none is stored until then; name servers must answer, and broker groups that have the topic be up"
+                )));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+            let Some(newer) = self.topic(name).await? else { return Ok(None) };
+            row = newer;
+        }
+        Ok(Some(row))
     }
 }
 
