@@ -7,6 +7,7 @@ use raftmq_proto::namesrv::name_server_client::NameServerClient;
 use raftmq_proto::rocketmq::admin_client::AdminClient as PublicAdminClient;
 use raftmq_proto::rocketmq::messaging_service_client::MessagingServiceClient;
 use raftmq_proto::signature::Credentials;
+use raftmq_server::dial::Dialer;
 use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::service::Interceptor;
@@ -28,6 +29,8 @@ pub struct Token {
     /// The user whose keys sign every call.
     pub credentials: Option<Credentials>,
     caller: Option<MetadataValue<Ascii>>,
+    /// The way to the nodes: in plaintext, or over TLS.
+    dialer: Dialer,
 }
 
 impl Token {
@@ -35,12 +38,17 @@ impl Token {
     ///
     /// # Errors
     /// A token that a header cannot hold.
-    pub fn new(token: Option<&str>, credentials: Option<Credentials>, caller: &str) -> Result<Token, AdminError> {
+    pub fn new(
+        token: Option<&str>,
+        credentials: Option<Credentials>,
+        caller: &str,
+        dialer: Dialer,
+    ) -> Result<Token, AdminError> {
         let token = token
             .map(|token| format!("Bearer {token}").parse())
             .transpose()
             .map_err(|_| AdminError::Usage("the admin token has characters that a header cannot have".to_owned()))?;
-        Ok(Token { token, credentials, caller: caller.parse().ok() })
+        Ok(Token { token, credentials, caller: caller.parse().ok(), dialer })
     }
 }
 
@@ -68,12 +76,14 @@ pub fn sign(credentials: &Credentials, metadata: &mut MetadataMap) {
 /// `raftmq.admin.v1` of a node.
 pub type Admin = AdminClient<InterceptedService<Channel, Token>>;
 
-fn channel(address: &str) -> Result<Channel, String> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| "is not HOST:PORT".to_owned())?;
+fn channel(address: &str, way: &Token) -> Result<Channel, AdminError> {
+    let wrong = || AdminError::Usage(format!("{address} is not HOST:PORT"));
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| wrong())?;
     if endpoint.uri().port().is_none() {
-        return Err("is not HOST:PORT".to_owned());
+        return Err(wrong());
     }
-    Ok(endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT).tcp_nodelay(true).connect_lazy())
+    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT).tcp_nodelay(true);
+    Ok(way.dialer.channel(&endpoint, address))
 }
 
 /// The admin port of a node; nothing is sent before the first call.
@@ -81,7 +91,7 @@ fn channel(address: &str) -> Result<Channel, String> {
 /// # Errors
 /// The address is not `HOST:PORT`.
 pub fn admin(address: &str, token: &Token) -> Result<Admin, AdminError> {
-    let channel = channel(address).map_err(|problem| AdminError::Usage(format!("{address} {problem}")))?;
+    let channel = channel(address, token)?;
     Ok(AdminClient::with_interceptor(channel, token.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 
@@ -93,7 +103,7 @@ pub type NameServer = NameServerClient<InterceptedService<Channel, Token>>;
 /// # Errors
 /// The address is not `HOST:PORT`.
 pub fn name_server(address: &str, token: &Token) -> Result<NameServer, AdminError> {
-    let channel = channel(address).map_err(|problem| AdminError::Usage(format!("{address} {problem}")))?;
+    let channel = channel(address, token)?;
     let signs = Token { token: None, ..token.clone() };
     Ok(NameServerClient::with_interceptor(channel, signs).max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
@@ -102,8 +112,8 @@ pub fn name_server(address: &str, token: &Token) -> Result<NameServer, AdminErro
 ///
 /// # Errors
 /// The address is not `HOST:PORT`.
-pub fn messaging(address: &str) -> Result<MessagingServiceClient<Channel>, AdminError> {
-    let channel = channel(address).map_err(|problem| AdminError::Usage(format!("{address} {problem}")))?;
+pub fn messaging(address: &str, way: &Token) -> Result<MessagingServiceClient<Channel>, AdminError> {
+    let channel = channel(address, way)?;
     Ok(MessagingServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 
@@ -115,7 +125,7 @@ pub type PublicAdmin = PublicAdminClient<InterceptedService<Channel, Token>>;
 /// # Errors
 /// The address is not `HOST:PORT`.
 pub fn public_admin(address: &str, token: &Token) -> Result<PublicAdmin, AdminError> {
-    let channel = channel(address).map_err(|problem| AdminError::Usage(format!("{address} {problem}")))?;
+    let channel = channel(address, token)?;
     Ok(PublicAdminClient::with_interceptor(channel, token.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 

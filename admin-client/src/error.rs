@@ -57,9 +57,9 @@ impl AdminError {
     /// What a node answered with.
     #[must_use]
     pub fn refused(address: &str, status: &Status) -> AdminError {
-        let message = match status.message() {
-            "" => format!("{:?}", status.code()),
-            message => message.to_owned(),
+        let message = match reason(status) {
+            message if message.is_empty() => format!("{:?}", status.code()),
+            message => message,
         };
         AdminError::Refused { address: address.to_owned(), code: status.code(), message }
     }

@@ -15,4 +15,5 @@ pub mod message;
 pub mod progress;
 pub mod public;
 pub mod time;
+pub mod tls;
 pub mod topic;

@@ -73,13 +73,14 @@ impl Client {
 /// # Errors
 /// No node answers, or one refuses.
 pub async fn on_group<T, F>(
+    directory: &Directory,
     group: &Group,
     mut call: impl FnMut(MessagingServiceClient<Channel>) -> F,
 ) -> Result<(String, T), AdminError>
 where
     F: Future<Output = Result<T, tonic::Status>>,
 {
-    on_any(group, |address| Ok(call(messaging(address)?))).await
+    on_any(group, |address| Ok(call(messaging(address, &directory.token)?))).await
 }
 
 /// As [`on_group`], of the public Admin service.

@@ -3,6 +3,7 @@
 use crate::command::Command;
 use clap::{CommandFactory as _, Parser};
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// Manages a cluster: topics, consumer groups, brokers.
 ///
@@ -36,6 +37,15 @@ pub(crate) struct Cli {
         value_name = "TOKEN"
     )]
     pub admin_token: Option<String>,
+    /// PEM file with this tool's certificate, for a cluster with TLS (tls.server.mode).
+    #[arg(long = "tlsCert", global = true, env = "RAFTMQ_TLS_CLIENT_CERT_PATH", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with its key.
+    #[arg(long = "tlsKey", global = true, env = "RAFTMQ_TLS_CLIENT_KEY_PATH", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// PEM file with the CA that signed the nodes' certificates.
+    #[arg(long = "tlsTrustCert", global = true, env = "RAFTMQ_TLS_CLIENT_TRUST_CERT_PATH", value_name = "FILE")]
+    pub tls_trust_cert: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -57,7 +67,8 @@ pub(crate) fn with_known_spelling(mut arguments: Vec<OsString>) -> Vec<OsString>
             arguments[position] = spelling.into();
             return arguments;
         }
-        let takes_value = ["-n", "--namesrvAddr", "--adminToken"].contains(&text.as_str());
+        let takes_value =
+            ["-n", "--namesrvAddr", "--adminToken", "--tlsCert", "--tlsKey", "--tlsTrustCert"].contains(&text.as_str());
         if !text.starts_with('-') && !text.eq_ignore_ascii_case("help") {
             return arguments;
         }
@@ -99,6 +110,8 @@ mod tests {
             "mqadmin deleteTopic -c C -t T",
             "mqadmin topicList",
             "mqadmin topicList -c",
+            "mqadmin --tlsCert c.pem --tlsKey k.pem --tlsTrustCert ca.pem TOPICLIST",
+            "mqadmin topicList --tlsCert c.pem --tlsKey k.pem --tlsTrustCert ca.pem",
             "mqadmin topicList -o json",
             "mqadmin topicRoute -t T -o json",
             "mqadmin topicStatus -t T",

@@ -14,6 +14,7 @@ use crate::deliver::wait::Waiters;
 use crate::forward::{FORWARD_MESSAGE_BYTES_MAX, ForwardService, Merger};
 use crate::grpc;
 use crate::live::Live;
+use crate::machine::OPEN_TOPICS;
 use crate::metrics::{self, Counters};
 use crate::namesrv::Reporter;
 use crate::propose::Proposer;
@@ -23,11 +24,15 @@ use crate::store;
 use crate::task::{self, Builds, Paces, Uses};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use raft_store::{FlushMode, NodeAddresses, NodeId, PeerSecret, RaftConfig, RaftGroup, RuntimeMode, peer_server};
+use raft_store::{
+    Dial, FlushMode, NodeAddresses, NodeId, PeerSecret, PeerStream, RaftConfig, RaftGroup, RuntimeMode, peer_server,
+};
 use raftmq_proto::forward::forward_server::ForwardServer;
 use raftmq_proto::forward::{
     ClientsRequest, ClientsResponse, RelayRequest, RelayResponse, ReportRequest, ReportResponse,
 };
+use raftmq_server::cluster_tls::ClusterTlsFiles;
+use raftmq_server::dial::Dialer;
 use raftmq_server::listener::{BindError, Listener, ListenerOptions, Tls};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -112,6 +117,8 @@ pub struct Listeners {
     pub peer: Listener,
     /// `metricsPromExporterPort`; `None` where nobody wants it, or another node of this machine has it.
     pub metrics: Option<Listener>,
+    /// The way to the other nodes, with the certificate that these ports show them.
+    pub dialer: Dialer,
 }
 
 impl Listeners {
@@ -124,13 +131,16 @@ impl Listeners {
             Some((certificate, key)) => Tls::from_files(certificate, key)?,
             None => Tls::self_signed([config.addresses.host.clone(), "localhost".to_owned()])?,
         };
+        let cluster = config.cluster_tls.clone().map(ClusterTlsFiles::load).transpose()?;
         let at = |port: u16| SocketAddr::new(config.addresses.bind, port);
-        let clients = ListenerOptions::new("grpcServerPort").with_tls(tls);
+        let clients = ListenerOptions::new("grpcServerPort").with_tls(tls).with_members(cluster.as_ref());
+        let inside = |name| ListenerOptions::new(name).for_members(cluster.as_ref());
         Ok(Listeners {
             grpc: Listener::reserve(at(config.addresses.grpc_port), clients)?,
-            admin: Listener::bind(at(config.addresses.admin_port), ListenerOptions::new("listenPort"))?,
-            peer: Listener::bind(at(config.addresses.peer_port), ListenerOptions::new("dLegerPeers"))?,
+            admin: Listener::bind(at(config.addresses.admin_port), inside("listenPort"))?,
+            peer: Listener::bind(at(config.addresses.peer_port), inside("dLegerPeers"))?,
             metrics: Self::bind_metrics(config)?,
+            dialer: Dialer::new(cluster),
         })
     }
 
@@ -147,6 +157,14 @@ impl Listeners {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+impl Node {
+    /// Whether a topic that is made is open until the broker groups have agreed who keeps its message groups: where there
+    /// are name servers, which others may be known by.
+    pub(crate) fn makes_open_topics(&self) -> bool {
+        self.proposer.version() >= OPEN_TOPICS && !self.config.name_servers.is_empty()
     }
 }
 
@@ -195,11 +213,13 @@ impl Broker {
             follows: Notify::new(),
         });
         let applier = Applier::new(config.versions.clone(), outlets.clone());
-        let (group, peers) = RaftGroup::start(raft_config(&config), raft_store::disk::from_env(), applier).await?;
+        let (group, peers) =
+            RaftGroup::start(raft_config(&config, &listeners.dialer), raft_store::disk::from_env(), applier).await?;
         proposer.encode_by(store::machine::version(&group.state())?);
         outlets.origin.get_or_init(|| Origin { node: group.node(), boot: group.boot() });
 
-        let reporter = Reporter::new(config.name_servers.clone(), config.access.inner.clone());
+        let reporter =
+            Reporter::new(config.name_servers.clone(), config.access.inner.clone(), listeners.dialer.clone());
         let registry = Registry::default();
         let (calls, closing, rest) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let node = Arc::new(Node {
@@ -293,7 +313,7 @@ pub(crate) fn raft_threads() -> usize {
     (processors() / 2).clamp(1, 4)
 }
 
-fn raft_config(config: &BrokerConfig) -> RaftConfig {
+fn raft_config(config: &BrokerConfig, dialer: &Dialer) -> RaftConfig {
     let address = |port: u16| format!("{}:{port}", config.addresses.host);
     let (heartbeat_ms, election_ms_min, election_ms_max) = config.raft_ms;
     RaftConfig {
@@ -323,8 +343,20 @@ fn raft_config(config: &BrokerConfig) -> RaftConfig {
             config.access.authentication,
         ),
         runtime: RuntimeMode::Own { threads: raft_threads() },
+        dial: dial_peers(dialer),
         ..RaftConfig::new(&config.cluster, &config.broker_group, &config.label, config.store_dir.clone())
     }
+}
+
+fn dial_peers(dialer: &Dialer) -> Dial {
+    if !dialer.speaks_tls() {
+        return Dial::Tcp;
+    }
+    let dialer = dialer.clone();
+    Dial::With(Arc::new(move |address| {
+        let dialer = dialer.clone();
+        Box::pin(async move { Ok(Box::new(dialer.connect(&address).await?) as Box<dyn PeerStream>) })
+    }))
 }
 
 /// Takes members' reports while this node leads.

@@ -6,6 +6,7 @@ use crate::machine::{EXPRESSION_BYTES_MAX, KNOWN, MESSAGES_MAX_DEFAULT, WINDOW_M
 use crate::propose::ProposeLimits;
 use crate::rate::Limit;
 use crate::task::SlowDiskLimits;
+use raftmq_server::cluster_tls::ClusterTlsFiles;
 use raftmq_server::logs::LogFiles;
 use raftmq_server::settings::{Alias, Effective, Entry, SettingErrors, Settings};
 use std::fmt;
@@ -218,6 +219,8 @@ pub struct BrokerConfig {
     pub merge: MergeLimits,
     /// Certificate and key; a self-signed certificate without them.
     pub tls_files: Option<(PathBuf, PathBuf)>,
+    /// TLS with the other nodes and with tools; `None` for plaintext.
+    pub cluster_tls: Option<ClusterTlsFiles>,
     /// What admin callers from other machines must show (`adminToken`).
     pub admin_token: Option<String>,
     /// Users and access rules.
@@ -392,6 +395,7 @@ impl BrokerConfig {
                 None
             }
         };
+        let cluster_tls = ClusterTlsFiles::of_node(s);
         let admin_token = s.secret("adminToken");
         let access = AccessConfig::read(s);
         if access.authentication && access.inner.is_none() && peers.len() > 1 {
@@ -436,6 +440,7 @@ impl BrokerConfig {
             propose,
             merge: MergeLimits::default(),
             tls_files,
+            cluster_tls,
             admin_token,
             access,
             log_files,

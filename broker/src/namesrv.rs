@@ -14,6 +14,7 @@ mod server;
 mod topics;
 
 pub use owners::owners_of_new;
+pub(crate) use owners::{Step, hosts_in, row_of, step};
 pub use routes::{ForeignRoute, Routes};
 
 use crate::broker::Node;
@@ -22,6 +23,7 @@ use parking_lot::Mutex;
 use raftmq_proto::digest::TopicDigest;
 use raftmq_proto::namesrv::{Addresses, Member, Role, Topic};
 use raftmq_proto::signature::Credentials;
+use raftmq_server::dial::Dialer;
 use server::Server;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -78,9 +80,12 @@ struct Shared {
     addresses: Vec<String>,
     /// What calls are signed with.
     credentials: Option<Credentials>,
+    dialer: Dialer,
     /// `None` until the node knows who it is.
     snapshot: watch::Sender<Option<Arc<Snapshot>>>,
     topics: Mutex<TopicTable>,
+    /// Names of those whose owners are not agreed on yet.
+    open: watch::Sender<Vec<String>>,
     sequence: AtomicU64,
 }
 
@@ -95,12 +100,14 @@ impl Reporter {
     /// Reports to every one of `addresses` (`host:port`) once [`run`] is under way. Names are resolved whenever a
     /// connection is made, so they need not resolve now. Calls are signed when there are `credentials`.
     #[must_use]
-    pub fn new(addresses: Vec<String>, credentials: Option<Credentials>) -> Reporter {
+    pub fn new(addresses: Vec<String>, credentials: Option<Credentials>, dialer: Dialer) -> Reporter {
         let shared = Shared {
             addresses,
             credentials,
+            dialer,
             snapshot: watch::Sender::new(None),
             topics: Mutex::default(),
+            open: watch::Sender::default(),
             sequence: AtomicU64::new(0),
         };
         Reporter { shared: Arc::new(shared), routes: Routes::default() }
@@ -132,12 +139,29 @@ impl Reporter {
     /// Takes the topics of this node's group; [`Reporter::update`] reports them.
     fn topics(&self, topics: &[Topic]) {
         self.shared.topics.lock().replace(topics);
+        let open: Vec<String> = topics.iter().filter(|topic| topic.fifo_open).map(|topic| topic.name.clone()).collect();
+        self.shared.open.send_if_modified(|before| {
+            let changed = *before != open;
+            *before = open;
+            changed
+        });
+    }
+
+    /// Topics of this node's group whose owners are not agreed on yet, by name, as last read.
+    pub(crate) fn open_topics(&self) -> watch::Receiver<Vec<String>> {
+        self.shared.open.subscribe()
     }
 
     /// Topics of this node's group, as last read.
     #[must_use]
     pub fn topic_count(&self) -> u64 {
         self.shared.topics.lock().len() as u64
+    }
+
+    /// The way to the other nodes of the cluster.
+    #[must_use]
+    pub fn dialer(&self) -> &Dialer {
+        &self.shared.dialer
     }
 
     /// Routes of other broker groups.
@@ -155,7 +179,7 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
     let servers: Vec<Arc<Server>> = shared
         .addresses
         .iter()
-        .filter_map(|address| Server::new(address, shared.credentials.clone()).map(Arc::new))
+        .filter_map(|address| Server::new(address, shared.credentials.clone(), &shared.dialer).map(Arc::new))
         .collect();
     for server in &servers {
         tasks.spawn(server.clone().report(shared.clone(), node.clone()));
@@ -281,5 +305,6 @@ fn to_wire(topic: raftmq_proto::command::Topic) -> Topic {
         id: topic.id,
         version: topic.version,
         fifo_owners: topic.fifo_owners,
+        fifo_open: topic.fifo_open,
     }
 }

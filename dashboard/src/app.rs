@@ -9,8 +9,10 @@ use maud::Markup;
 use raftmq_admin_client::connect::Token;
 use raftmq_admin_client::directory::{Directory, Group};
 use raftmq_admin_client::error::AdminError;
+use raftmq_admin_client::tls;
 use raftmq_proto::admin::Topic;
 use raftmq_proto::signature::Credentials;
+use raftmq_server::dial::Dialer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio_stream::StreamExt as _;
@@ -21,13 +23,15 @@ pub(crate) struct App {
     pub config: Config,
     pub sessions: Sessions,
     pub samples: Samples,
+    dialer: Dialer,
 }
 
 impl App {
     pub(crate) fn new(config: Config) -> Result<App, AdminError> {
         // A token that no header holds is a mistake of the configuration, not of each call.
-        Token::new(config.admin_token.as_deref(), None, "dashboard")?;
-        Ok(App { config, sessions: Sessions::new(), samples: Samples::default() })
+        let dialer = tls::dialer(config.cluster_tls.clone())?;
+        Token::new(config.admin_token.as_deref(), None, "dashboard", dialer.clone())?;
+        Ok(App { config, sessions: Sessions::new(), samples: Samples::default(), dialer })
     }
 
     /// The way to the cluster for whoever has these keys.
@@ -35,7 +39,7 @@ impl App {
         let caller = if user.is_empty() { "dashboard".to_owned() } else { format!("dashboard/{user}") };
         Ok(Directory {
             name_servers: self.config.name_servers.clone(),
-            token: Token::new(self.config.admin_token.as_deref(), credentials, &caller)?,
+            token: Token::new(self.config.admin_token.as_deref(), credentials, &caller, self.dialer.clone())?,
             // Pages say for themselves when a group has no leader.
             notice: |_| {},
         })

@@ -2,6 +2,7 @@
 
 use raftmq_admin_client::credentials;
 use raftmq_proto::signature::Credentials;
+use raftmq_server::cluster_tls::ClusterTlsFiles;
 use raftmq_server::logs::LogFiles;
 use raftmq_server::settings::{Alias, Settings};
 use std::net::{IpAddr, Ipv4Addr};
@@ -44,6 +45,8 @@ pub struct Config {
     pub viewer: Option<(String, String)>,
     /// Nobody changes anything here.
     pub read_only: bool,
+    /// `tls.client.certPath`, `tls.client.keyPath`, `tls.client.trustCertPath`: TLS with the cluster.
+    pub cluster_tls: Option<ClusterTlsFiles>,
     /// `tlsCertPath` and `tlsKeyPath`.
     pub certificate: Option<(PathBuf, PathBuf)>,
     /// Log files beside standard output; `None` for none.
@@ -97,10 +100,22 @@ impl Config {
                 None
             }
         };
+        let cluster_tls = ClusterTlsFiles::of_tool(settings);
         let read_only = settings.boolean("readOnly", false);
         settings.unused(UNUSED, "this dashboard keeps no files, and asks for a login when the cluster wants one");
         let log_files = LogFiles::read(settings, "dashboard", None);
-        Config { bind, port, name_servers, admin_token, credentials, viewer, read_only, certificate, log_files }
+        Config {
+            bind,
+            port,
+            name_servers,
+            admin_token,
+            credentials,
+            viewer,
+            read_only,
+            cluster_tls,
+            certificate,
+            log_files,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::access::Access;
 use crate::route_table::Limits;
+use raftmq_server::cluster_tls::ClusterTlsFiles;
 use raftmq_server::logs::LogFiles;
 use raftmq_server::settings::{Alias, Entry, Settings};
 use std::net::{IpAddr, Ipv4Addr};
@@ -52,6 +53,8 @@ pub struct Config {
     pub limits: Limits,
     /// Who may call.
     pub access: Access,
+    /// TLS with brokers and tools; `None` for plaintext.
+    pub cluster_tls: Option<ClusterTlsFiles>,
     /// Log files beside standard output; `None` for none.
     pub log_files: Option<LogFiles>,
     /// What all of this was read from, secrets masked: put here once it was checked.
@@ -66,6 +69,7 @@ impl Default for Config {
             scan_every: Duration::from_secs(5),
             limits: Limits::default(),
             access: Access::default(),
+            cluster_tls: None,
             log_files: None,
             entries: Vec::new(),
         }
@@ -95,6 +99,7 @@ impl Config {
                 topics_max: settings.number("topicsMax", limits.topics_max, 1..=100_000_000),
             },
             access: Access::read(settings),
+            cluster_tls: ClusterTlsFiles::of_node(settings),
             log_files: LogFiles::read(settings, "namesrv", None),
             entries: Vec::new(),
         };

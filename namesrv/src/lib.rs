@@ -20,6 +20,7 @@ pub use config::{ALIASES, Config};
 
 use grpc::{Service, Shared};
 use raftmq_proto::namesrv::name_server_server::NameServerServer;
+use raftmq_server::cluster_tls::{ClusterTlsFiles, TlsError};
 use raftmq_server::listener::{BindError, Listener, ListenerOptions};
 use raftmq_server::shutdown::Shutdown;
 use route_table::RouteTable;
@@ -42,6 +43,17 @@ pub enum ServeError {
     Grpc(#[from] tonic::transport::Error),
 }
 
+/// Why the name server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The port is taken.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
 /// A name server whose port is bound and which does not answer yet.
 pub struct NameServer {
     listener: Listener,
@@ -52,10 +64,12 @@ impl NameServer {
     /// Binds the port.
     ///
     /// # Errors
-    /// [`BindError`] names key, address and reason.
-    pub fn bind(config: Config) -> Result<NameServer, BindError> {
+    /// The key, and the address or file that cannot be had and why.
+    pub fn bind(config: Config) -> Result<NameServer, StartError> {
         let address = SocketAddr::new(config.bind, config.listen_port);
-        let listener = Listener::bind(address, ListenerOptions::new("listenPort"))?;
+        let tls = config.cluster_tls.clone().map(ClusterTlsFiles::load).transpose()?;
+        let options = ListenerOptions::new("listenPort").for_members(tls.as_ref());
+        let listener = Listener::bind(address, options)?;
         Ok(NameServer { listener, config })
     }
 

@@ -10,7 +10,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A node as the configuration file lists it. The list only forms the group; afterwards the log's membership wins.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,16 +46,21 @@ pub enum RuntimeMode {
     Current,
 }
 
+/// A connection to a peer.
+pub trait PeerStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> PeerStream for T {}
+
 /// Makes the connection to a peer's address.
-pub type Dialing = dyn Fn(String) -> BoxFuture<'static, io::Result<DuplexStream>> + Send + Sync;
+pub type Dialing = dyn Fn(String) -> BoxFuture<'static, io::Result<Box<dyn PeerStream>>> + Send + Sync;
 
 /// How peers are reached.
 #[derive(Clone, Default)]
 pub enum Dial {
-    /// By TCP.
+    /// By TCP, in plaintext.
     #[default]
     Tcp,
-    /// As a test says.
+    /// As the caller of [`crate::RaftGroup::start`] does it: by TLS, or in a test.
     With(Arc<Dialing>),
 }
 

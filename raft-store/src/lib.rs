@@ -35,7 +35,7 @@ mod state;
 mod status;
 mod types;
 
-pub use config::{Dial, Dialing, FlushMode, Peer, RaftConfig, RuntimeMode};
+pub use config::{Dial, Dialing, FlushMode, Peer, PeerStream, RaftConfig, RuntimeMode};
 pub use error::{ProposeError, ReadError, StartError, TransferError, TrimError};
 pub use group::{FillFigures, LogUse, RaftGroup, SegmentUse};
 pub use machine::{Committed, Machine, Versions};

@@ -2,7 +2,7 @@
 //!
 //! The secret itself is never sent. Each call shows a MAC over who calls whom, which serves nobody but that caller
 //! towards that node; whoever reads the traffic can repeat it, so the network between members must be private or
-//! encrypted underneath.
+//! encrypted underneath ([`crate::Dial`]).
 
 use raftmq_proto::signature::{is_mac, mac};
 use std::fmt;

@@ -11,8 +11,8 @@ use futures::FutureExt;
 use parking_lot::Mutex;
 use raft_store::disk::{Fault, MemoryDisk};
 use raft_store::{
-    Committed, Dial, LogIndex, Machine, Peer, RaftConfig, RaftGroup, Role, RuntimeMode, StateBatch, StateError,
-    StateOptions, Table, peer_server,
+    Committed, Dial, LogIndex, Machine, Peer, PeerStream, RaftConfig, RaftGroup, Role, RuntimeMode, StateBatch,
+    StateError, StateOptions, Table, peer_server,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -207,7 +207,10 @@ impl World {
         config.state = StateOptions { in_memory: true, ..StateOptions::default() };
         config.runtime = RuntimeMode::Current;
         let network = self.network.clone();
-        config.dial = Dial::With(Arc::new(move |address| network.clone().dial(node, address).boxed()));
+        config.dial = Dial::With(Arc::new(move |address| {
+            let dialled = network.clone().dial(node, address);
+            async move { Ok(Box::new(dialled.await?) as Box<dyn PeerStream>) }.boxed()
+        }));
         let machine = Witnessed { node, applied: self.applied.clone() };
         self.applied.lock().upto[node] = 0;
         let disk = Arc::new(self.disks[node].clone());

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! accept ─▶ peek ─┬─ PROXY v1/v2 ─▶ drop the header, keep its addresses, peek again
-//!                 ├─ TLS ─▶ handshake (ALPN h2) ─┐
-//!                 ├─ HTTP/2 ─────────────────────┴─▶ Incoming ─▶ tonic
+//!                 ├─ TLS ─▶ handshake (ALPN h2, or as a member of the cluster) ─┐
+//!                 ├─ HTTP/2 ────────────────────────────────────────────────────┴─▶ Incoming ─▶ tonic
 //!                 └─ other ─▶ one log line, closed
 //! ```
 //!
@@ -12,6 +12,7 @@
 
 mod authority;
 mod connection;
+mod handshake;
 mod protocol;
 mod socket;
 mod tls;
@@ -30,7 +31,7 @@ use protocol::{PEEK_BYTES, PROXY_V2_BYTES_MAX, Protocol, Proxied, ProxyFault, Pr
 pub use socket::Outgoing;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use thiserror::Error;
-pub use tls::{Tls, TlsError};
+pub use tls::Tls;
 use tokio::{
     io::AsyncReadExt,
     net::{TcpListener, TcpStream},
@@ -41,7 +42,7 @@ use tokio::{
 use tokio_stream::Stream;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::logs::Limited;
+use crate::{cluster_tls::ClusterTls, logs::Limited};
 
 /// Connections the system keeps for us until we accept them.
 const BACKLOG: i32 = 1024;
@@ -73,6 +74,10 @@ pub struct ListenerOptions {
     pub name: String,
     /// Shown to clients that ask for TLS; without it they are refused.
     pub tls: Option<Tls>,
+    /// Shown to callers from inside the cluster, who show theirs; without `tls` to whoever asks for TLS.
+    pub members: Option<ClusterTls>,
+    /// Whether others than those are refused: whoever speaks plaintext, or shows no certificate of the cluster.
+    pub members_only: bool,
     /// Whether a PROXY header is believed. It names any address, so only where addresses decide nothing by
     /// themselves; [`Peer::is_local`] holds regardless.
     pub proxy_headers: bool,
@@ -92,6 +97,8 @@ impl ListenerOptions {
         Self {
             name: name.into(),
             tls: None,
+            members: None,
+            members_only: false,
             proxy_headers: true,
             handshake_timeout: Duration::from_secs(10),
             half_open_max: 1024,
@@ -109,6 +116,18 @@ impl ListenerOptions {
     /// The same with TLS beside plaintext.
     pub fn with_tls(self, tls: Tls) -> Self {
         Self { tls: Some(tls), ..self }
+    }
+
+    /// The same for callers from inside the cluster alone, who prove themselves when `tls` enforces it.
+    #[must_use]
+    pub fn for_members(self, tls: Option<&ClusterTls>) -> Self {
+        Self { members: tls.cloned(), members_only: tls.is_some_and(ClusterTls::is_enforcing), ..self }
+    }
+
+    /// The same for callers from inside the cluster beside everybody else.
+    #[must_use]
+    pub fn with_members(self, tls: Option<&ClusterTls>) -> Self {
+        Self { members: tls.cloned(), ..self }
     }
 }
 
@@ -281,7 +300,12 @@ impl Door {
         loop {
             let protocol = recognise(&stream).await?;
             let header = match protocol {
-                Protocol::Http2 => return Ok(Connection::plain(socket::Socket::new(stream), peer, open)),
+                Protocol::Http2 => match &self.options.members {
+                    Some(members) if self.options.members_only => {
+                        return Err(handshake::refuse_plaintext(stream, members).await);
+                    }
+                    _ => return Ok(Connection::plain(socket::Socket::new(stream), peer, open)),
+                },
                 Protocol::Http1 if self.options.http1 => {
                     return Ok(Connection::http1(socket::Socket::new(stream), peer, open));
                 }
@@ -292,15 +316,7 @@ impl Door {
                     ));
                 }
                 Protocol::Tls => {
-                    let Some(tls) = &self.options.tls else {
-                        return Err(Closed::Because("closed a TLS connection: this port has no TLS".to_owned()));
-                    };
-                    let acceptor = tls.acceptor().await;
-                    let stream =
-                        acceptor.accept(socket::Socket::new(stream)).await.map_err(|error| match error.kind() {
-                            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Closed::Silently,
-                            _ => Closed::Because(format!("TLS handshake failed: {error}")),
-                        })?;
+                    let stream = handshake::tls(socket::Socket::new(stream), &self.options).await?;
                     return Ok(Connection::tls(stream, Peer { tls: true, ..peer }, open));
                 }
                 Protocol::ProxyV1 | Protocol::ProxyV2 if !(self.options.proxy_headers && may_be_proxied) => {

@@ -550,6 +550,11 @@ fn upper_snake(key: &str) -> String {
     let mut out = String::with_capacity(key.len() + 4);
     let mut previous_is_upper = true;
     for character in key.chars() {
+        if character == '.' {
+            out.push('_');
+            previous_is_upper = true;
+            continue;
+        }
         if character.is_ascii_uppercase() && !previous_is_upper {
             out.push('_');
         }

@@ -28,7 +28,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::{client::eventually, disk_journal::DiskJournal, relay::Relay, usage::Usage};
+use crate::{certificates::Authority, client::eventually, disk_journal::DiskJournal, relay::Relay, usage::Usage};
 
 /// How long a healthy machine may take to elect a leader, two cores and other work considered.
 pub const LEADER_WITHIN: Duration = Duration::from_secs(20);
@@ -71,6 +71,8 @@ pub struct Options {
     pub relayed: bool,
     /// The program that brokers run.
     pub broker: &'static str,
+    /// There is a CA and every node has a certificate and knows it; `tls.server.mode` is another line of theirs.
+    pub certificates: bool,
     /// Access control is on, this is the first user, and the cluster is administered as it.
     pub administrator: Option<Credentials>,
 }
@@ -90,6 +92,7 @@ impl Default for Options {
             hosts: Vec::new(),
             relayed: false,
             broker: "mqbroker",
+            certificates: false,
             administrator: None,
         }
     }
@@ -121,6 +124,10 @@ pub struct Cluster {
     pub namesrvs: Vec<Namesrv>,
     /// How it was started.
     pub options: Options,
+    /// Its CA, see [`Options::certificates`], which has signed `node` and `tool`.
+    pub authority: Option<Authority>,
+    /// `mqadmin` shows `tool`.
+    pub tools_speak_tls: bool,
     dir: TempDir,
     /// What disks keep of what RocksDB has not synced, see [`Cluster::keep_unsynced`].
     keep: Option<StdRng>,
@@ -379,6 +386,8 @@ impl Cluster {
         program(options.broker)?;
         let dir = tempfile::Builder::new().prefix("raftmq-").tempdir()?;
         let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let authority = options.certificates.then(|| authority(&dir.path().join("ca"))).transpose()?;
+        let certificates = authority.as_ref().map(|authority| authority.lines("node")).unwrap_or_default();
         // Nodes listen on the one, and relays on the other, on the same ports.
         let reached = if options.relayed { IpAddr::from(RELAYS) } else { loopback };
         let mut namesrvs = Vec::new();
@@ -390,6 +399,7 @@ impl Cluster {
             if let Some(administrator) = &options.administrator {
                 text.push_str(&access_lines(administrator));
             }
+            text.push_str(&certificates);
             fs::write(&config, text)?;
             namesrvs.push(Namesrv { address, config, process: None });
         }
@@ -466,11 +476,12 @@ impl Cluster {
                     text.push_str(&access_lines(administrator));
                     text.push_str("authorizationEnabled = true\n");
                 }
+                text.push_str(&certificates);
                 fs::write(&node.config, text)?;
                 nodes.push(node);
             }
         }
-        Ok(Self { nodes, namesrvs, options, dir, keep: None, _turn: turn })
+        Ok(Self { nodes, namesrvs, options, authority, tools_speak_tls: false, dir, keep: None, _turn: turn })
     }
 
     /// The folder that holds configurations, data and logs.
@@ -488,6 +499,20 @@ impl Cluster {
         let namesrv = &mut self.namesrvs[number];
         let arguments = ["-c", namesrv.config.to_str().context("a path of ours is text")?];
         namesrv.process = Some(Process::start(&program("mqnamesrv")?, &arguments, &log, &Place::default())?);
+        Ok(())
+    }
+
+    /// A further line of the configuration of all brokers and name servers with these numbers, from their next start on.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be written.
+    pub fn set(&self, namesrvs: &[usize], nodes: &[usize], line: &str) -> Result<()> {
+        let files = namesrvs.iter().map(|number| &self.namesrvs[*number].config);
+        for file in files.chain(nodes.iter().map(|number| &self.nodes[*number].config)) {
+            let text = fs::read_to_string(file)?;
+            fs::write(file, format!("{text}{line}\n"))?;
+        }
         Ok(())
     }
 
@@ -685,7 +710,15 @@ impl Cluster {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.nodes[number].admin))?
             .connect_timeout(Duration::from_secs(1))
             .timeout(Duration::from_secs(15));
-        let channel = InterceptedService::new(endpoint.connect().await?, ShowToken(self.options.administrator.clone()));
+        let channel = match &self.authority {
+            None => endpoint.connect().await?,
+            // Whatever the mode is that the node is in.
+            Some(authority) => {
+                let dialer = authority.dialer("tool", "permissive")?;
+                dialer.channel(&endpoint, &self.nodes[number].admin.to_string())
+            }
+        };
+        let channel = InterceptedService::new(channel, ShowToken(self.options.administrator.clone()));
         Ok(AdminClient::new(channel).max_decoding_message_size(64 << 20))
     }
 
@@ -873,7 +906,10 @@ impl Cluster {
     /// It cannot be started.
     pub async fn mqadmin_as(&self, user: Option<&Credentials>, arguments: &[&str]) -> Result<Output> {
         let namesrvs: Vec<String> = self.namesrvs.iter().map(|namesrv| namesrv.address.to_string()).collect();
+        let keys = ["CERT_PATH", "KEY_PATH", "TRUST_CERT_PATH"].map(|key| format!("RAFTMQ_TLS_CLIENT_{key}"));
+        let shown = self.authority.as_ref().filter(|_| self.tools_speak_tls).map(|authority| authority.files("tool"));
         let output = tokio::process::Command::new(program("mqadmin")?)
+            .envs(keys.into_iter().zip(shown.into_iter().flatten()))
             .args(arguments)
             .env("NAMESRV_ADDR", namesrvs.join(";"))
             .env("RAFTMQ_ADMIN_TOKEN", ADMIN_TOKEN)
@@ -1021,6 +1057,13 @@ fn access_lines(administrator: &Credentials) -> String {
         "authenticationEnabled = true\ninitAuthenticationUser = {user}\n\
          innerClientAuthenticationCredentials = {INNER}\n"
     )
+}
+
+fn authority(folder: &Path) -> Result<Authority> {
+    let authority = Authority::new(folder)?;
+    authority.sign("node", &["127.0.0.1", "localhost"])?;
+    authority.sign("tool", &["mqadmin"])?;
+    Ok(authority)
 }
 
 fn delay_file(data: &Path) -> PathBuf {

@@ -2,7 +2,7 @@
 //! and an oracle of what their clients were told.
 //!
 //! - [`cluster`] starts, breaks and ends processes; [`client`] speaks to them as an SDK does.
-//! - [`browser`] starts the dashboard and reads its pages.
+//! - [`certificates`] has a CA; [`browser`] starts the dashboard and reads its pages.
 //! - [`relay`] stands in front of ports and loses bytes; [`netns`] cuts links between hosts.
 //! - [`workload`] runs clients through a fault and writes down in [`oracle`] what they were told.
 //! - [`power`] has the runs in which the power goes; [`disk_journal`] knows what of RocksDB's files is left then.
@@ -15,6 +15,7 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod browser;
+pub mod certificates;
 pub mod client;
 pub mod cluster;
 pub mod dev_start;

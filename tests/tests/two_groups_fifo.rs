@@ -107,6 +107,77 @@ async fn consume(access: &[SocketAddr], expected: usize) -> Result<BTreeMap<usiz
     Ok(keepers)
 }
 
+/// Both broker groups make a topic on its first use in the same moment. They agree on who keeps its message groups before
+/// either stores one; with no name server to hear of each other by, neither does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broker_groups_that_make_a_topic_in_the_same_moment_agree_on_it() -> Result<()> {
+    const TOPICS: usize = 12;
+    let mut cluster = Cluster::start(Options { groups: 2, nodes: 1, ..Default::default() }).await?;
+    let (first, second) = (cluster.leader(0).await?, cluster.leader(1).await?);
+    let begun = format!("version={}", raftmq_broker::machine::VERSION);
+    eventually("topics are made by the newest version", LEADER_WITHIN, async || {
+        [first, second]
+            .iter()
+            .all(|node| cluster.log(*node).lines().any(|line| line.contains(&begun) && line.contains("is active")))
+    })
+    .await?;
+    // So that each knows of the other.
+    make(&cluster, "known", &["-c", "RaftCluster"]).await?;
+    known_to_both(&cluster, "known").await?;
+    let (at_first, at_second) = (cluster.access(0), cluster.access(1));
+    let both = async |topic: &str, number: usize| {
+        let ask = async |access: &[SocketAddr], group: usize| {
+            let producer = Producer::new(access, &[topic])?;
+            for message in 0..4 {
+                let mut last = String::new();
+                eventually("it is stored", Duration::from_secs(20), async || {
+                    let message = ordered(topic, group, 10 * number + message);
+                    let sent = producer.send_messages(topic, vec![message]).await;
+                    last = sent.err().map(|failure| failure.to_string()).unwrap_or_default();
+                    last.is_empty()
+                })
+                .await
+                .with_context(|| last.clone())?;
+            }
+            Ok::<_, anyhow::Error>(())
+        };
+        // Of the same message group, too.
+        tokio::try_join!(ask(&at_first, 0), ask(&at_second, 0), ask(&at_first, 1), ask(&at_second, 2)).map(drop)
+    };
+    let (mut in_both, mut keepers) = (0, BTreeSet::new());
+    for number in 0..TOPICS {
+        let topic = format!("at-once-{number}");
+        both(&topic, number).await.with_context(|| topic.clone())?;
+        let mut places = Vec::new();
+        for node in [first, second] {
+            // Where it was not made there is none.
+            places.push(stored(&cluster, node, &topic).await.ok());
+        }
+        in_both += usize::from(places.iter().all(Option::is_some));
+        let kept: Vec<u64> = places.into_iter().map(Option::unwrap_or_default).collect();
+        // The same message ids came to both sides: what is stored twice would be more than one has.
+        ensure!(kept.iter().sum::<u64>() == 12 && kept.contains(&0), "{topic}: {kept:?}");
+        keepers.insert(kept[0] > 0);
+    }
+    println!("{in_both} of {TOPICS} topics were made in both, {} kept everything at some time", keepers.len());
+    ensure!(in_both > 0, "no topic was made in both: nothing was shown");
+
+    // Without a name server nobody knows whether the other has made it.
+    cluster.kill_namesrv(0);
+    cluster.kill_namesrv(1);
+    let producer = Producer::new(&at_first, &["alone"])?;
+    let refused = producer.send_messages("alone", vec![ordered("alone", 0, 0)]).await;
+    let refused = refused.err().context("it is stored, whatever the other has")?.to_string();
+    ensure!(refused.contains("have not agreed yet"), "{refused}");
+    let other = message("alone", &message_id(77), None, "of no message group".into());
+    producer.send_messages("alone", vec![other]).await?;
+    cluster.start_namesrv(0)?;
+    eventually("it is agreed", Duration::from_secs(30), async || {
+        producer.send_messages("alone", vec![ordered("alone", 0, 0)]).await.is_ok()
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn message_groups_stay_where_they_are() -> Result<()> {
     // Asked for its route, a broker group that has not heard of a topic would make one of its own.

@@ -83,12 +83,12 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
             if wanted == 0 {
                 break;
             }
-            let (address, messages) = receive(&client, group, arguments, wanted).await?;
+            let (address, messages) = receive(directory, &client, group, arguments, wanted).await?;
             if !messages.is_empty() {
                 still.push(group);
             }
             if !arguments.no_ack {
-                acknowledge(&client, &address, arguments, &messages).await?;
+                acknowledge(directory, &client, &address, arguments, &messages).await?;
             }
             for message in &messages {
                 text.push_str(&message::line(&group.name, message));
@@ -104,6 +104,7 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
 }
 
 async fn receive(
+    directory: &Directory,
     client: &Client,
     group: &Group,
     arguments: &Arguments,
@@ -127,7 +128,7 @@ async fn receive(
         long_polling_timeout: Some(Duration { seconds: POLL_SECONDS, nanos: 0 }),
         attempt_id: None,
     };
-    let (address, parts) = on_group(group, |mut node| {
+    let (address, parts) = on_group(directory, group, |mut node| {
         let mut request = client.request(request.clone());
         request.set_timeout(std::time::Duration::from_secs(10));
         async move {
@@ -153,6 +154,7 @@ async fn receive(
 }
 
 async fn acknowledge(
+    directory: &Directory,
     client: &Client,
     address: &str,
     arguments: &Arguments,
@@ -171,7 +173,7 @@ async fn acknowledge(
         })
         .collect();
     let request = AckMessageRequest { group: resource(&arguments.group), topic: resource(&arguments.topic), entries };
-    let answer = crate::connect::messaging(address)?.ack_message(client.request(request)).await;
+    let answer = crate::connect::messaging(address, &directory.token)?.ack_message(client.request(request)).await;
     let answer = answer.map_err(|status| AdminError::refused(address, &status))?.into_inner();
     check(address, answer.status.as_ref())
 }

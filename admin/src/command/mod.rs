@@ -63,7 +63,7 @@ use crate::directory::{Directory, Group, Target};
 use crate::error::AdminError;
 use crate::output::{Format, Outcome};
 use clap::{Args, Subcommand};
-use raftmq_admin_client::public;
+use raftmq_admin_client::{public, tls};
 
 /// A line for each command: its name, its arguments, and what carries it out.
 macro_rules! commands {
@@ -197,6 +197,7 @@ pub(crate) async fn run(cli: Cli) -> Result<bool, AdminError> {
             cli.admin_token.as_deref(),
             credentials(|name| std::env::var(name).ok())?,
             &std::env::var("USER").unwrap_or_else(|_| "mqadmin".to_owned()),
+            tls::from_files([cli.tls_cert, cli.tls_key, cli.tls_trust_cert])?,
         )?,
         notice: |text| eprintln!("mqadmin: {text}"),
     };

@@ -105,9 +105,14 @@ pub(super) fn message(client: &Client, topic: &str, bytes: u32) -> Message {
 }
 
 /// Sends one message; how long it took.
-pub(super) async fn send(client: &Client, group: &Group, message: &Message) -> Result<Duration, AdminError> {
+pub(super) async fn send(
+    directory: &Directory,
+    client: &Client,
+    group: &Group,
+    message: &Message,
+) -> Result<Duration, AdminError> {
     let began = Instant::now();
-    let (address, answer) = on_group(group, |mut node| {
+    let (address, answer) = on_group(directory, group, |mut node| {
         let request = client.request(SendMessageRequest { messages: vec![message.clone()] });
         async move { Ok(node.send_message(request).await?.into_inner()) }
     })
@@ -138,7 +143,7 @@ pub(crate) async fn cluster_rt(directory: &Directory, arguments: &ClusterRt) -> 
         for group in &groups {
             let (mut sent, mut failed, mut spent) = (0_u32, 0_u32, Duration::ZERO);
             for _ in 0..arguments.amount {
-                match send(&client, group, &message(&client, &arguments.topic, arguments.size)).await {
+                match send(directory, &client, group, &message(&client, &arguments.topic, arguments.size)).await {
                     Ok(took) => (sent, spent) = (sent + 1, spent + took),
                     Err(error) => {
                         if failed == 0 {
@@ -172,7 +177,7 @@ pub(crate) async fn send_msg_status(directory: &Directory, arguments: &SendMsgSt
     let (mut text, mut rows, mut failures) = (String::new(), Vec::new(), Vec::new());
     for _ in 0..arguments.count {
         let message = message(&client, &arguments.topic, arguments.size);
-        match send(&client, group, &message).await {
+        match send(directory, &client, group, &message).await {
             Ok(took) => {
                 let id = message.system_properties.map(|properties| properties.message_id).unwrap_or_default();
                 let _ = writeln!(text, "rt={:.2}ms, SendResult=SendResult [sendStatus=SEND_OK, msgId={id}]", ms(took));
@@ -196,7 +201,7 @@ pub(crate) async fn check_msg_send_rt(
     let mut table = Table::new(&["#Broker Name", "#Number", "#Send Result", "#RT"]);
     let (mut rows, mut spent, mut sent, mut first) = (Vec::new(), Duration::ZERO, 0_u32, None);
     for (number, group) in (0..arguments.amount).zip(groups.iter().cycle()) {
-        let outcome = send(&client, group, &message(&client, &arguments.topic, arguments.size)).await;
+        let outcome = send(directory, &client, group, &message(&client, &arguments.topic, arguments.size)).await;
         let (result, took) = match outcome {
             Ok(took) => {
                 (spent, sent) = (spent + took, sent + 1);

@@ -43,7 +43,7 @@ pub(super) async fn pull(
         filter_expression: Some(FilterExpression { r#type: FilterType::Tag.into(), expression: "*".to_owned() }),
         long_polling_timeout: Some(Duration::default()),
     };
-    let (address, parts) = on_group(group, |mut node| {
+    let (address, parts) = on_group(directory, group, |mut node| {
         let mut request = client.request(request.clone());
         request.set_timeout(std::time::Duration::from_secs(10));
         async move {

@@ -42,7 +42,7 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
     let (mut rows, mut failures) = (Vec::new(), Vec::new());
     for group in directory.groups(arguments.place.target()).await? {
         for node in group.nodes.iter().filter(|node| !node.grpc.is_empty()) {
-            match through(&client, &group, &node.grpc).await {
+            match through(directory, &client, &group, &node.grpc).await {
                 Ok(took) => {
                     let [send, receive, ack] = took.map(|took| format!("{:.2}", took.as_secs_f64() * 1_000.0));
                     let json = json!({
@@ -66,8 +66,13 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
 }
 
 /// How long a send, the way back, and the acknowledgement took.
-async fn through(client: &Client, group: &Group, address: &str) -> Result<[Duration; 3], AdminError> {
-    let mut node = messaging(address)?;
+async fn through(
+    directory: &Directory,
+    client: &Client,
+    group: &Group,
+    address: &str,
+) -> Result<[Duration; 3], AdminError> {
+    let mut node = messaging(address, &directory.token)?;
     let refused = |status: &tonic::Status| AdminError::Unknown(connect::at(address, status));
     let message = super::probe::message(client, TOPIC, 16);
     let id = message.system_properties.as_ref().map(|system| system.message_id.clone()).unwrap_or_default();
@@ -80,7 +85,7 @@ async fn through(client: &Client, group: &Group, address: &str) -> Result<[Durat
     let began = Instant::now();
     loop {
         // Messages of an earlier run that was broken off are in front of it.
-        let messages = receive(client, group, address).await?;
+        let messages = receive(directory, client, group, address).await?;
         let received = began.elapsed();
         let acked = Instant::now();
         let entries: Vec<AckMessageEntry> = messages.iter().filter_map(entry).collect();
@@ -112,7 +117,12 @@ fn entry(message: &Message) -> Option<AckMessageEntry> {
     })
 }
 
-async fn receive(client: &Client, group: &Group, address: &str) -> Result<Vec<Message>, AdminError> {
+async fn receive(
+    directory: &Directory,
+    client: &Client,
+    group: &Group,
+    address: &str,
+) -> Result<Vec<Message>, AdminError> {
     let mut request = client.request(ReceiveMessageRequest {
         group: resource(GROUP),
         message_queue: Some(MessageQueue {
@@ -129,7 +139,11 @@ async fn receive(client: &Client, group: &Group, address: &str) -> Result<Vec<Me
     });
     request.set_timeout(Duration::from_secs(10));
     let failed = |status: &tonic::Status| AdminError::Unknown(connect::at(address, status));
-    let mut parts = messaging(address)?.receive_message(request).await.map_err(|status| failed(&status))?.into_inner();
+    let mut parts = messaging(address, &directory.token)?
+        .receive_message(request)
+        .await
+        .map_err(|status| failed(&status))?
+        .into_inner();
     let mut messages = Vec::new();
     while let Some(part) = parts.next().await {
         match part.map_err(|status| failed(&status))?.content {

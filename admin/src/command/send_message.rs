@@ -47,7 +47,7 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
     let mut rows = Vec::new();
     for (_, group) in (0..arguments.count).zip(groups.iter().cycle()) {
         let message = message(&client, arguments);
-        let (address, answer) = on_group(group, |mut node| {
+        let (address, answer) = on_group(directory, group, |mut node| {
             let request = client.request(SendMessageRequest { messages: vec![message.clone()] });
             async move { Ok(node.send_message(request).await?.into_inner()) }
         })

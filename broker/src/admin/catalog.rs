@@ -75,6 +75,7 @@ impl AdminService {
             let hosts = self.node.reporter.routes().ask(name.as_str()).await;
             let owners = owners_of_new(name.as_str(), &self.broker_group(), &hosts, wanted_owners);
             row.fifo_owners = owners.map_err(Status::failed_precondition)?;
+            row.fifo_open = self.node.makes_open_topics();
         }
         let put = Kind::PutTopic(PutTopic { topic: Some(row.clone()), create_only: created });
         let what = if created { "topic created" } else { "topic changed" };

@@ -97,7 +97,7 @@ impl Front {
             delivering: Arc::new(Semaphore::new(node.config.grpc.deliver_bytes_max >> 10)),
             lite_rate: lite::Rate::default(),
             denials: Limited::every(Duration::from_secs(10)),
-            owner_nodes: owner::Nodes::new(node.config.propose.inflight_bytes_max),
+            owner_nodes: owner::Nodes::new(node.config.propose.inflight_bytes_max, node.reporter.dialer().clone()),
             calls: node.calls.clone(),
             closing,
             node,
@@ -189,6 +189,7 @@ impl Front {
         let owners = owners_of_new(name.as_str(), &self.node.config.broker_group, &hosts, Vec::new());
         let topic = Topic {
             fifo_owners: owners.map_err(ApiError::OwnersDisagree)?,
+            fifo_open: self.node.makes_open_topics(),
             name: name.to_string(),
             read_queues: config.default_topic_queues,
             write_queues: config.default_topic_queues,

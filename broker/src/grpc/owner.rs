@@ -10,9 +10,11 @@ use super::caller::Caller;
 use super::status::ApiError;
 use crate::store::fifo::{owner_of, slot_of};
 use parking_lot::Mutex;
+use raftmq_proto::command::Topic;
 use raftmq_proto::name::TopicName;
 use raftmq_proto::rocketmq as v2;
 use raftmq_proto::rocketmq::messaging_service_client::MessagingServiceClient;
+use raftmq_server::dial::Dialer;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +29,9 @@ const HANDED_OVER: &str = "x-raftmq-handed-over";
 
 /// For a call without a deadline, as clients have it.
 const TIMEOUT: Duration = Duration::from_secs(3);
+/// A send waits for an agreement at most this long, and looks for it so often.
+const AGREED_WITHIN: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// To connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A node that failed is asked after the others for this long.
@@ -43,20 +48,28 @@ impl Front {
     /// For each message, by the hash of its message group (0 for none), the broker group that stores it: `None` for this
     /// one. `None` for all when the topic, or what is known of other broker groups, names nobody but this one.
     ///
+    /// With `create`, a topic that does not exist may be made.
+    ///
     /// # Errors
-    /// When broker groups disagree on who keeps the message groups of the topic.
+    /// When broker groups disagree on who keeps the message groups of the topic, or have not agreed yet.
     pub(super) async fn owners(
         &self,
         name: &TopicName,
         hashes: impl Iterator<Item = u64>,
+        (caller, create): (&Caller, bool),
     ) -> Result<Option<Vec<Option<String>>>, ApiError> {
         let hashes: Vec<u64> = hashes.collect();
         if hashes.iter().all(|hash| *hash == 0) {
             return Ok(None);
         }
         let own = &self.node.config.broker_group;
-        // A topic that is not here yet is made later in the call, or not.
-        let Some(row) = self.topic(name).await? else { return Ok(None) };
+        let row = match self.topic(name).await? {
+            // Before anything is stored in it, it must be agreed on.
+            None if create && self.create_topic(name, caller).await? => self.topic(name).await?,
+            known => known,
+        };
+        let Some(row) = row else { return Ok(None) };
+        let Some(row) = self.agreed(name, row, caller).await? else { return Ok(None) };
         let owners: Vec<&str> = match row.fifo_owners.is_empty() {
             true => vec![own],
             false => row.fifo_owners.iter().map(String::as_str).collect(),
@@ -77,12 +90,35 @@ impl Front {
     }
 }
 
+impl Front {
+    /// The topic once it is agreed who keeps its message groups, which takes a moment after it was made; `None` when it is
+    /// gone by then.
+    async fn agreed(&self, name: &TopicName, row: Topic, caller: &Caller) -> Result<Option<Topic>, ApiError> {
+        let longest = Instant::now() + AGREED_WITHIN;
+        let until = caller.answer_by().map_or(longest, |until| until.min(longest));
+        let mut row = row;
+        while row.fifo_open {
+            if Instant::now() >= until {
+                return Err(ApiError::OwnersDisagree(format!(
+                    "the broker groups have not agreed yet who keeps the message groups of topic {name}: to keep their order, \
+                     none is stored until then; name servers must answer, and broker groups that have the topic be up"
+                )));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+            let Some(newer) = self.topic(name).await? else { return Ok(None) };
+            row = newer;
+        }
+        Ok(Some(row))
+    }
+}
+
 /// The nodes of other broker groups that calls are handed over to.
 pub(super) struct Nodes {
     nodes: Mutex<HashMap<String, Node>>,
     /// KiB of messages that may be handed over at a time.
     room: Arc<Semaphore>,
     bytes_max: usize,
+    dialer: Dialer,
 }
 
 #[derive(Clone)]
@@ -93,9 +129,9 @@ struct Node {
 
 impl Nodes {
     /// With at most so many bytes of messages on their way.
-    pub(super) fn new(bytes_max: usize) -> Nodes {
+    pub(super) fn new(bytes_max: usize, dialer: Dialer) -> Nodes {
         let room = Arc::new(Semaphore::new((bytes_max >> 10).min(Semaphore::MAX_PERMITS)));
-        Nodes { nodes: Mutex::default(), room, bytes_max }
+        Nodes { nodes: Mutex::default(), room, bytes_max, dialer }
     }
 
     /// Has messages, which are all of `topic` and of message groups that `owner` keeps, stored there.
@@ -186,13 +222,13 @@ impl Nodes {
             return Some(node.channel.clone());
         }
         let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
-        let channel = endpoint
+        let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(5))
             .keep_alive_while_idle(false)
-            .tcp_nodelay(true)
-            .connect_lazy();
+            .tcp_nodelay(true);
+        let channel = self.dialer.channel(&endpoint, address);
         if nodes.len() >= NODES_MAX {
             nodes.clear();
         }
@@ -262,7 +298,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_that_failed_is_asked_last() {
-        let nodes = Nodes::new(1 << 20);
+        let nodes = Nodes::new(1 << 20, Dialer::default());
         let addresses = || ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"].map(str::to_owned).to_vec();
         let order = nodes.in_order(addresses(), &[]);
         assert_eq!(order, addresses());

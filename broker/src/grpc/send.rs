@@ -137,7 +137,7 @@ async fn send(front: &Front, request: Request<v2::SendMessageRequest>) -> Result
     front.count_for(&mut append, client_id, permit.as_ref());
     let hashes = append.messages.iter().map(|message| message.message_group_hash);
     let owners = match ordered {
-        Some(request) => front.owners(&topic, hashes).await?.map(|owners| (owners, request)),
+        Some(request) => front.owners(&topic, hashes, (&caller, !handed_over)).await?.map(|owners| (owners, request)),
         None => None,
     };
     if let Some((owners, request)) = owners {

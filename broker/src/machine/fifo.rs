@@ -10,7 +10,8 @@ use super::cleanup::Piece;
 use super::lease::{Look, Verdict};
 use super::topic::NAME_BYTES_MAX;
 use super::turn::{KnownGroup, KnownTopic, Turn};
-use super::{Effect, refused};
+use super::version::OPEN_TOPICS;
+use super::{Effect, done, refused};
 use crate::store::fifo::{self, MessageGroup, OWNERS_MAX, owner_of, slot_of};
 use crate::store::message::Place;
 use crate::store::retry::Retry;
@@ -18,7 +19,7 @@ use crate::store::subscription::Subscription;
 use crate::store::work::Work;
 use crate::store::{ConsumerGroupId, TopicId, key, progress};
 use raft_store::{ReadState, StateError};
-use raftmq_proto::command::{Refusal, Reply, Topic};
+use raftmq_proto::command::{FixOwners, Refusal, Reply, Topic, reply};
 use std::ops::ControlFlow;
 
 /// `apache.rocketmq.v2.MessageType.FIFO`.
@@ -50,14 +51,20 @@ pub(super) fn fix_queues(wanted: &mut Topic, known: Option<&Topic>) -> Option<Re
     })
 }
 
-/// Fixes which broker groups keep the message groups of a topic, when it is made: from then on messages of one are
-/// stored nowhere else, whatever becomes of its broker group.
-pub(super) fn fix_owners(wanted: &mut Topic, known: Option<&Topic>) -> Option<Reply> {
+/// Which broker groups keep the message groups of a topic is decided when it is made, and may be agreed on by
+/// [`Turn::fix_owners`] as long as it is open. From then on messages of one are stored nowhere else, whatever becomes of its
+/// broker group.
+pub(super) fn begin_owners(wanted: &mut Topic, known: Option<&Topic>, version: u32) -> Option<Reply> {
     if let Some(known) = known {
         wanted.fifo_owners.clone_from(&known.fifo_owners);
+        wanted.fifo_open = known.fifo_open;
         return None;
     }
-    let owners = &wanted.fifo_owners;
+    wanted.fifo_open &= version >= OPEN_TOPICS;
+    check_owners(&wanted.fifo_owners)
+}
+
+fn check_owners(owners: &[String]) -> Option<Reply> {
     let wrong = if owners.len() > OWNERS_MAX {
         format!("{} broker groups cannot share message groups, the limit is {OWNERS_MAX}", owners.len())
     } else if owners.iter().any(|owner| owner.is_empty() || owner.len() > NAME_BYTES_MAX) {
@@ -71,6 +78,10 @@ pub(super) fn fix_owners(wanted: &mut Topic, known: Option<&Topic>) -> Option<Re
 
 /// Why a FIFO message that was sent to `broker_group` is not stored: another one keeps its message group.
 pub(super) fn check_owner(topic: &KnownTopic, broker_group: &str, hash: u64) -> Option<Reply> {
+    if hash != 0 && topic.row.fifo_open {
+        let detail = format!("which broker group keeps the message groups of topic {} is not agreed yet", topic.name);
+        return Some(refused(Refusal::NotOwner, detail));
+    }
     let owner = owner_of(&topic.row.fifo_owners, hash).filter(|owner| hash != 0 && *owner != broker_group)?;
     let slot = slot_of(hash);
     let detail = format!("broker group {owner} keeps slot {slot} of the message groups of topic {}", topic.name);
@@ -78,6 +89,31 @@ pub(super) fn check_owner(topic: &KnownTopic, broker_group: &str, hash: u64) -> 
 }
 
 impl Turn<'_, '_> {
+    /// Changes or settles the table of an open topic, if it is the one that this was decided on. The answer is the topic
+    /// as it is then.
+    pub(super) fn fix_owners(&mut self, fix: FixOwners) -> Result<Reply, StateError> {
+        let Some(known) = self.topic(&fix.topic)? else {
+            return Ok(refused(Refusal::TopicNotFound, format!("topic {} does not exist", fix.topic)));
+        };
+        if let Some(wrong) = check_owners(&fix.to) {
+            return Ok(wrong);
+        }
+        let row = &known.row;
+        if row.id != fix.id || !row.fifo_open || row.fifo_owners != fix.from {
+            return Ok(done(reply::Kind::Topic(row.clone())));
+        }
+        self.close_run(&known)?;
+        let row = Topic {
+            fifo_owners: fix.to,
+            fifo_open: !fix.settle,
+            version: row.version + 1,
+            updated_ms: self.now_ms,
+            ..row.clone()
+        };
+        self.store_topic(&row);
+        Ok(done(reply::Kind::Topic(row)))
+    }
+
     /// Lets a message that the cursor reached into its message group. Returns false when an earlier one is unfinished:
     /// then the message was put aside.
     pub(super) fn enter_message_group(

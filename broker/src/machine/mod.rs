@@ -48,8 +48,8 @@ pub use effect::Effect;
 pub(crate) use lease::goes_by_priority;
 pub(crate) use lite_subscription::NAMES_MAX as LITE_NAMES_MAX;
 pub use session::EXPRESSION_BYTES_MAX;
-pub(crate) use version::version_of;
 pub use version::{KNOWN, TRIAL, TRIAL_COMMANDS, VERSION, VERSION_OLDEST};
+pub(crate) use version::{OPEN_TOPICS, version_of};
 pub use window::{MESSAGES_MAX, MESSAGES_MAX_DEFAULT, WINDOW_MS, WINDOW_MS_DEFAULT};
 
 use crate::command::Payload;
@@ -209,6 +209,7 @@ impl Turn<'_, '_> {
             command::Kind::Expire(expire) => self.expire(&expire),
             command::Kind::Reappend(again) => self.reappend(again, slots),
             command::Kind::DropShare(drop) => self.drop_share(drop),
+            command::Kind::FixOwners(fix) => self.fix_owners(fix),
             command::Kind::PutLiteSubscription(put) => self.put_lite_subscription(put),
             command::Kind::Refuse(refuse) => Ok(refused(refuse.refusal(), refuse.detail)),
         }

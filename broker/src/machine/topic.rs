@@ -50,7 +50,7 @@ impl Turn<'_, '_> {
         wanted.lite_parent = 0;
         let refusal = lite::check_topic(&wanted, row)
             .or_else(|| fifo::fix_queues(&mut wanted, row))
-            .or_else(|| fifo::fix_owners(&mut wanted, row));
+            .or_else(|| fifo::begin_owners(&mut wanted, row, self.version));
         if let Some(refusal) = refusal.filter(|_| known.is_none() || !put.create_only) {
             return Ok(refusal);
         }
@@ -103,7 +103,7 @@ impl Turn<'_, '_> {
         Ok(Arc::new(KnownTopic { id: TopicId(id), name: row.name.as_str().into(), row }))
     }
 
-    fn store_topic(&mut self, row: &Topic) {
+    pub(super) fn store_topic(&mut self, row: &Topic) {
         self.rows.put(key::TOPIC, &key::name(&row.name), row.encode_to_vec());
         self.effects.add(Effect::TopicChanged { topic: row.name.as_str().into() });
     }

@@ -11,6 +11,7 @@
 //! | 0 | all that there was before the first activation |
 //! | 1 | lite topics; a consumer group that is made to forget a topic |
 //! | 2 | a topic or consumer group is not changed by a row that was made of an older one |
+//! | 2 | topics whose owners of message groups are agreed on after they were made |
 //!
 //! To add the next one:
 //!
@@ -35,6 +36,9 @@ use std::ops::RangeInclusive;
 /// The newest version that this build knows.
 pub const VERSION: u32 = 2;
 
+/// Since this version topics are open when they are made (`namesrv/owners.rs`).
+pub const OPEN_TOPICS: u32 = 2;
+
 /// The oldest version that this build can still apply.
 pub const VERSION_OLDEST: u32 = 0;
 
@@ -54,6 +58,8 @@ pub const TRIAL_COMMANDS: &str = "trial.commands";
 /// The version without which a command means nothing to some builds. It is not proposed before that is active.
 pub(crate) fn version_of(kind: &Kind) -> u32 {
     match kind {
+        Kind::FixOwners(_) => OPEN_TOPICS,
+        Kind::PutTopic(put) if put.topic.as_ref().is_some_and(|topic| topic.fifo_open) => OPEN_TOPICS,
         Kind::PutLiteSubscription(_) | Kind::DropShare(_) => 1,
         Kind::Append(append) if append.messages.iter().any(|message| message.message_type == LITE) => 1,
         Kind::PutTopic(put) if put.topic.as_ref().is_some_and(has_lite_topics) => 1,

@@ -7,7 +7,7 @@
 use super::server::Server;
 use parking_lot::RwLock;
 use raftmq_proto::namesrv::{Member, RouteRequest, RouteResponse, Topic};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -58,7 +58,7 @@ impl ForeignRoute {
 }
 
 /// Who keeps message groups by the row that `broker_group` has of a topic: it alone when the row names nobody.
-fn owners_in(broker_group: &str, named: &[String]) -> Vec<String> {
+pub(super) fn owners_in(broker_group: &str, named: &[String]) -> Vec<String> {
     if named.is_empty() { vec![broker_group.to_owned()] } else { named.to_vec() }
 }
 
@@ -139,6 +139,18 @@ impl Routes {
             self.inner.known.write().learn(&answers, &[topic.to_owned()]);
         }
         self.known(topic).unwrap_or_default()
+    }
+
+    /// What each name server that answers knows now of topics, this node's own broker group included; at most 1,000.
+    pub(crate) async fn ask_about(&self, topics: &[String]) -> Vec<RouteResponse> {
+        let Some(started) = self.inner.started.get() else { return Vec::new() };
+        let request = RouteRequest { except_broker_group: String::new(), ..started.request(topics.to_vec(), 0) };
+        started.send(&request, LOOKUP_TIMEOUT, None).await
+    }
+
+    /// The other broker groups that this node knows.
+    pub(crate) fn others(&self) -> BTreeSet<String> {
+        self.inner.known.read().groups.keys().map(ToString::to_string).collect()
     }
 
     /// Whether another broker group spreads the message groups of a topic over others than `owners`, as far as this node
@@ -229,9 +241,14 @@ impl Started {
         timeout: Duration,
         others: Option<Duration>,
     ) -> Vec<RouteResponse> {
+        self.send(&self.request(topics.to_vec(), known_stamp), timeout, others).await
+    }
+
+    /// Asks them this.
+    async fn send(&self, request: &RouteRequest, timeout: Duration, others: Option<Duration>) -> Vec<RouteResponse> {
         let mut calls = JoinSet::new();
         for server in self.servers.iter().filter(|server| !server.failed_lately()) {
-            let (server, request) = (server.clone(), self.request(topics.to_vec(), known_stamp));
+            let (server, request) = (server.clone(), request.clone());
             calls.spawn(async move { server.route(request, timeout).await });
         }
         let mut answers = Vec::new();
@@ -269,7 +286,9 @@ impl Known {
     }
 
     fn disagrees(&self, topic: &str, owners: &[&str]) -> Option<(String, Vec<String>)> {
-        let shares = |topic: &Topic| topic.message_types.iter().any(|kind| [FIFO, LITE].contains(kind));
+        // What is open is agreed on before anything is stored by it.
+        let shares =
+            |topic: &Topic| !topic.fifo_open && topic.message_types.iter().any(|kind| [FIFO, LITE].contains(kind));
         let hosts = self.topics.get(topic)?.iter().filter(|(_, topic)| shares(topic));
         let mut theirs = hosts.map(|(name, topic)| (name.to_string(), owners_in(name, &topic.fifo_owners)));
         theirs.find(|(_, theirs)| theirs != owners)

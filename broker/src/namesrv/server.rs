@@ -11,6 +11,7 @@ use raftmq_proto::namesrv::{
     ReportRequest, ReportResponse, ReportTopicsRequest, RouteRequest, RouteResponse, Topic, TopicChanges,
 };
 use raftmq_proto::signature::Credentials;
+use raftmq_server::dial::Dialer;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,7 +73,7 @@ struct Table {
 
 impl Server {
     /// A name server at `host:port`. `None`, with a line in the log, when that is no address; nothing is resolved yet.
-    pub(super) fn new(address: &str, credentials: Option<Credentials>) -> Option<Server> {
+    pub(super) fn new(address: &str, credentials: Option<Credentials>, dialer: &Dialer) -> Option<Server> {
         let endpoint = match Endpoint::from_shared(format!("http://{address}")) {
             Ok(endpoint) => endpoint,
             Err(error) => {
@@ -80,13 +81,13 @@ impl Server {
                 return None;
             }
         };
-        let channel = endpoint
+        let endpoint = endpoint
             .connect_timeout(CALL_TIMEOUT)
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(5))
             .keep_alive_while_idle(true)
-            .tcp_nodelay(true)
-            .connect_lazy();
+            .tcp_nodelay(true);
+        let channel = dialer.channel(&endpoint, address);
         Some(Server {
             address: address.to_owned(),
             client: NameServerClient::with_interceptor(channel, Signer(credentials))

@@ -4,6 +4,7 @@ mod activate;
 pub(crate) mod agreement;
 mod clock;
 mod disk_use;
+mod owners;
 mod reappend;
 mod retention;
 mod session;
@@ -41,6 +42,7 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
                 () = activate::run(&node) => {}
                 () = transaction_check::run(&node) => {}
                 () = retention::run(&node) => {}
+                () = owners::run(&node) => {}
                 leadership = turned(&node, seen) => seen = leadership,
             }
         } else {

@@ -107,7 +107,7 @@ pub(crate) async fn recall(visit: &Visit, fields: &Fields) -> Result<String, Pro
     let mut last = None;
     for group in groups {
         let request = RecallMessageRequest { topic: resource(topic), recall_handle: fields.get("handle").to_owned() };
-        let (address, answer) = on_group(&group, |mut node| {
+        let (address, answer) = on_group(&directory, &group, |mut node| {
             let request = client.request(request.clone());
             async move { Ok(node.recall_message(request).await?.into_inner()) }
         })

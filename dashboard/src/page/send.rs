@@ -52,7 +52,7 @@ pub(super) async fn store(visit: &Visit, mut message: Message) -> Result<(String
     }
     let groups = hosts(&directory, &topic, None).await?;
     let group = groups.first().ok_or_else(|| Problem::Refused(visit.t(P::NoGroups).to_owned()))?;
-    let (address, answer) = on_group(group, |mut node| {
+    let (address, answer) = on_group(&directory, group, |mut node| {
         let request = client.request(SendMessageRequest { messages: vec![message.clone()] });
         async move { Ok(node.send_message(request).await?.into_inner()) }
     })

@@ -27,11 +27,11 @@ pub(super) async fn ways(
     for group in hosts(directory, topic, None).await? {
         for node in group.by_promise().into_iter().filter(|node| !node.grpc.is_empty()) {
             let request = QueryRouteRequest { topic: resource(topic), endpoints: endpoints(&node.grpc) };
-            match messaging(&node.grpc)?.query_route(client.request(request)).await {
+            match messaging(&node.grpc, &directory.token)?.query_route(client.request(request)).await {
                 Ok(answer) => {
                     let answer = answer.into_inner();
                     check(&node.grpc, answer.status.as_ref())?;
-                    return open(answer.message_queues, topic, wanted);
+                    return open(directory, answer.message_queues, topic, wanted);
                 }
                 Err(status) if try_another(&status) => reasons.push(at(&node.grpc, &status)),
                 Err(status) => return Err(AdminError::refused(&node.grpc, &status)),
@@ -54,7 +54,12 @@ fn endpoints(address: &str) -> Option<Endpoints> {
 }
 
 /// One connection for each address.
-fn open(queues: Vec<MessageQueue>, topic: &str, wanted: Permission) -> Result<Vec<Way>, AdminError> {
+fn open(
+    directory: &Directory,
+    queues: Vec<MessageQueue>,
+    topic: &str,
+    wanted: Permission,
+) -> Result<Vec<Way>, AdminError> {
     let mut channels: BTreeMap<String, MessagingServiceClient<Channel>> = BTreeMap::new();
     let mut ways = Vec::new();
     for queue in queues {
@@ -68,7 +73,7 @@ fn open(queues: Vec<MessageQueue>, topic: &str, wanted: Permission) -> Result<Ve
             let node = match channels.get(&address) {
                 Some(node) => node.clone(),
                 None => {
-                    let node = messaging(&address)?;
+                    let node = messaging(&address, &directory.token)?;
                     channels.insert(address, node.clone());
                     node
                 }

@@ -4,10 +4,11 @@
 use super::timeline::check;
 use super::{Harness, dump, lasting};
 use crate::filter::tag::tag_hash;
+use crate::machine::OPEN_TOPICS;
 use crate::store::{ConsumerGroupId, TopicId, consumer_group, fifo, topic};
 use raftmq_proto::command::{
-    Ack, Append, AppendMessage, DeleteTopic, Handle, Lease, Leased, PutTopic, QueueOffset, Refusal, Reply, Reset, Tick,
-    Topic, command, reply,
+    Ack, Activate, Append, AppendMessage, DeleteTopic, FixOwners, Handle, Lease, Leased, PutTopic, QueueOffset,
+    Refusal, Reply, Reset, Tick, Topic, command, reply,
 };
 
 #[test]
@@ -360,6 +361,68 @@ fn a_poisoned_message_group_takes_one_row_a_message() {
     }
     assert_eq!(left, 1_000 + 4);
     assert_eq!(fifo.rows("fifo"), 0);
+}
+
+/// An open topic takes no message of a message group, and changes hands only by what was decided on its present table.
+#[test]
+fn an_open_topic_keeps_nothing_until_its_owners_are_settled() {
+    let mut harness = Harness::new();
+    let owners = |names: &str| names.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let put = || {
+        let topic = Topic {
+            name: "t".to_owned(),
+            read_queues: 4,
+            write_queues: 4,
+            permission: 6,
+            message_types: vec![1, 2],
+            fifo_open: true,
+            ..Topic::default()
+        };
+        command::Kind::PutTopic(PutTopic { topic: Some(topic), create_only: false })
+    };
+    let append = |hash: u64| {
+        let message_type = if hash == 0 { 1 } else { 2 };
+        let message = AppendMessage { message_type, message_group_hash: hash, ..AppendMessage::default() };
+        let messages = vec![message];
+        command::Kind::Append(Append { topic: "t".into(), messages, broker_group: "B".into(), ..Append::default() })
+    };
+    let row = |reply: Reply| match reply.kind {
+        Some(reply::Kind::Topic(row)) => row,
+        other => panic!("{other:?}"),
+    };
+    // Before the version begins, a topic is made as ever.
+    assert!(!row(harness.run(put())).fifo_open);
+    harness.run(command::Kind::DeleteTopic(DeleteTopic { name: "t".to_owned() }));
+    harness.run(command::Kind::Activate(Activate { version: OPEN_TOPICS }));
+    let made = row(harness.run(put()));
+    assert!(made.fifo_open);
+    assert!(row(harness.run(put())).fifo_open, "another change settles nothing");
+    let refused = harness.run(append(7));
+    assert_eq!(refused.refusal(), Refusal::NotOwner);
+    assert!(refused.detail.contains("not agreed yet"), "{}", refused.detail);
+    assert_eq!(harness.run(append(0)).refusal(), Refusal::Unspecified, "others are taken");
+
+    let fix = |id: u64, from: &str, to: &str, settle: bool| {
+        let (from, to) = (owners(from), owners(to));
+        command::Kind::FixOwners(FixOwners { topic: "t".to_owned(), id, from, to, settle })
+    };
+    // Of another incarnation, and of another table.
+    for late in [fix(made.id - 1, "", "A", true), fix(made.id, "A", "", true)] {
+        let row = row(harness.run(late));
+        assert!(row.fifo_open && row.fifo_owners.is_empty() && row.version == 2);
+    }
+    assert_eq!(harness.run(fix(made.id, "", "A A", true)).refusal(), Refusal::InvalidArgument);
+    let taken = row(harness.run(fix(made.id, "", "A", false)));
+    assert!(taken.fifo_open && taken.fifo_owners == owners("A") && taken.version == 3);
+    assert!(row(harness.run(fix(made.id, "", "", true))).fifo_open, "it was decided before A's table was taken");
+    let settled = row(harness.run(fix(made.id, "A", "A B", true)));
+    assert!(!settled.fifo_open && settled.fifo_owners == owners("A B"));
+    assert_eq!(row(harness.run(fix(made.id, "A B", "", true))), settled, "what is settled stays");
+    assert_eq!(harness.run(append(7)).refusal(), Refusal::NotOwner, "A keeps it");
+    assert_eq!(harness.run(append(1_023)).refusal(), Refusal::Unspecified);
+    let unknown = FixOwners { topic: "u".to_owned(), ..FixOwners::default() };
+    assert_eq!(harness.run(command::Kind::FixOwners(unknown)).refusal(), Refusal::TopicNotFound);
+    harness.assert_replays(1);
 }
 
 /// A topic that broker groups A and B share stays theirs, and takes from each what its owner was sent.
