@@ -5,6 +5,7 @@ use crate::config::{ALIASES, BrokerConfig};
 use crate::machine::KNOWN;
 use clap::Parser;
 use raftmq_server::daemon::{self, Flags};
+use raftmq_server::logs;
 use raftmq_server::settings::Settings;
 use raftmq_server::shutdown::Shutdown;
 use std::ops::RangeInclusive;
@@ -90,7 +91,9 @@ pub async fn main_knowing(versions: RangeInclusive<u32>, arguments: Arguments) -
     let name_servers = config.name_servers.join(";");
     let broker = Broker::start(config, listeners).await?;
     // The line that RocketMQ's scripts wait for.
-    println!("The broker[{name}, {address}] boot success. serializeType=JSON and name server is {name_servers}");
+    logs::say(format_args!(
+        "The broker[{name}, {address}] boot success. serializeType=JSON and name server is {name_servers}"
+    ));
     tokio::select! {
         () = shutdown.requested() => broker.stop().await,
         reason = broker.halted() => anyhow::bail!("this node stopped, nothing is acknowledged any more: {reason}"),

@@ -46,6 +46,7 @@ pub async fn run(arguments: &Arguments, started: Instant) -> anyhow::Result<()> 
     let name_server = NameServer::bind(NameServerConfig {
         bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
         listen_port: name_server_port,
+        cluster_tls: config.cluster_tls.clone(),
         ..NameServerConfig::default()
     })?;
     let listeners = Listeners::bind(&config)?;

@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use raftmq_namesrv::{ALIASES, Config, NameServer};
 use raftmq_server::daemon::{self, Flags};
+use raftmq_server::logs;
 use raftmq_server::{settings::Settings, shutdown::Shutdown};
 use std::process::ExitCode;
 
@@ -46,7 +47,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let shutdown = Shutdown::on_signals().context("cannot listen for signals")?;
-        println!("The Name Server boot success. serializeType=JSON, address {}", server.address());
+        logs::say(format_args!("The Name Server boot success. serializeType=JSON, address {}", server.address()));
         server.run(shutdown).await?;
         tracing::info!("name server stopped");
         Ok(())

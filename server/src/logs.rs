@@ -9,6 +9,7 @@ pub use file::LogFiles;
 
 use std::{
     fmt,
+    io::Write as _,
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -74,7 +75,10 @@ pub fn start(level: &str, files: Option<LogFiles>) -> Result<Logs, LogError> {
         }
         None => (BoxMakeWriter::new(std::io::stdout), None),
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).event_format(Line);
+    // Of a line that cannot be written it would tell by a macro that panics when that cannot be written either: a full
+    // disk under both outputs would end the process.
+    let builder = tracing_subscriber::fmt().log_internal_errors(false);
+    let builder = builder.with_env_filter(filter).with_ansi(false).event_format(Line);
     let builder = builder.with_writer(writer);
     let builder = builder.with_filter_reloading();
     let handle = builder.reload_handle();
@@ -97,6 +101,11 @@ static CHANGE: OnceLock<Change> = OnceLock::new();
 pub fn change(level: &str) -> Result<(), String> {
     let filter = EnvFilter::try_new(format!("{QUIET},{level}")).map_err(|error| error.to_string())?;
     CHANGE.get().ok_or_else(|| "this process does not log".to_owned())?(filter)
+}
+
+/// Writes a line to standard output, as scripts wait for; where that cannot be written, nobody waits.
+pub fn say(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// Variables with Java's options say nothing to us: says so once, and only when they are set.

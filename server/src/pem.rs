@@ -88,8 +88,10 @@ struct Files<T> {
 /// The last look at the files.
 struct Seen {
     at: Instant,
-    /// A digest of what they held, or why they could not be read. The same again is not tried, nor told, again.
+    /// A digest of what they held, or why they could not be read. The same again is not told again.
     found: Result<u64, String>,
+    /// Something was made of it. What could not be used may be usable later: a certificate's time may come.
+    made: bool,
 }
 
 impl<T: Clone + 'static> Watched<T> {
@@ -111,7 +113,7 @@ impl<T: Clone + 'static> Watched<T> {
     ) -> Result<Self, TlsError> {
         let read = read_all(&files)?;
         let shown = Arc::new(Mutex::new(build(&read)?));
-        let seen = Seen { at: Instant::now(), found: Ok(digest(&read)) };
+        let seen = Seen { at: Instant::now(), found: Ok(digest(&read)), made: true };
         drop(read);
         let files = Files { files, build, what, look_every, seen: tokio::sync::Mutex::new(seen) };
         Ok(Self { shown, files: Some(Arc::new(files)) })
@@ -144,17 +146,22 @@ impl<T: 'static> Files<T> {
             pairs.map(|(file, bytes)| Pem { file, bytes }).collect::<Vec<_>>()
         });
         let found = read.as_deref().map(digest).map_err(ToString::to_string);
-        if found == seen.found {
+        let told = found == seen.found;
+        if told && (seen.made || found.is_err()) {
             return None;
         }
         seen.found = found;
         match read.and_then(|read| (self.build)(&read)) {
             Ok(made) => {
+                seen.made = true;
                 tracing::info!(files = names(&self.files), "new connections are shown another {}", self.what);
                 Some(made)
             }
             Err(error) => {
-                tracing::error!(%error, "the {} stays: what is in its files now cannot be used", self.what);
+                seen.made = false;
+                if !told {
+                    tracing::error!(%error, "the {} stays: what is in its files now cannot be used", self.what);
+                }
                 None
             }
         }

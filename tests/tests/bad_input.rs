@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use raftmq_proto::rocketmq as pb;
 use raftmq_tests::{
-    client::{Consumer, Failure, Producer, message},
-    cluster::{Cluster, Options, program},
+    client::{Consumer, Failure, Producer, eventually, message},
+    cluster::{Cluster, Options, Place, Process, free_port, program},
     invariant::{self, Verdict},
     usage::Usage,
 };
@@ -18,6 +18,33 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+
+/// What a program says goes to a disk that is full: it says it to nobody, and goes on.
+#[tokio::test]
+async fn an_output_that_is_full_ends_nothing() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let port = free_port()?;
+    let file = folder.path().join("namesrv.conf");
+    fs::write(&file, format!("listenPort = {port}\n"))?;
+    let arguments = ["-c", file.to_str().context("a path of ours is text")?];
+    let full = std::path::Path::new("/dev/full");
+    let mut process = Process::start(&program("mqnamesrv")?, &arguments, full, &Place::default())?;
+    for round in 0..5 {
+        let mut connection = None;
+        eventually("the name server listens", Duration::from_secs(10), async || {
+            connection = TcpStream::connect(("127.0.0.1", port)).await.ok();
+            connection.is_some()
+        })
+        .await?;
+        let mut connection = connection.context("connected")?;
+        // It is told in a line, and closed.
+        connection.write_all(b"nothing that is known here\r\n\r\n").await?;
+        let mut answer = Vec::new();
+        let _ = connection.read_to_end(&mut answer).await;
+        ensure!(process.runs(), "it ended in round {round}");
+    }
+    Ok(())
+}
 
 async fn start() -> Result<Cluster> {
     let settings = vec![("autoCreateTopicEnable".to_string(), "false".to_string())];

@@ -10,6 +10,7 @@ use raftmq_admin_client::look::{lags, leader, look};
 use raftmq_proto::admin::{ConsumerGroup, GetConfigRequest, ListConsumerGroupsRequest, ListTopicsRequest, Topic};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use tokio_stream::StreamExt as _;
 
@@ -80,7 +81,10 @@ impl Place {
         let failed =
             |error: std::io::Error| AdminError::Usage(format!("{} cannot be written: {error}", path.display()));
         std::fs::create_dir_all(&self.folder).map_err(failed)?;
-        std::fs::write(&path, format!("{document:#}\n")).map_err(failed)?;
+        // Never through a link that somebody left in a folder of everyone's.
+        let mut file = tempfile::NamedTempFile::new_in(&self.folder).map_err(failed)?;
+        writeln!(file, "{document:#}").map_err(failed)?;
+        file.persist(&path).map_err(|error| failed(error.error))?;
         let text = format!("export {} success\n", path.display());
         let json = if format == Format::Json { document } else { Value::Null };
         Ok(Outcome { text, json, failures })

@@ -42,7 +42,8 @@ impl AdminService {
             updated
         });
         let updated = updated.await.map_err(|error| Status::internal(format!("changing a setting failed: {error}")))?;
-        let (key, value) = (request.key.as_str(), request.value.as_str());
+        // What is refused may be a secret: such keys are read at start only.
+        let (key, value) = (request.key.as_str(), updated.as_ref().map_or("", |_| request.value.as_str()));
         let outcome = updated.as_ref().map_or_else(ToString::to_string, |_| "done".to_owned());
         tracing::info!(target: "audit", user = caller.name, address = caller.address, key, value, outcome, "setting changed");
         let updated = updated.map_err(|error| match error {

@@ -36,7 +36,7 @@ pub(super) async fn tls(socket: Socket, options: &ListenerOptions) -> Result<Tls
     let Some(members) = &options.members else {
         let Some(tls) = &options.tls else {
             return Err(Closed::Because(
-                "closed a TLS connection: this port has no TLS as long as tls.server.mode is disabled".to_owned(),
+                "closed a TLS connection: this port takes plaintext (tls.server.mode does not count for it, or is disabled)".to_owned(),
             ));
         };
         return TlsAcceptor::from(tls.current().await).accept(socket).await.map_err(failed);

@@ -81,20 +81,24 @@ impl LogFiles {
         Ok(rolled)
     }
 
-    /// Packs what is not packed yet, and deletes what is too many or too old.
+    /// Deletes what is too many or too old, and packs what is not packed yet: in this order, since packing needs room on
+    /// what may be a full disk. Goes on after a file that cannot be, and tells of the first.
     fn tidy(&self, today: &str) -> io::Result<()> {
-        for (_, _, path) in self.rolled()?.iter().filter(|(_, _, path)| !is_packed(path)) {
-            pack(path)?;
-        }
         let rolled = self.rolled()?;
         let oldest = (self.days > 0).then(|| day_before(today, self.days)).flatten();
         let too_many = rolled.len().saturating_sub(self.count);
+        let mut outcome = Ok(());
         for (place, (day, _, path)) in rolled.iter().enumerate() {
-            if place < too_many || oldest.as_ref().is_some_and(|oldest| day < oldest) {
-                fs::remove_file(path)?;
-            }
+            let done = if place < too_many || oldest.as_ref().is_some_and(|oldest| day < oldest) {
+                fs::remove_file(path)
+            } else if is_packed(path) {
+                Ok(())
+            } else {
+                pack(path)
+            };
+            outcome = outcome.and(done);
         }
-        Ok(())
+        outcome
     }
 }
 
@@ -109,11 +113,23 @@ fn pack(path: &Path) -> io::Result<()> {
     let packed = PathBuf::from(&name);
     name.push(".part");
     let part = PathBuf::from(name);
-    let mut encoder = GzEncoder::new(File::create(&part)?, Compression::fast());
-    io::copy(&mut File::open(path)?, &mut encoder)?;
-    encoder.finish()?.sync_all()?;
+    let written = File::create(&part).and_then(|file| {
+        let mut encoder = GzEncoder::new(file, Compression::fast());
+        io::copy(&mut File::open(path)?, &mut encoder)?;
+        encoder.finish()?.sync_all()
+    });
+    if let Err(error) = written {
+        // It takes room that may be short, and is made anew the next time.
+        let _ = fs::remove_file(&part);
+        return Err(error);
+    }
     fs::rename(&part, &packed)?;
     fs::remove_file(path)
+}
+
+/// Tells of trouble with the files, where a line in them may be what cannot be written: on standard error, if that can.
+fn tell(trouble: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{trouble}");
 }
 
 /// The file that is written now.
@@ -149,12 +165,11 @@ impl Rolling {
         let work = move || {
             let _one = tidying.lock();
             if let Err(error) = files.tidy(&today) {
-                // Where a line about it would go cannot be written perhaps.
-                eprintln!("log files in {} cannot be tidied: {error}", files.folder.display());
+                tell(format_args!("log files in {} cannot be tidied: {error}", files.folder.display()));
             }
         };
         if let Err(error) = std::thread::Builder::new().name("log-files".to_owned()).spawn(work) {
-            eprintln!("log files are not tidied: {error}");
+            tell(format_args!("log files are not tidied: {error}"));
         }
     }
 
@@ -162,7 +177,11 @@ impl Rolling {
         let last = self.files.rolled()?.into_iter().filter(|(day, _, _)| *day == self.day).map(|(_, number, _)| number);
         let number = last.max().unwrap_or(0) + 1;
         let to = self.files.other_days().join(format!("{}-{}.{number}.log", self.files.name, self.day));
-        fs::rename(self.files.now(), to)?;
+        match fs::rename(self.files.now(), to) {
+            // Somebody took it away, or it was renamed already and its successor could not be opened.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed?,
+        }
         self.file = append(&self.files.now())?;
         (self.bytes, self.day) = (0, today);
         self.tidy();
@@ -177,9 +196,10 @@ impl Write for Rolling {
         let more = lines.len() as u64;
         if self.bytes > 0 && (self.bytes.saturating_add(more) > self.files.bytes || today != self.day) {
             // Rather a file that is too large than lines that are lost.
-            if let Err(error) = self.roll(today) {
-                eprintln!("{} cannot be rolled: {error}", self.files.now().display());
-                self.bytes = 0;
+            if let Err(error) = self.roll(today.clone()) {
+                tell(format_args!("{} cannot be rolled: {error}", self.files.now().display()));
+                // It is tried again when as much was written, or another day is over.
+                (self.bytes, self.day) = (0, today);
             }
         }
         self.file.write_all(lines)?;
@@ -293,6 +313,33 @@ mod tests {
         DAY.store(2, Ordering::Relaxed);
         writeln!(rolling, "third").expect("is written");
         assert_eq!(settled(&rolling, 1), ["broker-2026-02-28.1.log.gz"]);
+    }
+
+    #[test]
+    fn a_file_that_somebody_took_away_is_made_anew() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut rolling = Rolling::open(files(folder.path(), 100, 3, 0), || "2026-11-30".to_owned()).expect("opens");
+        writeln!(rolling, "{}", "x".repeat(90)).expect("is written");
+        fs::remove_file(folder.path().join("broker.log")).expect("is there");
+        writeln!(rolling, "{}", "y".repeat(90)).expect("is written");
+        let now = fs::read_to_string(folder.path().join("broker.log")).expect("is there again");
+        assert!(now.starts_with('y'), "{now}");
+    }
+
+    #[test]
+    fn what_cannot_be_packed_keeps_nothing_from_going() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = files(folder.path(), 100, 1, 0);
+        let other = folder.path().join(OTHER_DAYS);
+        fs::create_dir_all(&other).expect("a folder");
+        for (number, name) in ["broker-2026-11-28.1.log.gz", "broker-2026-11-29.1.log"].iter().enumerate() {
+            fs::write(other.join(name), number.to_string()).expect("is written");
+        }
+        // A folder stands where the packed file is written.
+        fs::create_dir_all(other.join("broker-2026-11-29.1.log.gz.part/x")).expect("a folder");
+        assert!(files.tidy("2026-11-30").is_err());
+        assert!(!other.join("broker-2026-11-28.1.log.gz").exists(), "the file that is too many is gone");
+        assert!(other.join("broker-2026-11-29.1.log").exists(), "nothing is lost");
     }
 
     #[test]

@@ -67,10 +67,8 @@ impl Settings {
 
     fn warn_of(&mut self, key: &str, value: &str, source: &str) {
         let Some(below) = self.file.get(key).filter(|below| below.value.trim() != value) else { return };
-        let text = format!(
-            "{key} = {value} ({source}) was set while the node ran and stands over {} ({})",
-            below.value, below.source
-        );
+        // Without the values: somebody may have put a secret there.
+        let text = format!("{key} ({source}) was set while the node ran and stands over what {} says", below.source);
         self.warnings.push(text);
     }
 
@@ -130,11 +128,13 @@ fn replace(path: &Path, text: &str) -> std::io::Result<()> {
     let mut file = std::fs::File::create(&beside)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
+    let folder = path.parent().map(std::fs::File::open).transpose()?;
     std::fs::rename(&beside, path)?;
-    match path.parent() {
-        Some(folder) => std::fs::File::open(folder)?.sync_all(),
-        None => Ok(()),
+    // From here on it is kept, and the next start goes by it.
+    if let Some(Err(error)) = folder.map(|folder| folder.sync_all()) {
+        tracing::warn!(path = %path.display(), %error, "what was changed is kept, but may not survive a loss of power");
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -165,7 +165,7 @@ mod tests {
         second.change("hours", "", "updateBrokerConfig").expect("nothing stands above");
         second.keep().expect("it can be written");
         let effective = second.finish().expect("no mistakes");
-        assert!(effective.warnings[0].contains("stands over 48 (broker.conf:2)"), "{:?}", effective.warnings);
+        assert!(effective.warnings[0].contains("stands over what broker.conf:2 says"), "{:?}", effective.warnings);
 
         let mut third = settings(folder.path(), &[]);
         assert_eq!(third.number("hours", 1, 0..=100), 48);
