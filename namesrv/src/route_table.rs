@@ -268,7 +268,8 @@ impl RouteTable {
             group.topics.clear();
             group.topics_digest = TopicDigest::default();
         }
-        group.topics_known |= group.topics_digest == group.digest;
+        // What a node says that is new here, or lags, is not what its broker group has.
+        group.topics_known |= group.term > 0 && group.topics_digest == group.digest;
         let mut want_topics = digest == group.digest && group.topics_digest != digest;
         if want_topics && let Some(changes) = changes {
             let base = TopicDigest(changes.base_digest);

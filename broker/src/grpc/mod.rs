@@ -184,12 +184,19 @@ impl Front {
         if !config.auto_create_topic || !name.may_be_auto_created() {
             return Ok(false);
         }
-        // A broker group that has the topic already keeps its message groups.
-        let hosts = self.node.reporter.routes().of(name.as_str()).await;
-        let owners = owners_of_new(name.as_str(), &self.node.config.broker_group, &hosts, Vec::new());
+        // A broker group that has the topic already keeps its message groups. While the row is open that is agreed on with
+        // those that have the topic then; what is known here of others may be of one that was deleted.
+        let fifo_open = self.node.makes_open_topics();
+        let fifo_owners = if fifo_open {
+            Vec::new()
+        } else {
+            let hosts = self.node.reporter.routes().of(name.as_str()).await;
+            let owners = owners_of_new(name.as_str(), &self.node.config.broker_group, &hosts, Vec::new());
+            owners.map_err(ApiError::OwnersDisagree)?
+        };
         let topic = Topic {
-            fifo_owners: owners.map_err(ApiError::OwnersDisagree)?,
-            fifo_open: self.node.makes_open_topics(),
+            fifo_owners,
+            fifo_open,
             name: name.to_string(),
             read_queues: config.default_topic_queues,
             write_queues: config.default_topic_queues,

@@ -22,13 +22,15 @@
 //! `settling_is_safe_in_every_order` tries every order of two and three broker groups, with name servers that are wiped.
 //!
 //! **Name servers forget.** An answer counts only when it has the topics of every broker group that it names and of every one
-//! that this node knows: after a wipe it takes a report of each. While none answers, a node that knows of other broker
-//! groups waits, and messages of new message groups are refused; one that knows of none goes on alone.
+//! that this node knows: after a wipe it takes a report of each. One that does not count holds nothing up, as if that
+//! name server had not answered; one in which this row does not stand yet is waited for. While no answer counts, a node that
+//! knows of other broker groups waits, and messages of new message groups are refused; one that knows of none goes on alone.
 //!
 //! **A broker group that is down** with an open row that comes first by name is waited for; with a settled row it keeps what
-//! it settled. What is not covered: broker groups that no one name server hears both of, and one that was started while no
-//! name server answered and does not know that there are others. Both may settle what the other does not know of. Once they
-//! hear of each other, neither takes a message of any message group (`grpc/owner.rs`), and rule 1's operator is needed.
+//! it settled. What is not covered: two broker groups that hear of each other from no name server that both of them reach in
+//! that moment, and one that was just started and does not know yet that there are others, because no name server answered or
+//! because those have not reported to it since it was started too. Both may settle what the other does not know of. Once
+//! they hear of each other, neither takes a message of any message group (`grpc/owner.rs`), and rule 1's operator is needed.
 
 use super::ForeignRoute;
 use super::routes::owners_in;
@@ -119,15 +121,21 @@ pub(crate) fn hosts_in(
         return Err(format!("no name server answers, and broker group {other} may have made it too"));
     }
     let mut hosts: BTreeMap<&str, ((u64, u64), Host)> = BTreeMap::new();
+    let (mut counted, mut not_heard) = (answers.is_empty(), String::new());
     for answer in answers {
         let listed: BTreeMap<&str, bool> =
             answer.broker_groups.iter().map(|group| (group.name.as_str(), group.topics_known)).collect();
         let unheard = known.iter().map(String::as_str).filter(|name| !listed.contains_key(name));
         let unheard =
             unheard.chain(listed.iter().filter(|(name, known)| **name != own && !**known).map(|(name, _)| *name));
-        if let Some(name) = unheard.min() {
-            return Err(format!("a name server has not heard of the topics of broker group {name} yet"));
-        }
+        let counts = match unheard.min() {
+            Some(name) => {
+                not_heard = format!("a name server has not heard of the topics of broker group {name} yet");
+                false
+            }
+            None => true,
+        };
+        counted |= counts;
         let rows = answer.topics.iter().flat_map(|route| &route.broker_groups);
         let rows = rows.filter_map(|host| Some((host.broker_group.as_str(), host.topic.as_ref()?)));
         let mut published = false;
@@ -143,9 +151,12 @@ pub(crate) fn hosts_in(
                 _ => drop(hosts.insert(name, ((topic.id, topic.version), host))),
             }
         }
-        if !published {
+        if counts && !published {
             return Err("a name server has not heard of it from this broker group yet".to_owned());
         }
+    }
+    if !counted {
+        return Err(not_heard);
     }
     Ok(hosts.into_values().map(|(_, host)| host).collect())
 }
@@ -267,10 +278,15 @@ mod tests {
         assert_eq!(hosts(&[answer(&both, &[own, ("B", 1, 1)])], "B"), Ok("B".to_owned()));
         assert_eq!(hosts(&[answer(&alone, &[own])], ""), Ok(String::new()));
         assert_eq!(hosts(&[], ""), Ok(String::new()), "nobody is there to be asked about");
+        // A name server that forgot holds nothing up, and what it knows counts.
+        let wiped = answer(&[("A", true), ("B", false)], &[("B", 1, 1)]);
+        assert_eq!(hosts(&[answer(&both, &[own]), wiped.clone()], "B"), Ok("B".to_owned()));
+        assert_eq!(hosts(&[answer(&[("A", true)], &[]), answer(&both, &[own])], "B"), Ok(String::new()));
         for (answers, part) in [
             (vec![], "no name server answers"),
             (vec![answer(&alone, &[own])], "topics of broker group B"),
             (vec![answer(&[("A", true), ("B", false)], &[own])], "topics of broker group B"),
+            (vec![wiped.clone(), answer(&alone, &[own])], "topics of broker group B"),
             (vec![answer(&both, &[])], "not heard of it from this broker group"),
             (vec![answer(&both, &[("A", 7, 1)])], "not heard of it from this broker group"),
             (vec![answer(&both, &[("A", 6, 2)])], "not heard of it from this broker group"),

@@ -17,7 +17,7 @@ const AGAIN_AFTER_MAX: Duration = Duration::from_secs(1);
 /// What was decided is proposed within this time, or decided anew.
 const PROPOSED_WITHIN: Duration = Duration::from_secs(2);
 
-/// Of more, the first ones are settled first: one question to a name server asks for so many.
+/// One question to a name server asks for so many; of more, others come next.
 const TOPICS_MAX: usize = 1_000;
 
 /// It is told that a topic waits once it has for this long.
@@ -28,9 +28,15 @@ pub(super) async fn run(node: &Node) {
     let mut open = node.reporter.open_topics();
     let mut waiting: BTreeMap<String, (Instant, String)> = BTreeMap::new();
     let mut again_after = AGAIN_AFTER_MIN;
+    let mut first = 0_usize;
     loop {
         let mut names = open.borrow_and_update().clone();
-        names.truncate(TOPICS_MAX);
+        if names.len() > TOPICS_MAX {
+            let turn = first % names.len();
+            names.rotate_left(turn);
+            names.truncate(TOPICS_MAX);
+            first = first.wrapping_add(TOPICS_MAX);
+        }
         waiting.retain(|name, _| names.contains(name));
         if names.is_empty() {
             again_after = AGAIN_AFTER_MIN;
