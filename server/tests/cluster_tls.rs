@@ -2,10 +2,11 @@
 //! what to do about it; on the way from plaintext to TLS nobody is.
 
 use std::{
+    cell::RefCell,
     io::Write,
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Once},
     time::Duration,
 };
 
@@ -118,21 +119,24 @@ impl Port {
     }
 }
 
-/// What is logged on this thread.
-#[derive(Clone, Default)]
-struct Logged(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    static LINES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What is logged on this thread, which is that of one test. One subscriber serves all of them: where each has its own,
+/// a line that another test's thread comes to first may be taken for one that nobody wants.
+struct Logged;
 
 impl Logged {
-    fn start() -> (Self, tracing::subscriber::DefaultGuard) {
-        let logged = Self::default();
-        let writer = logged.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        (logged, tracing::subscriber::set_default(subscriber))
+    fn start() -> Self {
+        static STARTED: Once = Once::new();
+        STARTED.call_once(|| tracing_subscriber::fmt().with_ansi(false).with_writer(|| Logged).init());
+        LINES.take();
+        Logged
     }
 
     fn take(&self) -> String {
-        let bytes = std::mem::take(&mut *self.0.lock().expect("no holder panics"));
-        String::from_utf8(bytes).expect("text")
+        String::from_utf8(LINES.take()).expect("text")
     }
 
     /// Waits until a line has all of `parts`; what has been logged is taken.
@@ -153,7 +157,7 @@ impl Logged {
 
 impl Write for Logged {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("no holder panics").extend_from_slice(bytes);
+        LINES.with_borrow_mut(|lines| lines.extend_from_slice(bytes));
         Ok(bytes.len())
     }
 
@@ -193,7 +197,7 @@ async fn every_pair_of_neighbouring_modes_gets_on_and_enforcing_takes_nothing_el
 
 #[tokio::test]
 async fn a_plaintext_caller_reads_in_its_own_error_what_is_wanted() {
-    let (logged, _here) = Logged::start();
+    let logged = Logged::start();
     let ca = Ca::new("cluster");
     ca.sign("node", "127.0.0.1", |_| {});
     let port = Port::for_members(Some(&ca.node("enforcing", "node")));
@@ -211,7 +215,7 @@ async fn a_plaintext_caller_reads_in_its_own_error_what_is_wanted() {
 
 #[tokio::test]
 async fn certificates_that_are_not_good_are_refused_by_either_side_and_say_why() {
-    let (logged, _here) = Logged::start();
+    let logged = Logged::start();
     let (ca, other) = (Ca::new("cluster"), Ca::new("other"));
     ca.sign("node", "127.0.0.1", |_| {});
     ca.sign("elsewhere", "192.0.2.1", |_| {});
@@ -320,7 +324,7 @@ async fn the_clients_port_shows_members_the_certificate_of_the_cluster_and_other
 
 #[tokio::test]
 async fn certificate_and_ca_are_replaced_under_connections_that_go_on() {
-    let (logged, _here) = Logged::start();
+    let logged = Logged::start();
     let (ca, next) = (Ca::new("cluster"), Ca::new("next"));
     ca.sign("node", "127.0.0.1", |_| {});
     next.sign("node", "127.0.0.1", |_| {});
