@@ -7,13 +7,13 @@ use crate::directory::{Directory, Group};
 use crate::error::AdminError;
 use crate::output::{LongOutput, Outcome};
 use clap::Args;
+use futures::TryStreamExt as _;
 use prost_types::Duration;
 use raftmq_proto::rocketmq::receive_message_response::Content;
 use raftmq_proto::rocketmq::{
     AckMessageEntry, AckMessageRequest, Code, FilterExpression, FilterType, Message, MessageQueue,
     ReceiveMessageRequest,
 };
-use tokio_stream::StreamExt as _;
 
 /// Messages of one receive.
 const BATCH_MAX: u32 = 32;
@@ -132,12 +132,8 @@ async fn receive(
         let mut request = client.request(request.clone());
         request.set_timeout(std::time::Duration::from_secs(10));
         async move {
-            let mut stream = node.receive_message(request).await?.into_inner();
-            let mut parts = Vec::new();
-            while let Some(part) = stream.next().await {
-                parts.extend(part?.content);
-            }
-            Ok(parts)
+            let stream = node.receive_message(request).await?.into_inner();
+            stream.try_filter_map(async |part| Ok(part.content)).try_collect::<Vec<_>>().await
         }
     })
     .await?;

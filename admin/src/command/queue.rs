@@ -4,10 +4,10 @@ use super::message::resource;
 use super::public::{Client, check, hosts, on_group};
 use crate::directory::{Directory, Group};
 use crate::error::AdminError;
+use futures::TryStreamExt as _;
 use prost_types::Duration;
 use raftmq_proto::rocketmq::pull_message_response::Content;
 use raftmq_proto::rocketmq::{Broker, FilterExpression, FilterType, Message, MessageQueue, PullMessageRequest};
-use tokio_stream::StreamExt as _;
 
 /// The broker group that hosts a topic; of several, the one that is named.
 pub(super) async fn host(directory: &Directory, topic: &str, named: Option<&str>) -> Result<Group, AdminError> {
@@ -47,12 +47,8 @@ pub(super) async fn pull(
         let mut request = client.request(request.clone());
         request.set_timeout(std::time::Duration::from_secs(10));
         async move {
-            let mut stream = node.pull_message(request).await?.into_inner();
-            let mut parts = Vec::new();
-            while let Some(part) = stream.next().await {
-                parts.extend(part?.content);
-            }
-            Ok(parts)
+            let stream = node.pull_message(request).await?.into_inner();
+            stream.try_filter_map(async |part| Ok(part.content)).try_collect::<Vec<_>>().await
         }
     })
     .await?;

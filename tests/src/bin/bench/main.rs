@@ -287,28 +287,22 @@ async fn measure_cluster(options: &Run, sync: bool, column: &mut Column) -> Resu
     let mut cluster = Cluster::start(Options { sync_flush: sync, segment_bytes: None, ..Default::default() }).await?;
     cluster.create_topic(TOPIC, 8).await?;
     column.put("from nothing to a group with a topic", format!("{:.2} s", started.elapsed().as_secs_f64()));
-    let pids: Vec<u32> = (0..3).filter_map(|number| Some(cluster.process(number)?.pid())).collect();
-    let resident = |column: &mut Column, row| {
-        let megabytes = |pid: &u32| Ok(format!("{:.0}", Usage::of(*pid)?.resident_bytes as f64 / 1e6));
-        let megabytes: Vec<String> = pids.iter().map(megabytes).collect::<Result<_>>()?;
-        column.put(row, format!("{} MB", megabytes.join(" / ")));
-        Ok::<_, anyhow::Error>(())
-    };
+    let pids = pids(&mut cluster);
     let target = Target::connect(cluster.nodes[0].grpc, TOPIC, CONNECTIONS).await?;
     load::join_group(&target, "bench-latency").await?;
     // Before anything is sent: a new group begins with the oldest message.
     load::join_group(&target, "bench-backlog").await?;
-    resident(column, "resident memory of each broker, idle")?;
+    column.put("resident memory of each broker, idle", resident(&pids)?);
     let latency = load::latency(&target, "bench-latency", 1000, Duration::from_secs(options.seconds));
     let row = Row::of(&pids, latency).await?;
     column.put("send → receive at 1,000 messages/s", quantiles(&row.figures));
     let term = leader_term(&mut cluster).await?;
     measure_sends(options, &target, &pids, column).await?;
-    resident(column, "resident memory of each broker, after sends")?;
+    column.put("resident memory of each broker, after sends", resident(&pids)?);
     let receivers = Receivers { group: "bench-backlog".into(), consumers: 32, batch: 32 };
     let row = Row::of(&pids, load::receive(&target, &receivers, Duration::from_secs(options.seconds))).await?;
     column.put("receive + ack", row.text());
-    resident(column, "resident memory of each broker, after receives")?;
+    column.put("resident memory of each broker, after receives", resident(&pids)?);
     disk(options, &target, &pids, column).await?;
     let elections = leader_term(&mut cluster).await? - term;
     column.put("changes of term under load", elections.to_string());
@@ -329,7 +323,7 @@ async fn measure_soak(options: &Run, column: &mut Column) -> Result<()> {
     let settings = vec![("fileReservedSize".to_owned(), SOAK_LOG_BYTES.to_string())];
     let mut cluster = Cluster::start(Options { segment_bytes: Some(64 << 20), settings, ..Default::default() }).await?;
     cluster.create_topic(TOPIC, 8).await?;
-    let pids: Vec<u32> = (0..3).filter_map(|number| Some(cluster.process(number)?.pid())).collect();
+    let pids = pids(&mut cluster);
     let target = Target::connect(cluster.nodes[0].grpc, TOPIC, CONNECTIONS).await?;
     let pool = Pool::new(TOPIC, options.body, 1);
     let term = leader_term(&mut cluster).await?;
@@ -347,6 +341,16 @@ async fn measure_soak(options: &Run, column: &mut Column) -> Result<()> {
     column.put("messages a second, tenth by tenth", rates.join(" "));
     column.put("resident memory of the largest broker", format!("{} MB", resident.join(" ")));
     Ok(())
+}
+
+fn pids(cluster: &mut Cluster) -> Vec<u32> {
+    (0..3).filter_map(|number| Some(cluster.process(number)?.pid())).collect()
+}
+
+fn resident(pids: &[u32]) -> Result<String> {
+    let megabytes = |pid: &u32| Ok(format!("{:.0}", Usage::of(*pid)?.resident_bytes as f64 / 1e6));
+    let megabytes: Vec<String> = pids.iter().map(megabytes).collect::<Result<_>>()?;
+    Ok(format!("{} MB", megabytes.join(" / ")))
 }
 
 /// Median and worst of five new processes on empty folders.
@@ -484,9 +488,7 @@ async fn measure_nats(options: &Run, column: &mut Column) -> Result<()> {
             column.put(name, send_text(in_flight, &row));
         }
     }
-    let megabytes = |pid: &u32| Ok(format!("{:.0}", Usage::of(*pid)?.resident_bytes as f64 / 1e6));
-    let megabytes: Vec<String> = pids.iter().map(megabytes).collect::<Result<_>>()?;
-    column.put("resident memory of each broker, after sends", format!("{} MB", megabytes.join(" / ")));
+    column.put("resident memory of each broker, after sends", resident(&pids)?);
     Ok(())
 }
 

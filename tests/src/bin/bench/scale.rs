@@ -19,7 +19,7 @@ use raftmq_tests::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{CONNECTIONS, Column, Row, Run, TOPIC, thousands, voting};
+use super::{CONNECTIONS, Column, Row, Run, TOPIC, pids, resident, thousands, voting};
 
 /// Rows of metadata that are under way at once.
 const UNDER_WAY: usize = 64;
@@ -138,16 +138,6 @@ pub async fn backlog(options: &Run, column: &mut Column) -> Result<()> {
     column.put("receive + ack from its beginning", row.text());
     column.put("a killed follower, from its start to following again", restart(&mut cluster).await?);
     Ok(())
-}
-
-fn pids(cluster: &mut Cluster) -> Vec<u32> {
-    (0..3).filter_map(|number| Some(cluster.process(number)?.pid())).collect()
-}
-
-fn resident(pids: &[u32]) -> Result<String> {
-    let megabytes = |pid: &u32| Ok(format!("{:.0}", Usage::of(*pid)?.resident_bytes as f64 / 1e6));
-    let megabytes: Vec<String> = pids.iter().map(megabytes).collect::<Result<_>>()?;
-    Ok(format!("{} MB", megabytes.join(" / ")))
 }
 
 async fn administration(cluster: &mut Cluster) -> Result<Vec<Administration>> {
