@@ -4,6 +4,7 @@
 use crate::access::Access;
 use crate::admin::Traffic;
 use crate::agreement::Agreement;
+use crate::client::Registry;
 use crate::client::streams::{Streams, Told};
 use crate::clock::ClusterClock;
 use crate::deliver::wait::Waiters;
@@ -36,6 +37,7 @@ pub(crate) struct Outlets {
     pub gate: Arc<SendGate>,
     pub waiters: Waiters,
     pub streams: Arc<Streams>,
+    pub registry: Arc<Registry>,
     pub access: Arc<Access>,
     /// Something may be due earlier than before.
     pub due: Notify,
@@ -81,7 +83,11 @@ impl Outlets {
         let mut access_changed = false;
         for effect in &effects {
             match effect {
-                Effect::SessionEnded { client_id } => self.waiters.session_ended(client_id),
+                Effect::SessionBegan { client_id } => self.registry.session_began(client_id),
+                Effect::SessionEnded { client_id } => {
+                    self.registry.session_ended(client_id);
+                    self.waiters.session_ended(client_id);
+                }
                 Effect::AccessChanged { user } => {
                     self.access.changed(user);
                     access_changed = true;
@@ -113,6 +119,7 @@ impl Outlets {
                 | Effect::Retryable { .. }
                 | Effect::LiteReady { .. }
                 | Effect::DeadLettered { .. }
+                | Effect::SessionBegan { .. }
                 | Effect::SessionEnded { .. }
                 | Effect::SettingChanged { .. }
                 | Effect::AccessChanged { .. } => {}

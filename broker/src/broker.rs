@@ -68,7 +68,7 @@ pub struct Node {
     /// Messages on their way to push consumers.
     pub(crate) deliveries: Deliveries,
     /// Who is alive.
-    pub registry: Registry,
+    pub registry: Arc<Registry>,
     /// The clients' streams that end here.
     pub(crate) streams: Arc<Streams>,
     /// Room for what other members have for this node's clients.
@@ -195,6 +195,7 @@ impl Broker {
         let access = Arc::new(Access::new(config.access.clone()));
         let rates = Arc::new(Rates::new(config.grpc.client_rate, access.clone()));
         let merger = Arc::new(Merger::new(config.merge.clone(), clock.clone(), gate.clone(), rates.clone()));
+        let registry = Arc::<Registry>::default();
         let outlets = Arc::new(Outlets {
             origin: OnceLock::new(),
             proposer: proposer.clone(),
@@ -203,6 +204,7 @@ impl Broker {
             gate: gate.clone(),
             waiters: waiters.clone(),
             streams: streams.clone(),
+            registry: registry.clone(),
             access: access.clone(),
             due: Notify::new(),
             catalog_changed: Notify::new(),
@@ -220,7 +222,6 @@ impl Broker {
 
         let reporter =
             Reporter::new(config.name_servers.clone(), config.access.inner.clone(), listeners.dialer.clone());
-        let registry = Registry::default();
         let (calls, closing, rest) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let node = Arc::new(Node {
             live: Live::new(config.clone()),

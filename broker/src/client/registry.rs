@@ -2,7 +2,7 @@
 //! leader, which alone decides that a client is gone.
 //!
 //! A lost connection is not a death, since it may be ours: only a termination notice, or silence towards every
-//! member for [`SILENT_PERIODS`] of that SDK's heartbeat periods, ends a session (design decision 13).
+//! member for [`SILENT_PERIODS_TENTHS`] of that SDK's heartbeat periods, ends a session (design decision 13).
 
 use parking_lot::Mutex;
 use raft_store::{NodeId, Term};
@@ -40,9 +40,9 @@ struct Clients {
     group: HashMap<String, (Seen, NodeId)>,
     /// When this node began to lead.
     leading: Option<(Term, Instant)>,
-    /// On the leader: when a client's session was first looked at. The member that the client called reports it a
-    /// little later than the session begins.
-    noticed: HashMap<String, Instant>,
+    /// On the leader: clients with a session, and when that was noticed. The member that the client called reports it
+    /// a little later than the session begins.
+    sessions: HashMap<String, Instant>,
 }
 
 /// The clients that this node knows of.
@@ -78,13 +78,15 @@ impl Registry {
         self.clients.lock().ours.len()
     }
 
-    /// What this node tells the leader; forgets clients that are long silent.
-    pub fn report(&self) -> Vec<ClientReport> {
+    /// What this node tells the leader: of all its clients, or of those that it has heard from `since`. Forgets clients
+    /// that are long silent.
+    pub fn report(&self, since: Option<Instant>) -> Vec<ClientReport> {
         let mut clients = self.clients.lock();
         clients.ours.retain(|_, seen| seen.at.elapsed() < FORGET_AFTER);
         clients
             .ours
             .iter()
+            .filter(|(_, seen)| since.is_none_or(|since| seen.at >= since))
             .map(|(client_id, seen)| ClientReport {
                 client_id: client_id.clone(),
                 silent_ms: millis(seen.at.elapsed()),
@@ -127,7 +129,7 @@ impl Registry {
         if clients.leading.is_none_or(|(known, _)| known != term) {
             clients.leading = Some((term, Instant::now()));
             clients.group.clear();
-            clients.noticed.clear();
+            clients.sessions.clear();
         }
     }
 
@@ -136,20 +138,50 @@ impl Registry {
         let mut clients = self.clients.lock();
         clients.leading = None;
         clients.group.clear();
-        clients.noticed.clear();
+        clients.sessions.clear();
+    }
+
+    /// A client has a session that it had not before.
+    pub fn session_began(&self, client_id: &str) {
+        let mut clients = self.clients.lock();
+        if clients.leading.is_some() && !clients.sessions.contains_key(client_id) {
+            clients.sessions.insert(client_id.to_owned(), Instant::now());
+        }
+    }
+
+    /// A client has no session any more.
+    pub fn session_ended(&self, client_id: &str) {
+        self.clients.lock().sessions.remove(client_id);
+    }
+
+    /// These clients have a session, as the rows say that were read from `read_at` on. What began since is not
+    /// forgotten; what ended since is found to be gone once more, which changes nothing.
+    pub fn sessions(&self, clients_with_session: Vec<String>, read_at: Instant) {
+        let mut clients = self.clients.lock();
+        if clients.leading.is_none() {
+            return;
+        }
+        let mut before = std::mem::take(&mut clients.sessions);
+        let now = Instant::now();
+        clients.sessions = clients_with_session
+            .into_iter()
+            .map(|client_id| {
+                let noticed = before.remove(&client_id).unwrap_or(now);
+                (client_id, noticed)
+            })
+            .collect();
+        clients.sessions.extend(before.into_iter().filter(|(_, noticed)| *noticed >= read_at));
     }
 
     /// Which of the clients with a session are gone. After an election none is, for one full span of silence, and
     /// neither is one whose session is newer than that.
-    pub fn gone<'c>(&self, sessions: impl Iterator<Item = &'c str>) -> Vec<String> {
+    pub fn gone(&self) -> Vec<String> {
         let now = Instant::now();
         let mut clients = self.clients.lock();
         let Some((_, election)) = clients.leading else { return Vec::new() };
         clients.group.retain(|_, (seen, _)| seen.at.elapsed() < FORGET_AFTER);
-        let before = std::mem::take(&mut clients.noticed);
-        let noticed: HashMap<String, Instant> =
-            sessions.map(|client_id| (client_id.to_owned(), before.get(client_id).copied().unwrap_or(now))).collect();
-        let mut gone: Vec<String> = noticed
+        let mut gone: Vec<String> = clients
+            .sessions
             .iter()
             .filter(|(client_id, noticed)| {
                 let since = election.max(**noticed);
@@ -163,7 +195,6 @@ impl Registry {
             .map(|(client_id, _)| client_id.clone())
             .collect();
         gone.sort_unstable();
-        clients.noticed = noticed;
         gone
     }
 }
@@ -174,8 +205,14 @@ fn millis(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Duration, Registry};
+    use super::{Duration, Instant, Registry};
     use raft_store::Term;
+
+    /// What the leader finds gone of the clients that have a session.
+    fn gone(registry: &Registry, sessions: &[&str]) -> Vec<String> {
+        registry.sessions(sessions.iter().map(|&client_id| client_id.to_owned()).collect(), Instant::now());
+        registry.gone()
+    }
 
     async fn pass(seconds: u64) {
         tokio::time::advance(Duration::from_secs(seconds)).await;
@@ -188,13 +225,13 @@ mod tests {
         pass(100).await;
         registry.seen("java", "JAVA");
         registry.seen("rust", "RUST");
-        assert!(registry.gone(["java", "rust"].into_iter()).is_empty());
+        assert!(gone(&registry, &["java", "rust"]).is_empty());
         pass(24).await;
-        assert!(registry.gone(["java", "rust"].into_iter()).is_empty());
+        assert!(gone(&registry, &["java", "rust"]).is_empty());
         pass(1).await;
-        assert_eq!(registry.gone(["java", "rust"].into_iter()), ["java"]);
+        assert_eq!(gone(&registry, &["java", "rust"]), ["java"]);
         pass(50).await;
-        assert_eq!(registry.gone(["java", "rust"].into_iter()), ["java", "rust"]);
+        assert_eq!(gone(&registry, &["java", "rust"]), ["java", "rust"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -203,13 +240,13 @@ mod tests {
         registry.seen("java", "JAVA");
         pass(300).await;
         registry.lead(Term(2));
-        assert!(registry.gone(["java", "never-heard-of"].into_iter()).is_empty());
+        assert!(gone(&registry, &["java", "never-heard-of"]).is_empty());
         pass(24).await;
-        assert!(registry.gone(["java", "never-heard-of"].into_iter()).is_empty());
+        assert!(gone(&registry, &["java", "never-heard-of"]).is_empty());
         pass(1).await;
-        assert_eq!(registry.gone(["java", "never-heard-of"].into_iter()), ["java"]);
+        assert_eq!(gone(&registry, &["java", "never-heard-of"]), ["java"]);
         pass(50).await;
-        assert_eq!(registry.gone(["java", "never-heard-of"].into_iter()), ["java", "never-heard-of"]);
+        assert_eq!(gone(&registry, &["java", "never-heard-of"]), ["java", "never-heard-of"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -218,14 +255,14 @@ mod tests {
         leader.lead(Term(1));
         pass(100).await;
         member.seen("go", "GO");
-        assert!(leader.gone(["go"].into_iter()).is_empty());
+        assert!(gone(&leader, &["go"]).is_empty());
         pass(20).await;
         assert_eq!((leader.is_alive("go"), leader.holder("go")), (false, None));
-        leader.reported(3, member.report());
+        leader.reported(3, member.report(None));
         assert_eq!((leader.is_alive("go"), leader.holder("go")), (true, Some(3)));
-        assert!(leader.gone(["go"].into_iter()).is_empty());
+        assert!(gone(&leader, &["go"]).is_empty());
         pass(5).await;
-        assert_eq!(leader.gone(["go"].into_iter()), ["go"]);
+        assert_eq!(gone(&leader, &["go"]), ["go"]);
         assert!(!leader.is_alive("go") && !member.is_alive("go"));
     }
 
@@ -236,13 +273,58 @@ mod tests {
         // This client called here once, long ago; now it calls another member.
         leader.seen("moved", "GO");
         pass(300).await;
-        assert!(leader.gone(["moved", "new"].into_iter()).is_empty());
+        assert!(gone(&leader, &["moved", "new"]).is_empty());
         pass(1).await;
-        assert!(leader.gone(["moved", "new"].into_iter()).is_empty());
+        assert!(gone(&leader, &["moved", "new"]).is_empty());
         pass(24).await;
-        assert_eq!(leader.gone(["moved", "new"].into_iter()), ["moved"]);
-        // A session that begins again is new again.
-        assert_eq!(leader.gone(["new"].into_iter()), [""; 0]);
-        assert_eq!(leader.gone(["moved", "new"].into_iter()), [""; 0]);
+        assert_eq!(gone(&leader, &["moved", "new"]), ["moved"]);
+        // A session that begins again is new again, whoever says so.
+        assert_eq!(gone(&leader, &["new"]), [""; 0]);
+        assert_eq!(gone(&leader, &["moved", "new"]), [""; 0]);
+        leader.session_ended("moved");
+        leader.session_began("moved");
+        pass(24).await;
+        leader.session_began("moved");
+        assert_eq!(leader.gone(), [""; 0]);
+        pass(1).await;
+        assert_eq!(leader.gone(), ["moved"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_begins_while_the_rows_are_read_is_not_forgotten() {
+        let leader = Registry::default();
+        leader.session_began("before");
+        leader.lead(Term(1));
+        pass(100).await;
+        let read_at = Instant::now();
+        leader.session_began("new");
+        leader.sessions(Vec::new(), read_at);
+        pass(74).await;
+        assert_eq!(leader.gone(), [""; 0]);
+        pass(1).await;
+        assert_eq!(leader.gone(), ["new"]);
+        leader.sessions(Vec::new(), Instant::now());
+        assert_eq!(leader.gone(), [""; 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_report_says_what_was_heard_since_the_one_before() {
+        let member = Registry::default();
+        let names = |since| {
+            let mut names: Vec<_> = member.report(since).into_iter().map(|report| report.client_id).collect();
+            names.sort_unstable();
+            names
+        };
+        member.seen("a", "GO");
+        pass(1).await;
+        let first = Instant::now();
+        assert_eq!(names(None), ["a"]);
+        member.seen("b", "GO");
+        assert_eq!(names(Some(first)), ["b"]);
+        pass(1).await;
+        assert_eq!(names(Some(Instant::now())), [""; 0]);
+        member.seen("a", "GO");
+        assert_eq!(names(Some(Instant::now())), ["a"]);
+        assert_eq!(names(None), ["a", "b"]);
     }
 }

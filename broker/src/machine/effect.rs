@@ -88,6 +88,11 @@ pub enum Effect {
         /// The lite topic's own name.
         lite_topic: Arc<str>,
     },
+    /// A client has a session of a consumer group that it had not before.
+    SessionBegan {
+        /// Its id.
+        client_id: Arc<str>,
+    },
     /// A client is gone.
     SessionEnded {
         /// Its id.
@@ -138,7 +143,7 @@ fn named(effect: &Effect) -> Option<Named> {
             (client_id, Some(format!("{consumer_group} {both}").into()))
         }
         Effect::ConsumerGroupChanged { consumer_group } => (consumer_group, None),
-        Effect::SessionEnded { client_id } => (client_id, None),
+        Effect::SessionBegan { client_id } | Effect::SessionEnded { client_id } => (client_id, None),
         Effect::SettingChanged { key } => (key, None),
         Effect::AccessChanged { user } => (user, None),
         Effect::CheckWanted => return Some((discriminant(effect), None, None)),

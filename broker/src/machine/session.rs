@@ -51,6 +51,9 @@ impl Turn<'_, '_> {
         if old.as_ref() == Some(&new) {
             return Ok(Reply::default());
         }
+        if old.is_none() {
+            self.effects.add(Effect::SessionBegan { client_id: put.client_id.as_str().into() });
+        }
         self.change_filters(group.id, &old.unwrap_or_default(), &new)?;
         self.rows.put(key::SESSION, &key::session(&put.client_id, group.id), new.encode());
         Ok(Reply::default())

@@ -4,6 +4,7 @@
 use crate::broker::Node;
 use crate::namesrv::{Step, hosts_in, row_of, step};
 use crate::store::topic::topic;
+use futures::{StreamExt, stream};
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::command::{FixOwners, Topic};
 use std::collections::BTreeMap;
@@ -19,6 +20,9 @@ const PROPOSED_WITHIN: Duration = Duration::from_secs(2);
 
 /// One question to a name server asks for so many; of more, others come next.
 const TOPICS_MAX: usize = 1_000;
+
+/// So many are proposed side by side.
+const FIXES_MAX: usize = 64;
 
 /// It is told that a topic waits once it has for this long.
 const TOLD_AFTER: Duration = Duration::from_secs(5);
@@ -67,6 +71,7 @@ async fn settle(node: &Node, names: &[String], waiting: &mut BTreeMap<String, (I
         .collect();
     let answers = routes.ask_about(names).await;
     let (own, others) = (&node.config.broker_group, routes.others());
+    let mut fixes = Vec::new();
     for row in rows {
         let table = if row.fifo_owners.is_empty() { vec![own.clone()] } else { row.fifo_owners.clone() };
         let decided = match hosts_in(own, &row, &answers, &others) {
@@ -88,11 +93,17 @@ async fn settle(node: &Node, names: &[String], waiting: &mut BTreeMap<String, (I
             to: row_of(own, owners),
             settle: settles,
         };
-        let deadline = Some(Instant::now() + PROPOSED_WITHIN);
-        if let Err(error) = node.proposer.submit(Kind::FixOwners(fix), Vec::new(), deadline).await {
-            tracing::debug!(%error, topic = %row.name, "who keeps its message groups was not settled");
-        }
+        fixes.push(fix);
     }
+    // Side by side: they share syncs. Each was decided on what its row was, and is refused once that is not so.
+    stream::iter(fixes)
+        .for_each_concurrent(FIXES_MAX, |fix| async move {
+            let (topic, deadline) = (fix.topic.clone(), Some(Instant::now() + PROPOSED_WITHIN));
+            if let Err(error) = node.proposer.submit(Kind::FixOwners(fix), Vec::new(), deadline).await {
+                tracing::debug!(%error, topic, "who keeps its message groups was not settled");
+            }
+        })
+        .await;
 }
 
 /// One line for each reason that holds a topic up for long.

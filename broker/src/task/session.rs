@@ -5,12 +5,17 @@ use super::slow_disk::Watchdog;
 use crate::broker::Node;
 use crate::room;
 use crate::store;
-use raft_store::Term;
+use raft_store::{NodeId, Term};
 use raftmq_proto::command::EndSession;
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::forward::ReportRequest;
 use raftmq_proto::forward::forward_client::ForwardClient;
 use std::time::Duration;
+use tokio::time::Instant;
+
+/// The leader reads all sessions this often, and hears of those that begin and end meanwhile. A member reports all its
+/// clients this often, and meanwhile those that it heard from.
+const ALL_EVERY: Duration = Duration::from_secs(30);
 
 /// A report that the leader refused is made again after this: it may not know yet that it leads, and after a restart
 /// of the group it waits for its members' clocks.
@@ -20,27 +25,23 @@ const REPORT_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// disk is slow or its clock far off. Runs until dropped.
 pub(super) async fn run(node: &Node, term: Term) {
     let mut watchdog = Watchdog::new(node.settings().slow_disk.clone());
+    let mut read_at: Option<Instant> = None;
     loop {
         next_report(node, REPORT_EVERY).await;
         node.gate.decide(&node.group);
         watchdog.adjust(&node.settings().slow_disk);
         watchdog.watch(node).await;
-        let state = node.group.state();
-        // Ten thousand rows are no work for a thread that others wait for.
-        let sessions = tokio::task::spawn_blocking(move || store::session::sessions(&state));
-        let mut clients = match sessions.await {
-            Ok(Ok(sessions)) => sessions.into_iter().map(|(client_id, _, _)| client_id).collect::<Vec<_>>(),
-            Ok(Err(error)) => {
-                tracing::error!(%error, "cannot read sessions");
-                continue;
+        if read_at.is_none_or(|at| at.elapsed() >= ALL_EVERY) {
+            let now = Instant::now();
+            match clients_with_session(node).await {
+                Ok(clients) => {
+                    node.registry.sessions(clients, now);
+                    read_at = Some(now);
+                }
+                Err(error) => tracing::error!(%error, "cannot read sessions"),
             }
-            Err(error) => {
-                tracing::error!(%error, "reading sessions did not end well");
-                continue;
-            }
-        };
-        clients.dedup();
-        for client_id in node.registry.gone(clients.iter().map(String::as_str)) {
+        }
+        for client_id in node.registry.gone() {
             tracing::info!(client_id, "client is silent for 2.5 heartbeat periods, its session ends");
             let end = Kind::EndSession(EndSession { client_id, term: term.0 });
             if let Err(error) = node.proposer.submit(end, Vec::new(), None).await {
@@ -49,6 +50,16 @@ pub(super) async fn run(node: &Node, term: Term) {
         }
         yield_to_a_better_clock(node).await;
     }
+}
+
+/// Every client that has a session.
+async fn clients_with_session(node: &Node) -> anyhow::Result<Vec<String>> {
+    let state = node.group.state();
+    // Ten thousand rows are no work for a thread that others wait for.
+    let sessions = tokio::task::spawn_blocking(move || store::session::sessions(&state)).await??;
+    let mut clients: Vec<String> = sessions.into_iter().map(|(client_id, _, _)| client_id).collect();
+    clients.dedup();
+    Ok(clients)
 }
 
 /// A node whose clock is far from the median of the voters' does not lead (design decision 5).
@@ -70,17 +81,23 @@ async fn yield_to_a_better_clock(node: &Node) {
 
 /// On a follower: reports to the leader. Runs until dropped.
 pub(super) async fn report(node: &Node) {
+    // Whom this node has told of all its clients, when, and when it told the last news of them.
+    let mut told: Option<(NodeId, Term, Instant, Instant)> = None;
     loop {
         let leadership = node.group.leadership();
         // A node that was elected and does not lead yet has nobody to report to.
         let leader = leadership.leader.filter(|leader| *leader != node.group.node());
         let mut wait = REPORT_EVERY;
-        if let Some(channel) = leader.and_then(|leader| node.group.peer_channel(leader)) {
+        if let Some((leader, channel)) = leader.and_then(|leader| Some((leader, node.group.peer_channel(leader)?))) {
+            let now = Instant::now();
+            told = told.filter(|(whom, term, all, _)| {
+                (*whom, *term) == (leader, leadership.term) && all.elapsed() < ALL_EVERY
+            });
             let request = ReportRequest {
                 node: node.group.node(),
                 term: leadership.term.0,
                 clock_ms: node.clock.wall(),
-                clients: node.registry.report(),
+                clients: node.registry.report(told.map(|(_, _, _, last)| last)),
                 shortage: node.group.shortage().map(room::to_wire),
                 marks: node.outlets.agreement.report(),
                 sync_us: node.paces.own(node.group.sync_figures()).map_or(0, micros),
@@ -89,15 +106,17 @@ pub(super) async fn report(node: &Node) {
             };
             let reported = tokio::time::timeout(REPORT_EVERY, ForwardClient::new(channel).report(request)).await;
             match reported {
-                Ok(Ok(told)) => {
-                    let told = told.into_inner();
-                    if let Some(time_ms) = told.time_ms {
+                Ok(Ok(reply)) => {
+                    let all = told.map_or(now, |(_, _, all, _)| all);
+                    told = Some((leader, leadership.term, all, now));
+                    let reply = reply.into_inner();
+                    if let Some(time_ms) = reply.time_ms {
                         node.clock.told(time_ms);
                     }
-                    if let Some(majority) = told.deviates_from {
+                    if let Some(majority) = reply.deviates_from {
                         super::agreement::told(node, majority);
                     }
-                    node.gate.told(Some(told.sends_refused).filter(|why| !why.is_empty()));
+                    node.gate.told(Some(reply.sends_refused).filter(|why| !why.is_empty()));
                 }
                 Ok(Err(status)) => {
                     tracing::debug!(%status, "the leader did not take this node's report");
