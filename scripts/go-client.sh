@@ -17,4 +17,6 @@ if [ ! -x "$home/official-go" ]; then
   say "fetching github.com/apache/rocketmq-clients/golang/v5 through Go's module proxy and building the program around it: the tests run RocketMQ's official Go client, unchanged, against this broker"
 fi
 (cd "$source" && go build -mod=readonly -trimpath -o "$home/official-go" .) >&2
+# What the quickstart shows, with the same modules.
+(cd "$source" && go build -mod=readonly -trimpath -o "$home/quickstart-go" "$root/quickstart/go/quickstart.go") >&2
 echo "$home/official-go"

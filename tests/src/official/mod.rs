@@ -99,6 +99,32 @@ impl Client {
         LAUNCHES[self as usize].get_or_try_init(|| self.prepare()).await
     }
 
+    /// The command that runs this client's program of `docs/quickstart.md`, which takes an address; `None` for those of
+    /// ours, which stand for clients that cannot be shown.
+    ///
+    /// # Errors
+    ///
+    /// The client cannot be fetched or built.
+    pub async fn quickstart(self) -> Result<Option<Command>> {
+        let source = |name: &str| official().join("../../quickstart").join(name);
+        let program = &self.launch().await?.program;
+        let home = program.parent().context("a program is in a folder")?;
+        let (program, words) = match self {
+            Self::Java => {
+                let classes = home.join("build/lib/*");
+                (PathBuf::from("java"), vec!["-cp".into(), classes, source("java/Quickstart.java")])
+            }
+            Self::Node => (PathBuf::from("node"), vec![source("node/quickstart.js")]),
+            Self::Go => (home.join("quickstart-go"), Vec::new()),
+            Self::Python => (program.clone(), vec![source("python/quickstart.py")]),
+            Self::Rust => (home.join("quickstart"), Vec::new()),
+            Self::Cpp | Self::CSharp => return Ok(None),
+        };
+        let mut command = Command::new(program);
+        command.args(words).env("NODE_PATH", home.join("node_modules")).env("PYTHONDONTWRITEBYTECODE", "1");
+        Ok(Some(command))
+    }
+
     async fn prepare(self) -> Result<Launch> {
         let words = match self {
             Self::Python => vec![official().join("python/official.py").display().to_string()],

@@ -1,0 +1,89 @@
+//! The programs of `docs/quickstart.md`: the page shows the files as they are, and each gets its message back from the
+//! cluster that `make cluster` starts. Real processes.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use raftmq_tests::client::eventually;
+use raftmq_tests::cluster::{LEADER_WITHIN, Place, Process, program};
+use raftmq_tests::official::Client;
+use rustix::process::Signal;
+use tokio::time::timeout;
+
+/// Each program: whose it is, its file, how the page marks it, and what it sends.
+const PROGRAMS: [(Client, &str, &str, &str); 5] = [
+    (Client::Java, "java/Quickstart.java", "java", "hello from Java"),
+    (Client::Python, "python/quickstart.py", "python", "hello from Python"),
+    (Client::Node, "node/quickstart.js", "js", "hello from Node.js"),
+    (Client::Go, "go/quickstart.go", "go", "hello from Go"),
+    (Client::Rust, "rust/quickstart.rs", "rust", "hello from Rust"),
+];
+
+/// No program takes longer for its one message, on two cores with other work.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Until the cluster has stopped.
+const STOPS_WITHIN: Duration = Duration::from_secs(30);
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+#[test]
+fn the_page_shows_the_files() -> Result<()> {
+    let page = std::fs::read_to_string(root().join("docs/quickstart.md"))?;
+    for (_, file, mark, sent) in PROGRAMS {
+        let path = format!("quickstart/{file}");
+        let text = std::fs::read_to_string(root().join(&path))?;
+        ensure!(text.contains(sent), "{path} does not send {sent}");
+        let shown = format!("\n`{path}`:\n\n```{mark}\n{text}```\n");
+        ensure!(page.contains(&shown), "docs/quickstart.md does not show {path} as it is");
+    }
+    Ok(())
+}
+
+/// The local cluster; its supervisor stops what it started.
+struct Up(Process);
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        if self.0.signal(Signal::INT).is_ok() {
+            let _ = self.0.ended(STOPS_WITHIN);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_program_gets_its_message_back() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let data = dir.path().join("data");
+    let data = data.to_str().context("a path of ours is text")?;
+    let arguments = ["up", "--free-ports", "--data", data];
+    let up =
+        Up(Process::start(&program("raftmq-cluster")?, &arguments, &dir.path().join("up.log"), &Place::default())?);
+    let clients = || {
+        let said = up.0.output();
+        let line = said.lines().find_map(|line| line.trim_start().strip_prefix("clients "))?;
+        Some(line.trim().split(';').map(str::to_owned).collect::<Vec<_>>())
+    };
+    eventually("the cluster is ready", LEADER_WITHIN, async || clients().is_some()).await?;
+    let addresses = clients().context("it was there")?;
+    ensure!(addresses.len() == 3, "{addresses:?}");
+    for (number, (client, file, _, sent)) in PROGRAMS.into_iter().enumerate() {
+        let mut command = client.quickstart().await?.with_context(|| format!("{file} has a client"))?;
+        // Its first steps may go to any member.
+        command.arg(&addresses[number % addresses.len()]).env("HOME", dir.path());
+        let began = Instant::now();
+        let run = command.stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = timeout(PATIENCE, run).await.with_context(|| format!("{file} takes too long"))??;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let wrong = || format!("{file}: {}\n{said}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), "{}", wrong());
+        let received = said.lines().filter(|line| *line == format!("received {sent}")).count();
+        ensure!(received == 1 && said.contains("sent "), "{}", wrong());
+        println!("{file}: {:?}", began.elapsed());
+    }
+    Ok(())
+}
