@@ -373,7 +373,7 @@ fn reports(
         }
         let members = node.group.members();
         let has_vote = |id: NodeId| members.iter().any(|member| member.id == id && member.voter);
-        node.registry.reported(report.node, report.clients);
+        let clients_kept = node.registry.reported(report.node, report.clients);
         // What a learner has on its clock and on its disk stands in nobody's way.
         if has_vote(report.node) {
             node.clock.keep(has_vote);
@@ -386,7 +386,7 @@ fn reports(
         node.uses.reported(report.node, report.log);
         let deviates_from = task::agreement::judge(&node, &members, report.node, report.marks);
         let sends_refused = node.gate.decide(&node.group).map(|why| why.to_string()).unwrap_or_default();
-        Ok(ReportResponse { time_ms: node.clock.known(), sends_refused, deviates_from })
+        Ok(ReportResponse { time_ms: node.clock.known(), sends_refused, deviates_from, clients_kept })
     }
 }
 

@@ -32,14 +32,22 @@ impl Seen {
     }
 }
 
+#[derive(Clone, Copy)]
+struct Leading {
+    term: Term,
+    since: Instant,
+    /// Of what is kept in [`Clients::group`], which began empty.
+    number: u64,
+}
+
 #[derive(Default)]
 struct Clients {
     /// Heard from on this node.
     ours: HashMap<String, Seen>,
     /// On the leader: heard from on another member, in the present term, and on which.
     group: HashMap<String, (Seen, NodeId)>,
-    /// When this node began to lead.
-    leading: Option<(Term, Instant)>,
+    /// While this node leads.
+    leading: Option<Leading>,
     /// On the leader: clients with a session, and when that was noticed. The member that the client called reports it
     /// a little later than the session begins.
     sessions: HashMap<String, Instant>,
@@ -109,10 +117,12 @@ impl Registry {
         self.clients.lock().group.get(client_id).map(|(_, node)| *node)
     }
 
-    /// A report of member `node` reached this node, which leads.
-    pub fn reported(&self, node: NodeId, reports: Vec<ClientReport>) {
+    /// A report of member `node` reached this node. Answers with the number of what is kept: as long as that stays the
+    /// same, nothing of this report is forgotten. 0 while this node does not lead, or not yet.
+    pub fn reported(&self, node: NodeId, reports: Vec<ClientReport>) -> u64 {
         let now = Instant::now();
         let mut clients = self.clients.lock();
+        let Some(leading) = clients.leading else { return 0 };
         for report in reports {
             let Some(at) = now.checked_sub(Duration::from_millis(report.silent_ms)) else { continue };
             let seen = Seen { at, period: Duration::from_millis(report.period_ms).max(Duration::from_secs(1)) };
@@ -121,13 +131,15 @@ impl Registry {
                 *known = (seen, node);
             }
         }
+        leading.number
     }
 
     /// This node leads in `term`: it knows nothing yet of clients that other members hold.
     pub fn lead(&self, term: Term) {
         let mut clients = self.clients.lock();
-        if clients.leading.is_none_or(|(known, _)| known != term) {
-            clients.leading = Some((term, Instant::now()));
+        if clients.leading.is_none_or(|leading| leading.term != term) {
+            let number = rand::random::<u64>() | 1;
+            clients.leading = Some(Leading { term, since: Instant::now(), number });
             clients.group.clear();
             clients.sessions.clear();
         }
@@ -176,26 +188,30 @@ impl Registry {
     /// Which of the clients with a session are gone. After an election none is, for one full span of silence, and
     /// neither is one whose session is newer than that.
     pub fn gone(&self) -> Vec<String> {
-        let now = Instant::now();
         let mut clients = self.clients.lock();
-        let Some((_, election)) = clients.leading else { return Vec::new() };
         clients.group.retain(|_, (seen, _)| seen.at.elapsed() < FORGET_AFTER);
-        let mut gone: Vec<String> = clients
-            .sessions
-            .iter()
-            .filter(|(client_id, noticed)| {
-                let since = election.max(**noticed);
-                let heard = [clients.ours.get(*client_id), clients.group.get(*client_id).map(|(seen, _)| seen)];
-                // A client that nobody has heard from yet may be one that heartbeats slowly.
-                let unheard = Seen { at: since, period: HEARTBEAT_PERIOD_RUST };
-                let seen = heard.into_iter().flatten().max_by_key(|seen| seen.at).copied().unwrap_or(unheard);
-                let span = Seen { at: since, period: seen.period };
-                now >= seen.gone_at().max(span.gone_at())
-            })
-            .map(|(client_id, _)| client_id.clone())
-            .collect();
+        let mut gone: Vec<String> =
+            clients.sessions.keys().filter(|client_id| clients.is_gone(client_id)).cloned().collect();
         gone.sort_unstable();
         gone
+    }
+
+    /// Whether the client is still one of [`Registry::gone`].
+    pub fn is_gone(&self, client_id: &str) -> bool {
+        self.clients.lock().is_gone(client_id)
+    }
+}
+
+impl Clients {
+    fn is_gone(&self, client_id: &str) -> bool {
+        let (Some(leading), Some(noticed)) = (&self.leading, self.sessions.get(client_id)) else { return false };
+        let since = leading.since.max(*noticed);
+        let heard = [self.ours.get(client_id), self.group.get(client_id).map(|(seen, _)| seen)];
+        // A client that nobody has heard from yet may be one that heartbeats slowly.
+        let unheard = Seen { at: since, period: HEARTBEAT_PERIOD_RUST };
+        let seen = heard.into_iter().flatten().max_by_key(|seen| seen.at).copied().unwrap_or(unheard);
+        let span = Seen { at: since, period: seen.period };
+        Instant::now() >= seen.gone_at().max(span.gone_at())
     }
 }
 
@@ -252,18 +268,28 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_any_member_heard_counts() {
         let (leader, member) = (Registry::default(), Registry::default());
+        assert_eq!(leader.reported(3, member.report(None)), 0);
         leader.lead(Term(1));
         pass(100).await;
         member.seen("go", "GO");
         assert!(gone(&leader, &["go"]).is_empty());
         pass(20).await;
         assert_eq!((leader.is_alive("go"), leader.holder("go")), (false, None));
-        leader.reported(3, member.report(None));
+        let kept = leader.reported(3, member.report(None));
+        assert_eq!((kept != 0, leader.reported(3, Vec::new())), (true, kept));
         assert_eq!((leader.is_alive("go"), leader.holder("go")), (true, Some(3)));
         assert!(gone(&leader, &["go"]).is_empty());
         pass(5).await;
         assert_eq!(gone(&leader, &["go"]), ["go"]);
         assert!(!leader.is_alive("go") && !member.is_alive("go"));
+        // It is heard again while others are ended.
+        member.seen("go", "GO");
+        leader.reported(3, member.report(None));
+        assert!(!leader.is_gone("go"));
+        // What is kept begins anew, and says so.
+        leader.follow();
+        leader.lead(Term(1));
+        assert_ne!(leader.reported(3, Vec::new()), kept);
     }
 
     #[tokio::test(start_paused = true)]

@@ -143,17 +143,21 @@ fn named(effect: &Effect) -> Option<Named> {
             (client_id, Some(format!("{consumer_group} {both}").into()))
         }
         Effect::ConsumerGroupChanged { consumer_group } => (consumer_group, None),
-        Effect::SessionBegan { client_id } | Effect::SessionEnded { client_id } => (client_id, None),
         Effect::SettingChanged { key } => (key, None),
         Effect::AccessChanged { user } => (user, None),
         Effect::CheckWanted => return Some((discriminant(effect), None, None)),
-        Effect::Due { .. } => return None,
+        Effect::SessionBegan { .. } | Effect::SessionEnded { .. } | Effect::Due { .. } => return None,
     };
     Some((discriminant(effect), Some(first.clone()), second))
 }
 
 impl Effects {
     pub(super) fn add(&mut self, effect: Effect) {
+        if matches!(effect, Effect::SessionBegan { .. } | Effect::SessionEnded { .. }) {
+            // In their order: what comes last holds.
+            self.list.push(effect);
+            return;
+        }
         let Some(named) = named(&effect) else { return };
         let at = *self.known.entry(named).or_insert(self.list.len());
         match (self.list.get_mut(at), effect) {

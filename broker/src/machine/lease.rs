@@ -383,11 +383,7 @@ impl Turn<'_, '_> {
         }
         if lease.renewed {
             self.rows.put(key::SESSION, &key::client_lease(&lease.client_id, group.id, id), Vec::new());
-            // Whoever holds a renewed lease has a session, so that its end is noticed.
-            let session = key::session(&lease.client_id, group.id);
-            if self.rows.get(key::SESSION, &session)?.is_none() {
-                self.rows.put(key::SESSION, &session, Vec::new());
-            }
+            self.need_session(&lease.client_id, group.id)?;
         }
         if lease.receive != 0 {
             let value = id.0.to_be_bytes().to_vec();

@@ -92,11 +92,7 @@ impl Turn<'_, '_> {
         };
         let row = LiteClient { subscriptions, refreshed_ms: self.now_ms, due_ms };
         self.rows.put(key::SESSION, &at, row.encode());
-        // Its end is noticed by its session.
-        let session = key::session(&put.client_id, group.id);
-        if self.rows.get(key::SESSION, &session)?.is_none() {
-            self.rows.put(key::SESSION, &session, Vec::new());
-        }
+        self.need_session(&put.client_id, group.id)?;
         Ok(Reply::default())
     }
 

@@ -7,7 +7,7 @@ use crate::filter::FilterRow;
 use crate::store::session::{self, Session};
 use crate::store::work::Work;
 use crate::store::{ConsumerGroupId, key, lease, subscription};
-use raft_store::StateError;
+use raft_store::{ReadState, StateError};
 use raftmq_proto::command::{EndSession, PutSession, Refusal, Reply};
 use std::collections::BTreeMap;
 
@@ -57,6 +57,16 @@ impl Turn<'_, '_> {
         self.change_filters(group.id, &old.unwrap_or_default(), &new)?;
         self.rows.put(key::SESSION, &key::session(&put.client_id, group.id), new.encode());
         Ok(Reply::default())
+    }
+
+    /// A client has a session from now on, if only an empty one, so that its end is noticed.
+    pub(super) fn need_session(&mut self, client_id: &str, group: ConsumerGroupId) -> Result<(), StateError> {
+        let session = key::session(client_id, group);
+        if self.rows.get(key::SESSION, &session)?.is_none() {
+            self.effects.add(Effect::SessionBegan { client_id: client_id.into() });
+            self.rows.put(key::SESSION, &session, Vec::new());
+        }
+        Ok(())
     }
 
     /// Counts a client's filters: `old` no longer, `new` from now on.

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 /// How often is looked for what is too old or too much.
 const LOOK: Duration = Duration::from_secs(1);
 /// Looking through the topics takes at most one part of so many of the time.
-const TOPICS_SHARE: u32 = 50;
+const TOPICS_SHARE: u32 = 250;
 /// After a trim that freed nothing.
 const NOTHING_FREED: Duration = Duration::from_secs(30);
 /// A warning that still holds is repeated after this.

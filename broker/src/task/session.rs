@@ -5,7 +5,8 @@ use super::slow_disk::Watchdog;
 use crate::broker::Node;
 use crate::room;
 use crate::store;
-use raft_store::{NodeId, Term};
+use futures::{StreamExt, stream};
+use raft_store::Term;
 use raftmq_proto::command::EndSession;
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::forward::ReportRequest;
@@ -16,6 +17,9 @@ use tokio::time::Instant;
 /// The leader reads all sessions this often, and hears of those that begin and end meanwhile. A member reports all its
 /// clients this often, and meanwhile those that it heard from.
 const ALL_EVERY: Duration = Duration::from_secs(30);
+
+/// So many sessions are ended side by side.
+const ENDED_MAX: usize = 64;
 
 /// A report that the leader refused is made again after this: it may not know yet that it leads, and after a restart
 /// of the group it waits for its members' clocks.
@@ -41,13 +45,19 @@ pub(super) async fn run(node: &Node, term: Term) {
                 Err(error) => tracing::error!(%error, "cannot read sessions"),
             }
         }
-        for client_id in node.registry.gone() {
-            tracing::info!(client_id, "client is silent for 2.5 heartbeat periods, its session ends");
-            let end = Kind::EndSession(EndSession { client_id, term: term.0 });
-            if let Err(error) = node.proposer.submit(end, Vec::new(), None).await {
-                tracing::debug!(%error, "session was not ended");
-            }
-        }
+        stream::iter(node.registry.gone())
+            .for_each_concurrent(ENDED_MAX, |client_id| async move {
+                // Of thousands, some may be heard again meanwhile.
+                if !node.registry.is_gone(&client_id) {
+                    return;
+                }
+                tracing::info!(client_id, "client is silent for 2.5 heartbeat periods, its session ends");
+                let end = Kind::EndSession(EndSession { client_id, term: term.0 });
+                if let Err(error) = node.proposer.submit(end, Vec::new(), None).await {
+                    tracing::debug!(%error, "session was not ended");
+                }
+            })
+            .await;
         yield_to_a_better_clock(node).await;
     }
 }
@@ -81,23 +91,20 @@ async fn yield_to_a_better_clock(node: &Node) {
 
 /// On a follower: reports to the leader. Runs until dropped.
 pub(super) async fn report(node: &Node) {
-    // Whom this node has told of all its clients, when, and when it told the last news of them.
-    let mut told: Option<(NodeId, Term, Instant, Instant)> = None;
+    let mut told: Option<Told> = None;
     loop {
         let leadership = node.group.leadership();
         // A node that was elected and does not lead yet has nobody to report to.
         let leader = leadership.leader.filter(|leader| *leader != node.group.node());
         let mut wait = REPORT_EVERY;
-        if let Some((leader, channel)) = leader.and_then(|leader| Some((leader, node.group.peer_channel(leader)?))) {
+        if let Some(channel) = leader.and_then(|leader| node.group.peer_channel(leader)) {
             let now = Instant::now();
-            told = told.filter(|(whom, term, all, _)| {
-                (*whom, *term) == (leader, leadership.term) && all.elapsed() < ALL_EVERY
-            });
+            told = told.filter(|told| told.term == leadership.term && told.all_at.elapsed() < ALL_EVERY);
             let request = ReportRequest {
                 node: node.group.node(),
                 term: leadership.term.0,
                 clock_ms: node.clock.wall(),
-                clients: node.registry.report(told.map(|(_, _, _, last)| last)),
+                clients: node.registry.report(told.map(|told| told.last_at)),
                 shortage: node.group.shortage().map(room::to_wire),
                 marks: node.outlets.agreement.report(),
                 sync_us: node.paces.own(node.group.sync_figures()).map_or(0, micros),
@@ -107,9 +114,8 @@ pub(super) async fn report(node: &Node) {
             let reported = tokio::time::timeout(REPORT_EVERY, ForwardClient::new(channel).report(request)).await;
             match reported {
                 Ok(Ok(reply)) => {
-                    let all = told.map_or(now, |(_, _, all, _)| all);
-                    told = Some((leader, leadership.term, all, now));
                     let reply = reply.into_inner();
+                    told = Told::after(told, leadership.term, reply.clients_kept, now);
                     if let Some(time_ms) = reply.time_ms {
                         node.clock.told(time_ms);
                     }
@@ -130,6 +136,30 @@ pub(super) async fn report(node: &Node) {
     }
 }
 
+/// What the leader was told of this node's clients.
+#[derive(Clone, Copy)]
+struct Told {
+    term: Term,
+    /// The number of what the leader keeps.
+    kept: u64,
+    /// It was told of all of them.
+    all_at: Instant,
+    /// It was told of those that were heard from since the time before.
+    last_at: Instant,
+}
+
+impl Told {
+    /// After a report made at `now`, of all clients if nothing was told `before`, that the leader keeps as `kept`.
+    fn after(before: Option<Told>, term: Term, kept: u64, now: Instant) -> Option<Told> {
+        match before {
+            None if kept != 0 => Some(Told { term, kept, all_at: now, last_at: now }),
+            Some(before) if before.kept == kept => Some(Told { last_at: now, ..before }),
+            // It keeps nothing, or nothing of what it was told before.
+            _ => None,
+        }
+    }
+}
+
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
@@ -138,4 +168,21 @@ fn micros(duration: Duration) -> u64 {
 async fn next_report(node: &Node, wait: Duration) {
     // What comes in the latter case, or not in time, comes with the next one.
     let _ = tokio::time::timeout(wait, node.group.shortage_changed()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Duration, Instant, Term, Told};
+
+    #[tokio::test(start_paused = true)]
+    async fn all_clients_are_reported_to_whoever_keeps_none() {
+        let began = Instant::now();
+        assert!(Told::after(None, Term(1), 0, began).is_none(), "a leader that does not say is told of all each time");
+        let first = Told::after(None, Term(1), 7, began).expect("kept");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let second = Told::after(Some(first), Term(1), 7, Instant::now()).expect("kept");
+        assert_eq!((second.all_at, second.last_at), (began, Instant::now()));
+        assert!(Told::after(Some(second), Term(1), 8, Instant::now()).is_none(), "it began anew");
+        assert!(Told::after(Some(second), Term(1), 0, Instant::now()).is_none());
+    }
 }

@@ -3,6 +3,7 @@
 //! `run` starts everything it measures and prints one table; `load` drives a cluster that runs already;
 //! `do-nothing` is the ceiling.
 
+mod pages;
 mod scale;
 
 use std::{
@@ -65,7 +66,7 @@ struct Run {
     body: usize,
     #[command(flatten)]
     sizes: scale::Sizes,
-    /// What to measure: do-nothing, sync, async, nats, soak, scale, backlog
+    /// What to measure: do-nothing, sync, async, nats, soak, scale, backlog, dashboard
     #[arg(long, value_delimiter = ',', default_values_t = ["do-nothing", "sync", "async", "nats"].map(String::from))]
     only: Vec<String>,
 }
@@ -230,7 +231,10 @@ async fn run(options: Run) -> Result<()> {
             "soak" => measure_soak(&options, &mut column).await,
             "scale" => scale::measure(&options, &mut column).await,
             "backlog" => scale::backlog(&options, &mut column).await,
-            other => bail!("--only takes do-nothing, sync, async, nats, soak, scale and backlog, not {other}"),
+            "dashboard" => pages::measure(&options, &mut column).await,
+            other => {
+                bail!("--only takes do-nothing, sync, async, nats, soak, scale, backlog and dashboard, not {other}")
+            }
         };
         if let Err(failure) = outcome {
             column.put("not measured further", format!("{failure:#}"));

@@ -140,7 +140,7 @@ pub async fn backlog(options: &Run, column: &mut Column) -> Result<()> {
     Ok(())
 }
 
-async fn administration(cluster: &mut Cluster) -> Result<Vec<Administration>> {
+pub(super) async fn administration(cluster: &mut Cluster) -> Result<Vec<Administration>> {
     let leader = cluster.leader(0).await?;
     let mut clients = Vec::new();
     for _ in 0..4 {
@@ -150,7 +150,7 @@ async fn administration(cluster: &mut Cluster) -> Result<Vec<Administration>> {
 }
 
 /// Makes a row of each name, and says how many a second.
-async fn make(
+pub(super) async fn make(
     clients: &[Administration],
     names: &[String],
     put: impl AsyncFn(Administration, String) -> Result<(), tonic::Status>,
