@@ -40,7 +40,7 @@ pub async fn measure(_options: &Run, column: &mut Column) -> Result<()> {
         ("topics, last page", "/topics?page=200"),
         ("topics that have 777 in their names", "/topics?q=777"),
         ("one topic", "/topic?name=topic-05000"),
-        ("consumer groups", "/groups"),
+        ("consumer groups", "/consumers"),
         ("cluster", "/cluster"),
     ];
     for (row, path) in pages {
