@@ -34,12 +34,25 @@ pub(super) const RUN_MESSAGES_MAX: u32 = 1_024;
 pub(super) struct OpenRuns {
     /// The queue whose turn it was: messages without a message group go there.
     shared: Option<u16>,
-    queues: BTreeMap<u16, OpenRun>,
+    /// In the order of their numbers. Most entries have one message for a topic: room for one is made at first.
+    runs: Vec<OpenRun>,
 }
 
 struct OpenRun {
+    number: u16,
     queue: Queue,
     run: Run,
+}
+
+impl OpenRuns {
+    /// Where the open run of a queue is, or belongs.
+    fn find(&self, number: u16) -> Result<usize, usize> {
+        self.runs.binary_search_by_key(&number, |open| open.number)
+    }
+
+    fn is_full(&self, number: u16) -> bool {
+        self.find(number).is_ok_and(|at| self.runs[at].run.count >= RUN_MESSAGES_MAX)
+    }
 }
 
 impl Turn<'_, '_> {
@@ -68,9 +81,7 @@ impl Turn<'_, '_> {
         let (mut messages, mut body_bytes) = (0, 0);
 
         let mut open = self.runs.remove(&topic.id).unwrap_or_default();
-        if let Some(full) =
-            open.shared.filter(|number| open.queues.get(number).is_some_and(|open| open.run.count >= RUN_MESSAGES_MAX))
-        {
+        if let Some(full) = open.shared.filter(|number| open.is_full(*number)) {
             self.store_open(topic.id, full, &mut open)?;
             open.shared = None;
         }
@@ -163,17 +174,22 @@ impl Turn<'_, '_> {
         // A lite topic is in order as a whole.
         let group = if message.message_type == lite::LITE { 0 } else { message.message_group_hash };
         let tag = message.tag_hash;
-        if open.queues.get(&number).is_some_and(|open| open.run.count >= RUN_MESSAGES_MAX) {
+        if open.is_full(number) {
             self.store_open(topic.id, number, open)?;
         }
-        if let Some(open) = open.queues.get_mut(&number) {
-            open.run.push(slot, tag, group);
-            return Ok(open.run.end() - 1);
-        }
+        let at = match open.find(number) {
+            Ok(at) => {
+                let run = &mut open.runs[at].run;
+                run.push(slot, tag, group);
+                return Ok(run.end() - 1);
+            }
+            Err(at) => at,
+        };
         let queue = self.queue(topic.id, number)?;
         let offset = queue.next;
         let place = Place { offset, log_index: self.index.0, slot, tag, group, store_ms: self.now_ms };
-        open.queues.insert(number, OpenRun { queue, run: Run::one(place, None) });
+        open.runs.reserve_exact(usize::from(open.runs.is_empty()));
+        open.runs.insert(at, OpenRun { number, queue, run: Run::one(place, None) });
         Ok(offset)
     }
 
@@ -183,17 +199,18 @@ impl Turn<'_, '_> {
             Some(turn) => turn,
             None => queue::turn(&self.rows, topic.id)?,
         };
-        let next = turn.wrapping_add(1);
-        self.rows.put(key::QUEUE, &key::turn(topic.id), next.to_be_bytes().to_vec());
-        self.rows.names.set_turn(topic.id, next);
+        self.rows.put_turn(topic.id, turn.wrapping_add(1));
         Ok(u16::try_from(turn % u64::from(topic.row.write_queues.max(1)))
             .expect("a topic has at most 65,535 queues, see machine/topic.rs"))
     }
 
     fn store_open(&mut self, topic: TopicId, number: u16, open: &mut OpenRuns) -> Result<(), StateError> {
-        match open.queues.remove(&number) {
-            Some(OpenRun { queue, run }) => self.store_run(topic, number, queue, &run),
-            None => Ok(()),
+        match open.find(number) {
+            Ok(at) => {
+                let OpenRun { queue, run, .. } = open.runs.remove(at);
+                self.store_run(topic, number, queue, &run)
+            }
+            Err(_) => Ok(()),
         }
     }
 
@@ -213,7 +230,7 @@ impl Turn<'_, '_> {
     }
 
     fn store_runs(&mut self, topic: TopicId, open: OpenRuns) -> Result<(), StateError> {
-        for (number, OpenRun { queue, run }) in open.queues {
+        for OpenRun { number, queue, run } in open.runs {
             self.store_run(topic, number, queue, &run)?;
         }
         Ok(())
@@ -226,9 +243,7 @@ impl Turn<'_, '_> {
             self.pin_run(topic, number, run);
         }
         self.rows.put(key::MESSAGE, &key::message(topic, number, run.first), run.encode());
-        let queue = Queue { next: run.end(), last_store_ms: run.store_ms, ..queue };
-        self.rows.put(key::QUEUE, &key::queue(topic, number), queue.encode().to_vec());
-        self.rows.names.add_queue(topic, number, queue);
+        self.rows.put_queue(topic, number, Queue { next: run.end(), last_store_ms: run.store_ms, ..queue });
         Ok(())
     }
 }

@@ -152,6 +152,7 @@ impl Turn<'_, '_> {
         let count = lite::topics(&self.rows, parent.id)? + 1;
         self.rows.put(key::TOPIC, &key::lite_topic_count(parent.id), progress::number(count));
         let id = TopicId(id);
+        self.rows.names.add_empty_queues(id);
         let expires_ms = lite::expiration_ms(&self.rows, &parent.row)?.unwrap_or(LOOK_AGAIN_MS);
         self.look_later(&Subject::Topic(id), expires_ms);
         Ok(Arc::new(KnownTopic { id, name: row.name.as_str().into(), row }))

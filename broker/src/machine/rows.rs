@@ -2,6 +2,8 @@
 //! where it was known.
 
 use super::names::Names;
+use crate::store::queue::Queue;
+use crate::store::{TopicId, key};
 use raft_store::{ReadState, StateBatch, StateError, Table, Visit};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -20,12 +22,30 @@ impl<'b, 's> Rows<'b, 's> {
 
     /// Sets a row.
     pub(super) fn put(&mut self, table: Table, key: &[u8], value: Vec<u8>) {
+        self.names.changed(table, key);
+        self.set(table, key, value);
+    }
+
+    /// Sets the row of a queue, which stays known.
+    pub(super) fn put_queue(&mut self, topic: TopicId, number: u16, queue: Queue) {
+        self.set(key::QUEUE, &key::queue(topic, number), queue.encode().to_vec());
+        self.names.set_queue(topic, number, queue);
+    }
+
+    /// Sets whose turn it is among the queues of a topic, which stays known.
+    pub(super) fn put_turn(&mut self, topic: TopicId, turn: u64) {
+        self.set(key::QUEUE, &key::turn(topic), turn.to_be_bytes().to_vec());
+        self.names.set_turn(topic, turn);
+    }
+
+    fn set(&mut self, table: Table, key: &[u8], value: Vec<u8>) {
         self.note(table, 1, key, &value);
         self.batch.put(table, key, value);
     }
 
     /// Removes a row, if there is one.
     pub(super) fn delete(&mut self, table: Table, key: &[u8]) {
+        self.names.changed(table, key);
         self.note(table, 0, key, &[]);
         self.batch.delete(table, key);
     }
@@ -38,7 +58,6 @@ impl<'b, 's> Rows<'b, 's> {
         self.digest.update(&head);
         self.digest.update(key);
         self.digest.update(value);
-        self.names.changed(table, key);
     }
 
     /// The digest of all changes so far, and the batch for the row that holds it.

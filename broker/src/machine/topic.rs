@@ -100,6 +100,7 @@ impl Turn<'_, '_> {
         let row = Topic { id, version: 1, created_ms: self.now_ms, updated_ms: self.now_ms, ..wanted };
         self.store_topic(&row);
         self.rows.put(key::TOPIC, &key::id(id), row.name.clone().into_bytes());
+        self.rows.names.add_empty_queues(TopicId(id));
         Ok(Arc::new(KnownTopic { id: TopicId(id), name: row.name.as_str().into(), row }))
     }
 

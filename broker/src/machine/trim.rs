@@ -188,7 +188,7 @@ impl Turn<'_, '_> {
             }
         }
         let after = queue::Queue { min, ..before };
-        self.rows.put(key::QUEUE, &key::queue(topic.id, number), after.encode().to_vec());
+        self.rows.put_queue(topic.id, number, after);
         Ok(far_enough)
     }
 

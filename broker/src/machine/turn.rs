@@ -196,7 +196,7 @@ impl<'b, 's> Turn<'b, 's> {
             return Ok(known);
         }
         let queue = queue::queue(&self.rows, topic, number)?;
-        self.rows.names.add_queue(topic, number, queue);
+        self.rows.names.set_queue(topic, number, queue);
         Ok(queue)
     }
 

@@ -259,6 +259,12 @@ pub fn turn(topic: TopicId) -> [u8; 8] {
     queue(topic, u16::MAX)
 }
 
+/// Topic of a `queue` row.
+#[must_use]
+pub fn topic_of_queue(key: &[u8]) -> Option<TopicId> {
+    Some(TopicId(u64::from_be_bytes(key.try_into().ok()?) >> NUMBER_BITS))
+}
+
 /// Topic and number of a `queue` row; `None` for the row that says whose turn it is.
 #[must_use]
 pub fn of_queue(key: &[u8]) -> Option<(TopicId, u16)> {
