@@ -3,7 +3,7 @@
 //! Two stores stand behind [`State`]: RocksDB for real nodes (WAL off, atomic flush over all tables) and an
 //! ordered map for tests of machines and for simulation. Readers see whole chunks only.
 
-use crate::recent::Recent;
+use crate::recent::{Key, Recent};
 use crate::replica::{APPLIED, decode_applied};
 use crate::types::LogId;
 use parking_lot::{Mutex, RwLock};
@@ -12,7 +12,7 @@ use rocksdb::{
     IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 use std::collections::BTreeMap;
-use std::ops::{ControlFlow, RangeInclusive};
+use std::ops::{Bound, ControlFlow, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -453,21 +453,21 @@ impl ReadState for State {
 pub struct StateBatch<'s> {
     state: &'s State,
     /// Per table: the new row, or `None` for a deleted one.
-    changed: Vec<BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
+    changed: Vec<BTreeMap<Key, Option<Vec<u8>>>>,
     bytes: usize,
 }
 
 impl StateBatch<'_> {
     /// Sets the row at `key`.
-    pub fn put(&mut self, table: Table, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
-        let (key, value) = (key.into(), value.into());
+    pub fn put(&mut self, table: Table, key: impl AsRef<[u8]>, value: impl Into<Vec<u8>>) {
+        let (key, value) = (Key::from_slice(key.as_ref()), value.into());
         self.bytes += key.len() + value.len();
         self.changed[usize::from(table.0)].insert(key, Some(value));
     }
 
     /// Removes the row at `key`; nothing happens when there is none.
-    pub fn delete(&mut self, table: Table, key: impl Into<Vec<u8>>) {
-        let key = key.into();
+    pub fn delete(&mut self, table: Table, key: impl AsRef<[u8]>) {
+        let key = Key::from_slice(key.as_ref());
         self.bytes += key.len();
         self.changed[usize::from(table.0)].insert(key, None);
     }
@@ -507,8 +507,8 @@ impl StateBatch<'_> {
                 for (rows, changed) in tables.iter_mut().zip(&self.changed) {
                     for (key, value) in changed {
                         match value {
-                            Some(value) => rows.insert(key.clone(), value.clone()),
-                            None => rows.remove(key),
+                            Some(value) => rows.insert(key.to_vec(), value.clone()),
+                            None => rows.remove(key.as_slice()),
                         };
                     }
                 }
@@ -532,7 +532,7 @@ impl ReadState for StateBatch<'_> {
                     return Ok(row);
                 }
                 let row = self.state.get(table, key)?;
-                self.state.recent.lock().put(number, key.to_vec(), row.clone());
+                self.state.recent.lock().put(number, Key::from_slice(key), row.clone());
                 Ok(row)
             }
         }
@@ -543,7 +543,7 @@ impl ReadState for StateBatch<'_> {
             return Ok(());
         }
         let mut changed = self.changed[usize::from(table.0)]
-            .range(from.to_vec()..)
+            .range::<[u8], _>((Bound::Included(from), Bound::Unbounded))
             .take_while(|(key, _)| until.is_empty() || key.as_slice() < until)
             .peekable();
         let mut stopped = false;
@@ -580,7 +580,10 @@ impl ReadState for StateBatch<'_> {
         if from > upto {
             return Ok(());
         }
-        let mut changed = self.changed[usize::from(table.0)].range(from.to_vec()..=upto.to_vec()).rev().peekable();
+        let mut changed = self.changed[usize::from(table.0)]
+            .range::<[u8], _>((Bound::Included(from), Bound::Included(upto)))
+            .rev()
+            .peekable();
         let mut stopped = false;
         self.state.scan_back(table, from, upto, &mut |key, value| {
             while let Some((changed_key, row)) = changed.next_if(|(changed_key, _)| changed_key.as_slice() > key) {

@@ -122,7 +122,7 @@ pub enum Effect {
 pub(super) struct Effects {
     list: Vec<Effect>,
     /// Where each effect stands in the list. Looked up, never iterated.
-    known: HashMap<Named, usize>,
+    known: HashMap<Named, usize, foldhash::fast::RandomState>,
     due_ms: Option<u64>,
 }
 

@@ -186,7 +186,10 @@ mod tests {
             names.set_turn(topic, 9);
             assert_eq!((names.queue(topic, 3), names.turn(topic)), (Some(queue(5)), Some(9)));
         }
-        assert_eq!((names.queue(made, 2), names.queue(old, 2), names.queue(old, 4)), (Some(Queue::default()), None, None));
+        assert_eq!(
+            (names.queue(made, 2), names.queue(old, 2), names.queue(old, 4)),
+            (Some(Queue::default()), None, None)
+        );
         names.changed(key::QUEUE, &key::queue(made, 0));
         assert_eq!((names.queue(made, 3), names.queue(made, 2), names.turn(made)), (None, None, None));
         names.changed(key::QUEUE, &key::turn(old));
