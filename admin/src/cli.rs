@@ -148,6 +148,7 @@ mod tests {
             "mqadmin printMsg -t T -s tag -c UTF-8 -b currentTimeMillis -e 2026-11-23#18:00:00:000 -d false",
             "mqadmin dump -o json",
             "mqadmin explainmsg -t T -i 01AB -l chat-7 -o json",
+            "mqadmin explainMsg -t T --queueId 0 --offset 7",
             "mqadmin createUser -c C -u alice -p pass -t super",
             "mqadmin updateuser -b 127.0.0.1:10911 -u alice -s disable",
             "mqadmin deleteUser -c C -u alice",

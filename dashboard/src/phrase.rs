@@ -136,6 +136,7 @@ phrases! {
     NoGroups: "No broker has reported to the name servers so far.", "还没有 Broker 向 NameServer 上报。";
     NoSuchGroup: "There is no such broker group", "没有这个 Broker 组";
     NoSuchNode: "There is no such node", "没有这个节点";
+    LogIndex: "Log index", "日志序号";
     LastIndex: "Last index", "最新日志序号";
     Committed: "Committed", "已提交";
     Applied: "Applied", "已应用";
@@ -268,6 +269,19 @@ phrases! {
     TooMuchToLook: "not known: there is too much to look through", "未知：需要查找的内容过多";
     Since: "Since", "开始于";
     Until: "Until", "截止于";
+    History: "What was done to it", "处理历史";
+    Event: "Event", "事件";
+    EventStored: "stored", "已存储";
+    EventVisible: "visible: due, or committed", "可见：已到投递时间或事务已提交";
+    EventLeased: "handed out", "已投递给客户端";
+    EventAskedAgain: "asked for again", "客户端再次请求";
+    EventConfirmed: "reached its client", "客户端已收到";
+    EventExtended: "invisible time changed", "不可见时间已修改";
+    EventAcknowledged: "acknowledged", "已确认";
+    EventGivenBack: "given back", "客户端已退回";
+    EventRanOut: "lease ran out", "租约到期";
+    EventSessionEnded: "its client is gone", "客户端会话已结束";
+    EventDeadLettered: "dead letter", "进入死信";
 
     // Dead letters, delayed messages, transactions.
     DeadLetters: "Dead letters", "死信";

@@ -389,6 +389,11 @@ impl Client {
         })
     }
 
+    /// What the client calls itself.
+    pub fn id(&self) -> &str {
+        &self.identity.client_id
+    }
+
     /// Tells every node this client used that it is gone.
     pub async fn terminate(&self) {
         let lines: Vec<Arc<Line>> = self.lines.lock().expect("no holder panics").values().cloned().collect();

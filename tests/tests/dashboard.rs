@@ -163,6 +163,7 @@ async fn messages(browser: &mut Browser) -> Result<()> {
     let place = list.after("<a href=\"/message?").context("a link")?.replace("&amp;", "&");
     let answer = browser.page(&format!("/message?{place}")).await?;
     has(&answer, &[&id, "TEXT", "t1", "billing not consumed yet – – – –", "&lt;script&gt;alert(1)&lt;/script&gt;"])?;
+    has(&answer, &["What was done to it", "stored – – – –"])?;
     ensure!(!answer.text.contains(hostile));
     let none = browser.page(&format!("/messages?topic={TOPIC}&by=id&value=0156F7E71C361B21BC0A8C49F800000000")).await?;
     has(&none, &["nothing"])?;

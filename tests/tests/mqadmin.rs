@@ -203,6 +203,11 @@ async fn progress(tool: &mut Tool) -> Result<()> {
     let track = format!("[consumerGroup={GROUP}, trackType=CONSUMED]");
     tool.says(&format!("queryMsgByUniqueKey -t {TOPIC} -i {id}"), &[&track]).await?;
     tool.says(&format!("explainMsg -t {TOPIC} -i {id}"), &[&format!("{GROUP}: FINISHED")]).await?;
+    let line =
+        format!("explainMsg -t {TOPIC} --queueId {} --offset {}", received[0]["queueId"], received[0]["queueOffset"]);
+    let acknowledged = format!("{GROUP}: ACKNOWLEDGED (attempt 1)");
+    tool.says(&line, &["STORED in queue", "LEASED to", &acknowledged]).await?;
+    tool.says(&format!("queryMsgTraceById -t {TOPIC} -i {id}"), &["ACKNOWLEDGED", "#LogIndex"]).await?;
 
     let moved = tool.rows(&format!("resetOffsetByTime -g {GROUP} -t {TOPIC} -s 0")).await?;
     ensure!(moved.len() == 4 && moved.iter().all(|queue| queue["offset"] == 0), "{moved:?}");

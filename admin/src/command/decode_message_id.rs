@@ -47,6 +47,11 @@ fn decode(id: &str) -> Option<Decoded> {
     })
 }
 
+/// When the message of an id was made, as far as the id says it.
+pub(super) fn made_ms(id: &str) -> Option<u64> {
+    decode(id).map(|decoded| decoded.made_ms)
+}
+
 pub(crate) async fn run(_: &Directory, arguments: &Arguments) -> Result<Outcome, AdminError> {
     let mut table = Table::new(&["#MsgId", "#Machine", "#Process", "#Made", "#Number"]);
     let (mut rows, mut failures) = (Vec::new(), Vec::new());

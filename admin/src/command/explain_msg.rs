@@ -1,5 +1,6 @@
-//! `explainMsg`: the life of one message as far as the brokers' rows say it, event after event.
+//! `explainMsg`: the life of one message, event after event: what was done to it, and what is true of it now.
 
+use super::history;
 use super::message::{self, millis};
 use super::search::{End, Patience, Search, search};
 use super::send_message::hosts;
@@ -15,11 +16,11 @@ use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use tonic::Code;
 
-/// Show what became of a message: when it was stored, what it waits for, who has it until when, its attempts, its end.
+/// Show the life of a message: when it was stored, who got it in which attempt, how each lease ended, and what is true now.
 ///
-/// It is what is true now. Brokers keep no record of deliveries that are over, so that a message which was
-/// acknowledged, or which no live member's filter took, is FINISHED and no more. There is no index of ids: the log is
-/// read as for queryMsgById.
+/// What was done to a message is kept as long as the message, by every node, with the index of the entry in the log that did
+/// it. A message that no live member's filter took is FINISHED and was never LEASED. There is no index of ids: the
+/// log is read as for queryMsgById, unless you name a place instead.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: mqadmin explainMsg -n localhost:9876 -t TestTopic -i 0156F7E71C361B21BC0A8C49F800000000"
@@ -40,14 +41,38 @@ pub(super) struct Subject {
     #[arg(short = 't', long = "topic")]
     pub topic: String,
     /// The message id.
-    #[arg(short = 'i', long = "msgId", value_name = "ID")]
+    #[arg(short = 'i', long = "msgId", value_name = "ID", default_value = "", required_unless_present = "queue")]
     pub id: String,
+    /// The queue that it is or was in, instead of an id.
+    #[arg(long = "queueId", value_name = "QUEUE", requires = "offset", conflicts_with = "id")]
+    pub queue: Option<u16>,
+    /// Its offset there.
+    #[arg(long = "offset", requires = "queue")]
+    pub offset: Option<u64>,
     /// The lite topic that it is in.
     #[arg(short = 'l', long = "liteTopic", value_name = "NAME", default_value = "")]
     pub lite_topic: String,
 }
 
-/// A message where it was found: its broker group, itself where it is in a queue, and what became of it.
+impl Subject {
+    pub(super) fn of_id(topic: String, id: String) -> Subject {
+        Subject { topic, id, queue: None, offset: None, lite_topic: String::new() }
+    }
+
+    /// Queue and offset, where it is named by them.
+    fn place(&self) -> Option<(u32, u64)> {
+        Some((u32::from(self.queue?), self.offset?))
+    }
+
+    fn name(&self) -> String {
+        match self.place() {
+            Some((queue, offset)) => format!("at offset {offset} of queue {queue}"),
+            None => self.id.clone(),
+        }
+    }
+}
+
+/// A message where it was found: its broker group, itself where it was read, and what became of it.
 pub(super) type Life = (String, Option<Message>, ExplainMessageResponse);
 
 pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<Outcome, AdminError> {
@@ -59,7 +84,7 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
         rows.push(to_json(subject, &broker_group, message.as_ref(), &explained));
     }
     if rows.is_empty() && reasons.is_empty() {
-        reasons.push(format!("no broker group has a message {} in topic {}", subject.id, subject.topic));
+        reasons.push(format!("no broker group has a message {} in topic {}", subject.name(), subject.topic));
     }
     let failures = if rows.is_empty() { reasons } else { Vec::new() };
     Ok(Outcome { text, json: rows.into(), failures })
@@ -73,12 +98,13 @@ pub(super) async fn lives(
 ) -> Result<(Vec<Life>, Vec<String>), AdminError> {
     let (mut lives, mut reasons) = (Vec::new(), Vec::new());
     for group in hosts(directory, &subject.topic, None).await? {
-        let message = match find(directory, &group, subject, patience).await {
-            Ok(message) => message,
-            Err(reason) => {
+        let message = match subject.place() {
+            // It may be gone, and its place says all.
+            Some(_) => None,
+            None => find(directory, &group, subject, patience).await.unwrap_or_else(|reason| {
                 reasons.push(reason);
                 None
-            }
+            }),
         };
         let explained = match explain(directory, &group, subject, message.as_ref()).await {
             Ok(explained) => explained,
@@ -89,8 +115,10 @@ pub(super) async fn lives(
                 continue;
             }
         };
-        if message.is_some() || !explained.waits.is_empty() {
+        if message.is_some() || !explained.waits.is_empty() || explained.stored_ms > 0 {
             lives.push((group.name, message, explained));
+        } else if let Some(reason) = history::trimmed(&group.name, subject.place(), &subject.id, &explained) {
+            reasons.push(reason);
         } else if explained.more_waits {
             reasons.push(format!("broker group {}: too many messages wait to look through all", group.name));
         }
@@ -135,10 +163,11 @@ async fn explain(
     message: Option<&Message>,
 ) -> Result<ExplainMessageResponse, AdminError> {
     let system = message.and_then(|message| message.system_properties.clone());
-    let place = system.and_then(|system| {
+    let found = system.and_then(|system| {
         let queue = u32::try_from(system.queue_id).ok()?;
         Some((queue, u64::try_from(system.queue_offset?).ok()?))
     });
+    let place = found.or(subject.place());
     let answer = directory.read_group(group, |mut node, stale| {
         let request = ExplainMessageRequest {
             topic: subject.topic.clone(),
@@ -153,10 +182,11 @@ async fn explain(
     Ok(answer.await?.1)
 }
 
-/// One event: a time, or nothing where it has none, and what happened.
-fn event(at_ms: u64, what: &str) -> String {
+/// One event: a time, or nothing where it has none, the entry that did it, and what happened.
+fn event(at_ms: u64, log_index: u64, what: &str) -> String {
     let at = if at_ms == 0 { String::new() } else { human(at_ms) };
-    format!("  {at:<23}  {what}\n")
+    let index = if log_index == 0 { String::new() } else { log_index.to_string() };
+    format!("  {at:<23}  {index:>12}  {what}\n")
 }
 
 fn lines(
@@ -165,25 +195,37 @@ fn lines(
     message: Option<&Message>,
     explained: &ExplainMessageResponse,
 ) -> String {
-    let mut text = format!("Message {} of topic {} in broker group {broker_group}\n", subject.id, subject.topic);
+    let mut text = format!("Message {} of topic {} in broker group {broker_group}\n", subject.name(), subject.topic);
     let system = message.and_then(|message| message.system_properties.clone()).unwrap_or_default();
     if message.is_some() {
-        text += &event(millis(system.born_timestamp.as_ref()), &format!("made by {}", system.born_host));
+        text += &event(millis(system.born_timestamp.as_ref()), 0, &format!("made by {}", system.born_host));
     }
     for wait in &explained.waits {
-        text += &event(wait.stored_ms, &wait_text(wait));
+        text += &event(wait.stored_ms, 0, &wait_text(wait));
     }
     if explained.stored_ms > 0 {
-        let place = format!("queue {}, offset {}", system.queue_id, system.queue_offset.unwrap_or_default());
-        text += &event(explained.stored_ms, &format!("STORED in {place}"));
+        let offset = system.queue_offset.and_then(|offset| u64::try_from(offset).ok()).unwrap_or_default();
+        let (queue, offset) = subject.place().unwrap_or((u32::try_from(system.queue_id).unwrap_or_default(), offset));
+        let place = format!("in queue {queue}, offset {offset}");
+        // A broker of a build that tells no history.
+        if explained.events.is_empty() {
+            text += &event(explained.stored_ms, 0, &format!("STORED {place}"));
+        }
+        for told in &explained.events {
+            text += &event(told.at_ms, told.log_index, &history::in_words(told, &place));
+        }
+        if explained.more_events {
+            text += &event(0, 0, "there is more than one answer tells");
+        }
         if explained.fates.is_empty() {
-            text += &event(0, "no consumer group has received from the topic");
+            text += &event(0, 0, "no consumer group has received from the topic");
         }
     }
+    text += &event(explained.now_ms, 0, "now, by the clock of the broker group");
     for fate in &explained.fates {
-        text += &event(fate.since_ms, &format!("{}: {}", fate.consumer_group, fate_text(fate)));
+        text += &event(fate.since_ms, 0, &format!("{}: {}", fate.consumer_group, fate_text(fate)));
     }
-    text + &event(explained.now_ms, "now, by the clock of the broker group")
+    text
 }
 
 fn wait_text(wait: &MessageWait) -> String {
@@ -242,6 +284,8 @@ fn to_json(
         "message": message.map(|message| message::to_json(broker_group, message)),
         "consumerGroups": explained.fates.iter().map(fate).collect::<Vec<_>>(),
         "waits": explained.waits.iter().map(wait).collect::<Vec<_>>(),
+        "events": explained.events.iter().map(history::to_json).collect::<Vec<_>>(),
+        "moreEvents": explained.more_events,
     })
 }
 
@@ -269,6 +313,6 @@ mod tests {
         let wait =
             MessageWait { state: "DELAYED".to_owned(), delivery_ms: 1_700_000_000_000, ..MessageWait::default() };
         assert_eq!(wait_text(&wait), format!("DELAYED until {}", human(1_700_000_000_000)));
-        assert!(event(0, "x").ends_with("  x\n"));
+        assert!(event(0, 7, "x").ends_with("  7  x\n"));
     }
 }

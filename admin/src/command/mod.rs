@@ -25,6 +25,7 @@ mod get_namesrv_config;
 mod get_sync_state_set;
 mod ha_status;
 mod half_message;
+mod history;
 mod list_timers;
 mod message;
 mod print_msg;

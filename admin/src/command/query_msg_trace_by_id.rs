@@ -1,6 +1,7 @@
 //! `queryMsgTraceById`: who sent a message and who consumed it, in RocketMQ's columns.
 
 use super::explain_msg::{Life, Subject, lives};
+use super::history;
 use super::message::millis;
 use super::search::Patience;
 use crate::directory::Directory;
@@ -16,8 +17,8 @@ const TRACE_TOPIC: &str = "RMQ_SYS_TRACE_TOPIC";
 
 /// Show who sent a message and who consumed it, out of the brokers' own rows.
 ///
-/// RocketMQ reads what clients wrote to a topic of traces; its gRPC clients write none. What is shown here is what is
-/// true now: when it was made and stored, and for each consumer group what became of it. explainMsg says more.
+/// RocketMQ reads what clients wrote to a topic of traces; its gRPC clients write none. Brokers keep what was done to a
+/// message instead, as long as the message: each delivery with its client, and how it ended. explainMsg says more.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: mqadmin queryMsgTraceById -n localhost:9876 -t TestTopic -i 0156F7E71C361B21BC0A8C49F800000000"
@@ -51,7 +52,7 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
     };
     let (mut found, mut failures) = (Vec::new(), Vec::new());
     for topic in topics {
-        let subject = Subject { topic, id: arguments.id.clone(), lite_topic: String::new() };
+        let subject = Subject::of_id(topic, arguments.id.clone());
         let (lives, reasons) = lives(directory, &subject, &arguments.patience).await?;
         failures.extend(reasons);
         found.extend(lives.into_iter().map(|life| (subject.topic.clone(), life)));
@@ -92,6 +93,21 @@ fn tables(topic: &str, life: &Life) -> String {
     let time = |ms: u64| human(ms).replace(' ', "#");
     produced.row(vec!["Pub".to_owned(), topic.to_owned(), broker_group.clone(), host, time(born), took, status]);
     let mut text = format!("{produced}\n");
+    if !explained.events.is_empty() {
+        let mut done = Table::new(&["#Time", "#LogIndex", "#Event", "#ConsumerGroup", "#ClientHost", "#Attempt"]);
+        for event in &explained.events {
+            let attempt = if event.attempt == 0 { String::new() } else { event.attempt.to_string() };
+            done.row(vec![
+                time(event.at_ms),
+                event.log_index.to_string(),
+                event.event.clone(),
+                event.consumer_group.clone(),
+                event.client_id.clone(),
+                attempt,
+            ]);
+        }
+        text += &format!("{done}\n");
+    }
     if !explained.fates.is_empty() {
         let mut consumed =
             Table::new(&["#Type", "#ConsumerGroup", "#ClientHost", "#ConsumerTime", "#Attempt", "#Status"]);
@@ -127,6 +143,6 @@ fn to_json(topic: &str, id: &str, life: &Life) -> Value {
     json!({
         "msgId": id, "topic": topic, "brokerName": broker_group, "clientHost": host, "bornMs": born,
         "storedMs": explained.stored_ms, "waits": explained.waits.iter().map(|wait| &wait.state).collect::<Vec<_>>(),
-        "consumers": fates,
+        "consumers": fates, "events": explained.events.iter().map(history::to_json).collect::<Vec<_>>(),
     })
 }

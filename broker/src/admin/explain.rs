@@ -1,13 +1,17 @@
-//! What became of one message.
+//! What became of one message, and what was done to it.
 
 use super::AdminService;
 use crate::deliver::handle::message_id_hash;
 use crate::store::consumer_group::{consumer_group, name};
 use crate::store::explain::{Fate, Waits, explain, waits};
 use crate::store::half::HalfState;
-use crate::store::{ConsumerGroupId, StateError, TopicId, lite, topic};
+use crate::store::trace::{Event, QueueTrim, What, history, queue_trim};
+use crate::store::{ConsumerGroupId, StateError, TopicId, lite, queue, topic};
 use raft_store::ReadState;
-use raftmq_proto::admin::{ExplainMessageRequest, ExplainMessageResponse, MessageFate, MessageWait};
+use raftmq_proto::admin::{
+    self, ExplainMessageRequest, ExplainMessageResponse, MessageEvent, MessageFate, MessageWait,
+};
+use raftmq_proto::command::Topic;
 use tonic::Status;
 
 impl AdminService {
@@ -37,12 +41,28 @@ fn answer(
     }
     let id = TopicId(row.id);
     let mut answer = ExplainMessageResponse::default();
-    if let Some(number) = request.queue.and_then(|queue| u16::try_from(queue).ok())
-        && let Some((place, fates)) = explain(state, id, number, request.offset)?
-    {
-        answer.stored_ms = place.store_ms;
-        for (group, fate) in fates {
-            answer.fates.extend(shown(state, group, fate)?);
+    let number = request.queue.and_then(|queue| u16::try_from(queue).ok());
+    answer.trim = last_trim(state, &row, number)?;
+    if let Some(number) = number {
+        answer.min_offset = queue::queue(state, id, number)?.min;
+        if let Some((place, fates)) = explain(state, id, number, request.offset)? {
+            answer.stored_ms = place.store_ms;
+            for (group, fate) in fates {
+                answer.fates.extend(shown(state, group, fate)?);
+            }
+            let (events, more) = history(state, id, number, request.offset)?;
+            answer.more_events = more;
+            if !events.iter().any(|event| event.what == What::Visible) {
+                answer.events.push(MessageEvent {
+                    event: "STORED".to_owned(),
+                    at_ms: place.store_ms,
+                    log_index: place.log_index,
+                    ..MessageEvent::default()
+                });
+            }
+            for event in events {
+                answer.events.push(told(state, event)?);
+            }
         }
     }
     if !request.message_id.is_empty() {
@@ -71,6 +91,49 @@ fn shown(state: &impl ReadState, group: ConsumerGroupId, fate: Fate) -> Result<O
         Fate::Finished => of("FINISHED"),
         Fate::Unknown => of("UNKNOWN"),
     }))
+}
+
+/// The last trim of a queue, or of any queue of the topic.
+fn last_trim(state: &impl ReadState, row: &Topic, number: Option<u16>) -> Result<Option<admin::QueueTrim>, StateError> {
+    let id = TopicId(row.id);
+    let last = match number {
+        Some(number) => queue_trim(state, id, number)?,
+        None => {
+            let mut last = None;
+            for number in 0..row.read_queues.max(row.write_queues) {
+                let Ok(number) = u16::try_from(number) else { break };
+                last = last.max(queue_trim(state, id, number)?);
+            }
+            last
+        }
+    };
+    Ok(last.map(|QueueTrim { at_ms, log_index, horizon_ms }| admin::QueueTrim { at_ms, log_index, horizon_ms }))
+}
+
+fn told(state: &impl ReadState, event: Event) -> Result<MessageEvent, StateError> {
+    let consumer_group = match event.group {
+        ConsumerGroupId(0) => String::new(),
+        group => name(state, group)?.unwrap_or_default(),
+    };
+    let (log_index, at_ms, attempt) = (event.log_index, event.at_ms, event.attempt);
+    let known = MessageEvent { consumer_group, log_index, at_ms, attempt, ..MessageEvent::default() };
+    let of = |event: &str| MessageEvent { event: event.to_owned(), ..known.clone() };
+    Ok(match event.what {
+        What::Visible => of("VISIBLE"),
+        What::Leased { client_id, renewed, until_ms } => {
+            MessageEvent { client_id: client_id.to_string(), renewed, until_ms, ..of("LEASED") }
+        }
+        What::AskedAgain { until_ms } => MessageEvent { until_ms, ..of("ASKED_AGAIN") },
+        What::Confirmed => of("CONFIRMED"),
+        What::Extended { until_ms, times, first } => {
+            MessageEvent { until_ms, times, first_ms: first.1, ..of("EXTENDED") }
+        }
+        What::Acked => of("ACKNOWLEDGED"),
+        What::GivenBack => of("GIVEN_BACK"),
+        What::RanOut => of("RAN_OUT"),
+        What::SessionEnded => of("SESSION_ENDED"),
+        What::DeadLettered { offset } => MessageEvent { offset, ..of("DEAD_LETTERED") },
+    })
 }
 
 fn wait(waits: Waits) -> MessageWait {

@@ -4,6 +4,7 @@
 use super::done;
 use super::turn::{KnownGroup, KnownTopic, Turn};
 use crate::store::lease::{self, Item, Lease};
+use crate::store::trace::What;
 use crate::store::{ConsumerGroupId, LeaseId, key, progress};
 use raft_store::StateError;
 use raftmq_proto::command::{Ack, Acked, Handle, Refusal, Reply, reply};
@@ -20,7 +21,7 @@ impl Turn<'_, '_> {
         let mut refusals = Vec::with_capacity(ack.handles.len());
         for handle in &ack.handles {
             let refusal = match (&group, &topic) {
-                (Some(group), Some(topic)) => self.ack_one(group, topic, handle)?,
+                (Some(group), Some(topic)) => self.ack_one(group, topic, handle, Some(What::Acked))?,
                 _ => Refusal::InvalidHandle,
             };
             refusals.push(refusal.into());
@@ -28,7 +29,14 @@ impl Turn<'_, '_> {
         Ok(done(reply::Kind::Acked(Acked { refusals })))
     }
 
-    fn ack_one(&mut self, group: &KnownGroup, topic: &Arc<KnownTopic>, handle: &Handle) -> Result<Refusal, StateError> {
+    /// Finishes what a handle names. `why` says what is done to the message by that, unless that is noted already.
+    pub(super) fn ack_one(
+        &mut self,
+        group: &KnownGroup,
+        topic: &Arc<KnownTopic>,
+        handle: &Handle,
+        why: Option<What>,
+    ) -> Result<Refusal, StateError> {
         if !self.is_issued(group, handle)? {
             return Ok(Refusal::InvalidHandle);
         }
@@ -41,7 +49,10 @@ impl Turn<'_, '_> {
         let item = handle.item as usize;
         Ok(match lease.items.get(item) {
             Some(Item::Open) => {
-                let part = lease.part_of(item).map(|(_, part)| *part);
+                let part = lease.part_of(item).map(|(base, part)| part.only((item - base) as u32));
+                if let (Some(part), Some(why)) = (&part, why) {
+                    self.note_trace(topic.id, group.id, part, why);
+                }
                 self.close_item(group.id, id, &mut lease, item, Item::Acked)?;
                 if let Some(part) = part.filter(|part| part.first.group != 0)
                     && !self.is_void(topic.id, group.id, part.queue, id)?

@@ -6,6 +6,7 @@
 
 use super::turn::Turn;
 use super::{TICK_ROWS_MAX, refused};
+use crate::store::trace::What;
 use crate::store::{ConsumerGroupId, LeaseId, lease};
 use raft_store::StateError;
 use raftmq_proto::command::{ConfirmLeases, Refusal, Reply};
@@ -25,6 +26,11 @@ impl Turn<'_, '_> {
                 let upto_ms = id.made_ms().saturating_add(confirm.renew_max_ms);
                 self.put_deadline(group, id, &mut lease, upto_ms);
                 self.put_lease(group, id, &lease);
+                if self.topic_by_id(lease.topic)?.is_some() {
+                    for part in &lease.parts {
+                        self.note_trace(lease.topic, group, part, What::Confirmed);
+                    }
+                }
             }
         }
         Ok(Reply::default())

@@ -4,10 +4,11 @@
 use super::turn::{KnownGroup, KnownTopic, Turn};
 use super::{Effect, refused};
 use crate::store::LeaseId;
-use crate::store::lease::{self, Item};
+use crate::store::lease::{self, Item, Part};
 use crate::store::message::{Place, Run};
+use crate::store::trace::What;
 use raft_store::StateError;
-use raftmq_proto::command::{Ack, Acked, DeadLetter, Refusal, Reply, reply};
+use raftmq_proto::command::{DeadLetter, Refusal, Reply};
 
 /// The one queue of a dead letter topic.
 const QUEUE: u16 = 0;
@@ -22,6 +23,7 @@ impl Turn<'_, '_> {
         else {
             return Ok(invalid());
         };
+        let mut why = Some(What::Acked);
         if self.is_issued(&group, &handle)? {
             let id = LeaseId(handle.lease_id);
             let item = handle.item as usize;
@@ -31,18 +33,16 @@ impl Turn<'_, '_> {
                 && let Some((base, part)) = lease.part_of(item)
                 && !self.is_void(topic.id, group.id, part.queue, id)?
             {
-                self.dead_letter(&topic, &group, part.place((item - base) as u32))?;
+                self.dead_letter(&topic, &group, &part.only((item - base) as u32))?;
+                why = None;
                 let mut share = self.subscription(topic.id, group.id)?;
                 share.dead_letters += 1;
                 self.store_subscription(topic.id, group.id, &share);
             }
         }
         // The rest is an acknowledgement, which also answers handles that are not open any more.
-        let ack = Ack { consumer_group: dead.consumer_group, topic: dead.topic, handles: vec![handle] };
-        match self.ack(ack)?.kind {
-            Some(reply::Kind::Acked(Acked { refusals })) if refusals == [i32::from(Refusal::Unspecified)] => {
-                Ok(Reply::default())
-            }
+        match self.ack_one(&group, &topic, &handle, why)? {
+            Refusal::Unspecified => Ok(Reply::default()),
             _ => Ok(invalid()),
         }
     }
@@ -51,12 +51,13 @@ impl Turn<'_, '_> {
         &mut self,
         topic: &KnownTopic,
         group: &KnownGroup,
-        place: Place,
+        part: &Part,
     ) -> Result<(), StateError> {
         let dead = self.dead_letter_topic(&group.name)?;
         self.close_run(&dead)?;
         let queue = self.queue(dead.id, QUEUE)?;
-        let place = Place { offset: queue.next, store_ms: self.now_ms, group: 0, ..place };
+        self.note_trace(topic.id, group.id, part, What::DeadLettered { offset: queue.next });
+        let place = Place { offset: queue.next, store_ms: self.now_ms, group: 0, ..part.first };
         let origin = self.shown_name(topic)?;
         let run = Run::one(place, Some(origin.to_string())).late();
         self.store_run(dead.id, QUEUE, queue, &run)?;

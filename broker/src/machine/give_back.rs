@@ -5,17 +5,19 @@ use super::Effect;
 use super::turn::{KnownGroup, KnownTopic, Turn};
 use crate::store::lease::{Item, Lease, Part};
 use crate::store::retry::Retry;
+use crate::store::trace::What;
 use crate::store::{ConsumerGroupId, LeaseId};
 use raft_store::StateError;
 
 impl Turn<'_, '_> {
     /// Takes back every open item of a lease and returns how many there were. The lease's topic or consumer
-    /// group may be gone: then the lease just goes.
+    /// group may be gone: then the lease just goes. `why` says what ended it.
     pub(super) fn give_back(
         &mut self,
         group: ConsumerGroupId,
         id: LeaseId,
         mut lease: Lease,
+        why: &What,
     ) -> Result<usize, StateError> {
         let known = (self.topic_by_id(lease.topic)?, self.group_by_id(group)?);
         let (Some(topic), Some(group)) = known else {
@@ -27,7 +29,8 @@ impl Turn<'_, '_> {
         for item in 0..lease.items.len() {
             if lease.items[item] == Item::Open {
                 let Some((base, part)) = lease.part_of(item) else { continue };
-                let part = Part { first: part.place((item - base) as u32), count: 1, ..*part };
+                let part = part.only((item - base) as u32);
+                self.note_trace(topic.id, group.id, &part, why.clone());
                 self.close_item(group.id, id, &mut lease, item, Item::Ended)?;
                 if !self.is_void(lease.topic, group.id, part.queue, id)? {
                     self.deliver_again(&topic, &group, &part, lease.suspended || lease.unconfirmed)?;
@@ -53,7 +56,7 @@ impl Turn<'_, '_> {
         let attempt = if suspended { part.attempt } else { part.attempt.saturating_add(1) };
         let mut subscription = self.subscription(topic.id, group.id)?;
         if attempt > group.row.retry_max.saturating_add(1) {
-            self.dead_letter(topic, group, place)?;
+            self.dead_letter(topic, group, part)?;
             subscription.dead_letters += 1;
             self.leave_message_group(topic, group, &mut subscription, (part.queue, place.group), None)?;
         } else {

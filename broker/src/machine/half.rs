@@ -106,7 +106,9 @@ impl Turn<'_, '_> {
             let queue = self.queue(topic.id, number)?;
             let InLog { log_index, slot } = half.body(place);
             let place = Place { offset: queue.next, log_index, slot, tag: half.tag, group: 0, store_ms: self.now_ms };
-            self.store_run(topic.id, number, queue, &Run::one(place, None).late())?;
+            let run = Run::one(place, None).late();
+            self.note_visible(topic.id, number, &run);
+            self.store_run(topic.id, number, queue, &run)?;
             let body_bytes = u64::from(half.body_bytes);
             self.effects.add(Effect::Arrived { topic: topic.name.clone(), messages: 1, body_bytes });
         }

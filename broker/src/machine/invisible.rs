@@ -3,7 +3,8 @@
 use super::turn::Turn;
 use super::{done, refused};
 use crate::store::LeaseId;
-use crate::store::lease::{self, Item, Lease, Part};
+use crate::store::lease::{self, Item, Lease};
+use crate::store::trace::What;
 use crate::store::{key, progress};
 use raft_store::StateError;
 use raftmq_proto::command::{ChangeInvisible, Handle, Invisible, Refusal, Reply, reply};
@@ -27,12 +28,13 @@ impl Turn<'_, '_> {
             return Ok(invalid());
         }
         let Some((base, part)) = lease.part_of(item) else { return Ok(invalid()) };
-        let part = Part { first: part.place((item - base) as u32), count: 1, ..*part };
+        let part = part.only((item - base) as u32);
 
         if self.is_void(topic.id, group.id, part.queue, id)? {
             return Ok(invalid());
         }
         if change.invisible_ms == 0 {
+            self.note_trace(topic.id, group.id, &part, What::GivenBack);
             self.close_item(group.id, id, &mut lease, item, Item::Ended)?;
             self.deliver_again(&topic, &group, &part, change.suspend)?;
             self.settle_lease(group.id, id, lease);
@@ -66,6 +68,8 @@ impl Turn<'_, '_> {
             subscription.retry_in_flight += 1;
             self.store_subscription(topic.id, group.id, &subscription);
         }
+        let what = What::Extended { until_ms: moved.deadline_ms, times: 1, first: (self.index.0, self.now_ms) };
+        self.note_trace(topic.id, group.id, &part, what);
         let id = self.put_new_lease(&group, &moved)?;
         let nonce = self.nonce(group.id, id)?.unwrap_or_default();
         let handle = Handle { consumer_group_id: group.id.0, lease_id: id.0, item: 0, nonce };

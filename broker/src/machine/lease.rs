@@ -199,6 +199,7 @@ impl Turn<'_, '_> {
         }
         look.parts.into_iter().for_each(|part| lease.push(part));
         let id = self.put_new_lease(&group, &lease)?;
+        self.note_lease(group.id, &lease);
         self.leased(&group, id, &lease, look.cut)
     }
 

@@ -5,6 +5,7 @@ use super::done;
 use super::lease::{LOOK_ROWS_MAX, Look};
 use super::turn::{KnownGroup, KnownTopic, Turn};
 use crate::store::lease::{self, Lease};
+use crate::store::trace::What;
 use crate::store::{LeaseId, TopicId, key, lite};
 use raft_store::StateError;
 use raftmq_proto::command::{self, Leased, LeasedApart, Reply, reply};
@@ -43,6 +44,7 @@ impl Turn<'_, '_> {
                 more |= cut;
                 if let Some(lease) = lease {
                     let id = self.put_new_lease(group, &lease)?;
+                    self.note_lease(group.id, &lease);
                     ids.extend_from_slice(&id.0.to_be_bytes());
                     leases.push(self.show_lease(group, id, &lease, false)?);
                 }
@@ -134,6 +136,9 @@ impl Turn<'_, '_> {
         if !lease.renewed || lease.unconfirmed || before {
             self.put_deadline(group.id, id, &mut lease, self.now_ms.saturating_add(lasting_ms));
             self.put_lease(group.id, id, &lease);
+        }
+        for part in lease.open_parts() {
+            self.note_trace(lease.topic, group.id, part, What::AskedAgain { until_ms: lease.deadline_ms });
         }
         Ok(Some(lease))
     }

@@ -36,6 +36,7 @@ mod share;
 mod tick;
 mod timer;
 mod topic;
+mod trace;
 mod trim;
 mod turn;
 mod version;

@@ -5,6 +5,7 @@ use super::turn::Turn;
 use super::{Effect, TICK_ROWS_MAX, refused};
 use crate::filter::FilterRow;
 use crate::store::session::{self, Session};
+use crate::store::trace::What;
 use crate::store::work::Work;
 use crate::store::{ConsumerGroupId, key, lease, subscription};
 use raft_store::{ReadState, StateError};
@@ -185,7 +186,7 @@ impl Turn<'_, '_> {
                 continue;
             }
             match lease::lease(&self.rows, group, id)? {
-                Some(lease) => piece.rows += self.give_back(group, id, lease)?,
+                Some(lease) => piece.rows += self.give_back(group, id, lease, &What::SessionEnded)?,
                 None => self.rows.delete(key::SESSION, &key),
             }
         }

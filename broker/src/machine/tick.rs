@@ -3,6 +3,7 @@
 use super::cleanup::Piece;
 use super::turn::Turn;
 use super::{TICK_ROWS_MAX, done};
+use crate::store::trace::What;
 use crate::store::work::{self, Work};
 use crate::store::{deadline, key, lease};
 use raft_store::StateError;
@@ -57,7 +58,7 @@ impl Turn<'_, '_> {
             match ends {
                 Some(lease) if lease.ended => self.rows.delete(key::LEASE, &key::lease(group, id)),
                 Some(lease) => {
-                    self.give_back(group, id, lease)?;
+                    self.give_back(group, id, lease, &What::RanOut)?;
                 }
                 None => {}
             }

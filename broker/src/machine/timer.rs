@@ -118,6 +118,7 @@ impl Turn<'_, '_> {
 
     fn store_filling(&mut self, filling: Option<Filling>) -> Result<(), StateError> {
         let Some(Filling { topic, number, queue, run, body_bytes }) = filling else { return Ok(()) };
+        self.note_visible(topic.id, number, &run);
         self.store_run(topic.id, number, queue, &run)?;
         let (topic, messages) = (topic.name.clone(), u64::from(run.count));
         self.effects.add(Effect::Arrived { topic, messages, body_bytes });

@@ -69,8 +69,9 @@ impl Turn<'_, '_> {
     }
 
     pub(super) fn trim(&mut self, wanted: command::Trim) -> Result<Reply, StateError> {
-        // Their queues are about to change.
+        // Their queues are about to change, and what was done to their messages to go.
         self.close_runs()?;
+        self.store_traces()?;
         let under_way = match retention::trim(&self.rows)? {
             Some(trim) => Some(trim),
             None => self.begin_trim(wanted.upto)?,
@@ -142,7 +143,7 @@ impl Turn<'_, '_> {
             // The rows of a topic that is gone go by themselves.
             let Some(topic) = self.topic_by_id(topic)? else { continue };
             let goes = |run: &Run| if run.late { run.store_ms <= horizon_ms } else { run.log_index < upto };
-            if !self.hide(&topic, number, goes, rows_left)? {
+            if !self.hide(&topic, number, (horizon_ms, goes), rows_left)? {
                 trim.note = key;
                 return Ok(Step::More);
             }
@@ -150,17 +151,20 @@ impl Turn<'_, '_> {
         Ok(Step::Over)
     }
 
-    /// Moves the minimum offset of a queue past the runs that go, as far as the rows reach. Returns whether that was
-    /// far enough.
+    /// Moves the minimum offset of a queue past the runs that go, and are as old as `horizon_ms` or older, as far as the
+    /// rows reach. Returns whether that was far enough.
     pub(super) fn hide(
         &mut self,
         topic: &KnownTopic,
         number: u16,
-        goes: impl Fn(&Run) -> bool,
+        (horizon_ms, goes): (u64, impl Fn(&Run) -> bool),
         rows_left: &mut usize,
     ) -> Result<bool, StateError> {
         let before = self.queue(topic.id, number)?;
         let (mut min, mut runs, mut far_enough) = (before.min, Vec::new(), true);
+        // What was done to the messages needs its share: none of them goes before it.
+        let kept = if self.has_traces() { *rows_left / 2 } else { 0 };
+        *rows_left -= kept;
         while min < before.next {
             let run = message::run(&self.rows, topic.id, number, min)?.ok_or_else(|| StateError::Corrupt {
                 table: key::TABLES[usize::from(key::MESSAGE.0)],
@@ -177,6 +181,13 @@ impl Turn<'_, '_> {
             min = run.end();
             runs.push(run);
         }
+        *rows_left += kept;
+        if min > before.min && self.has_traces() {
+            let reach = self.drop_traces(topic.id, number, (before.min, min), rows_left)?;
+            far_enough &= reach >= min;
+            runs.retain(|run| run.end() <= reach);
+            min = runs.last().map_or(before.min, Run::end);
+        }
         if min == before.min {
             return Ok(far_enough);
         }
@@ -189,6 +200,7 @@ impl Turn<'_, '_> {
         }
         let after = queue::Queue { min, ..before };
         self.rows.put_queue(topic.id, number, after);
+        self.note_queue_trim(topic.id, number, horizon_ms);
         Ok(far_enough)
     }
 
@@ -347,12 +359,13 @@ impl Turn<'_, '_> {
         let Some(topic) = self.topic(&expire.topic)? else { return over(0, false) };
         let Some(age_ms) = retention::reserve_ms(&topic.row) else { return over(0, false) };
         self.close_run(&topic)?;
+        self.store_traces()?;
         let horizon_ms = self.now_ms.saturating_sub(age_ms);
         let mut rows_left = TICK_ROWS_MAX;
         for wanted in expire.from_queue..topic.row.read_queues.max(topic.row.write_queues) {
             let Some(number) = topic.number(wanted).filter(|_| rows_left > 0) else { return over(wanted, true) };
             rows_left -= 1;
-            if !self.hide(&topic, number, |run| run.store_ms <= horizon_ms, &mut rows_left)? {
+            if !self.hide(&topic, number, (horizon_ms, |run: &Run| run.store_ms <= horizon_ms), &mut rows_left)? {
                 return over(wanted, true);
             }
         }

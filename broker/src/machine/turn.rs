@@ -8,6 +8,7 @@ use super::rows::Rows;
 use super::window::Window;
 use crate::store::queue::Queue;
 use crate::store::sent::SentEntry;
+use crate::store::trace::Happened;
 use crate::store::{ConsumerGroupId, LeaseId, TopicId, consumer_group, key, machine, queue, topic};
 use raft_store::{LogIndex, StateBatch, StateError, Term};
 use raftmq_proto::command::{ConsumerGroup, Topic};
@@ -59,6 +60,8 @@ pub(super) struct Turn<'b, 's> {
     pub(super) effects: Effects,
     /// Runs of this entry that are not rows yet, by topic. Whoever reads a topic's messages closes them first.
     pub(super) runs: BTreeMap<TopicId, OpenRuns>,
+    /// What this entry did to messages, as far as it is not rows yet.
+    pub(super) traces: Vec<Happened>,
     /// First slot of the next batch, of the next command, and the end of the batch under way.
     pub(super) next_batch_slot: u32,
     pub(super) next_slot: u32,
@@ -98,6 +101,7 @@ impl<'b, 's> Turn<'b, 's> {
             ordinal: 0,
             effects: Effects::default(),
             runs: BTreeMap::new(),
+            traces: Vec::new(),
             next_batch_slot: 0,
             next_slot: 0,
             slots_end: 0,
@@ -110,6 +114,7 @@ impl<'b, 's> Turn<'b, 's> {
     /// Writes what is still open, and the row that says how far the machine has come.
     pub(super) fn end(mut self) -> Result<Vec<Effect>, StateError> {
         self.close_runs()?;
+        self.store_traces()?;
         self.close_window()?;
         self.make_mark()?;
         let (checksum, batch) = self.rows.finish();

@@ -12,6 +12,7 @@
 //! | 1 | lite topics; a consumer group that is made to forget a topic |
 //! | 2 | a topic or consumer group is not changed by a row that was made of an older one |
 //! | 2 | topics whose owners of message groups are agreed on after they were made |
+//! | 3 | what was done to a message is kept as long as it is (`trace.rs`) |
 //!
 //! To add the next one:
 //!
@@ -34,7 +35,7 @@ use raftmq_proto::command::command::Kind;
 use std::ops::RangeInclusive;
 
 /// The newest version that this build knows.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Since this version topics are open when they are made (`namesrv/owners.rs`).
 pub const OPEN_TOPICS: u32 = 2;
@@ -44,6 +45,9 @@ pub const VERSION_OLDEST: u32 = 0;
 
 /// Since then a put names the row that it was made of.
 const PUTS_BY_VERSION: u32 = 2;
+
+/// Since then what was done to messages has rows.
+pub(super) const TRACES: u32 = 3;
 
 /// What releases know.
 pub const KNOWN: RangeInclusive<u32> = VERSION_OLDEST..=VERSION;

@@ -1,5 +1,5 @@
 //! What became of one message with each consumer group. It is read off the rows that are there anyhow, when somebody
-//! asks: sends, receives and acknowledgements write nothing for it. So it is what is true now, not what was.
+//! asks: it is what is true now. What was, [`super::trace`] tells.
 
 use super::half::HalfState;
 use super::lease::{self, Item};

@@ -64,6 +64,8 @@
 //! | | `n` topic | how many are not ended | |
 //! | `retention` | `m` log index | cluster time before that entry | [`super::retention`] |
 //! | | `p` log index, slot, keeper | – : what needs a body, except timers and half messages | |
+//! | | `t` queue | the last trim that moved the queue's first offset | [`super::trace`] |
+//! | | `t` queue, first offset, group, log index, attempt, kind | what was done to a run of messages | |
 //! | `sent` | log index | what the entry stored, for those who send it again | [`super::sent`] |
 //! | `fifo` | topic, group | messages put aside | [`super::fifo`] |
 //! | | topic, group, queue number, reset, hash | a message group of which a message is out | |
@@ -540,6 +542,36 @@ pub fn mark(log_index: u64) -> [u8; 9] {
 #[must_use]
 pub fn pin(log_index: u64, slot: u32, keeper: &[u8]) -> Vec<u8> {
     concat(&[b"p", &log_index.to_be_bytes(), &slot.to_be_bytes(), keeper])
+}
+
+/// `retention`: prefix of what was done to messages of a topic.
+#[must_use]
+pub fn topic_traces(topic: TopicId) -> [u8; 7] {
+    join(&[b"t", &queues(topic)])
+}
+
+/// `retention`: the last trim that moved the first offset of a queue.
+#[must_use]
+pub fn queue_trim(topic: TopicId, number: u16) -> [u8; 9] {
+    join(&[b"t", &queue(topic, number)])
+}
+
+/// `retention`: prefix of what was done to runs that begin at `first`.
+#[must_use]
+pub fn traces(topic: TopicId, number: u16, first: u64) -> [u8; 17] {
+    join(&[&queue_trim(topic, number), &first.to_be_bytes()])
+}
+
+/// `retention`: what was done to a run that begins at `first`: by whom, in which entry, in which attempt, and what.
+#[must_use]
+pub fn trace(
+    topic: TopicId,
+    number: u16,
+    first: u64,
+    (group, index, attempt, kind): (ConsumerGroupId, u64, u32, u8),
+) -> [u8; 38] {
+    let traces = traces(topic, number, first);
+    join(&[&traces, &group.0.to_be_bytes(), &index.to_be_bytes(), &attempt.to_be_bytes(), &[kind]])
 }
 
 /// `access`: all users.

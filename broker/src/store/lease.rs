@@ -83,6 +83,12 @@ impl Part {
         Place { offset: self.first.offset + u64::from(at), slot: self.first.slot + at, ..self.first }
     }
 
+    /// The part that has nothing but the message `at` places behind the first.
+    #[must_use]
+    pub fn only(&self, at: u32) -> Part {
+        Part { first: self.place(at), count: 1, ..*self }
+    }
+
     /// Whether a message can join at the end.
     fn goes_on_with(&self, other: &Part) -> bool {
         let next = Part { first: self.place(self.count), count: other.count, ..*self };

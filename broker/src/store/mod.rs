@@ -32,6 +32,7 @@ pub mod session;
 pub mod subscription;
 pub mod timer;
 pub mod topic;
+pub mod trace;
 pub(crate) mod work;
 
 pub use available::available;

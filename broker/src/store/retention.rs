@@ -6,6 +6,7 @@
 //! machine m: index | time             the last mark
 //! retention m index: time             cluster time of the entry before that one
 //! retention p index slot keeper: -    a keeper: what is to be delivered from that slot of that entry
+//! retention t ...                     what was done to messages that are kept, see `store/trace.rs`
 //! ```
 //!
 //! A keeper is one letter and the rest of a key: `l` consumer group, lease; `q` queue, first offset (a run that became

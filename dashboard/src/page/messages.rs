@@ -14,7 +14,7 @@ use raftmq_admin_client::directory::{Directory, Group};
 use raftmq_admin_client::error::AdminError;
 use raftmq_admin_client::message::{millis, resource, timestamp};
 use raftmq_admin_client::public::{check, hosts, on_group_admin};
-use raftmq_proto::admin::{ExplainMessageRequest, MessageFate};
+use raftmq_proto::admin::{ExplainMessageRequest, MessageEvent, MessageFate};
 use raftmq_proto::rocketmq::list_message_request::SearchKey;
 use raftmq_proto::rocketmq::{Code, ListMessageRequest, Message};
 use std::time::Duration;
@@ -193,20 +193,24 @@ pub(super) async fn at_place(visit: &Visit, fields: &crate::form::Fields) -> Res
 
 pub(crate) async fn show_one(visit: &Visit) -> Result<Page, Problem> {
     let (group, message) = at_place(visit, &visit.query).await?;
-    let fates = fates(visit, &group, &message).await?;
+    let (events, fates) = explained(visit, &group, &message).await?;
     let body = html! {
         (full(visit, &group, &message))
+        (table(visit, visit.t(P::History), &[P::Time, P::LogIndex, P::Event, P::ConsumerGroup, P::Attempt, P::Client, P::Until], &events))
         (table(visit, visit.t(P::Consumers), &[P::ConsumerGroup, P::State, P::Attempt, P::Client, P::Since, P::Until], &fates))
         (super::dead_letters::resend_form(visit, &message))
     };
     Ok(Page::new(visit.t(P::Message), body))
 }
 
-/// What became of a message with each consumer group. Brokers keep no record of deliveries that are over.
-async fn fates(visit: &Visit, group: &str, message: &Message) -> Result<Vec<Vec<Markup>>, Problem> {
+/// Rows of a table.
+type Rows = Vec<Vec<Markup>>;
+
+/// What was done to a message, and what became of it with each consumer group.
+async fn explained(visit: &Visit, group: &str, message: &Message) -> Result<(Rows, Rows), Problem> {
     let known = message.system_properties.clone().unwrap_or_default();
     let groups = visit.groups().await?;
-    let Some(group) = groups.iter().find(|known| known.name == group) else { return Ok(Vec::new()) };
+    let Some(group) = groups.iter().find(|known| known.name == group) else { return Ok(Default::default()) };
     let request = ExplainMessageRequest {
         topic: message.topic.as_ref().map(|topic| topic.name.clone()).unwrap_or_default(),
         message_id: known.message_id,
@@ -222,10 +226,38 @@ async fn fates(visit: &Visit, group: &str, message: &Message) -> Result<Vec<Vec<
     let explained = match explained.await {
         Ok((_, explained)) => explained,
         // A broker of an older version.
-        Err(AdminError::Refused { code: tonic::Code::Unimplemented, .. }) => return Ok(Vec::new()),
+        Err(AdminError::Refused { code: tonic::Code::Unimplemented, .. }) => return Ok(Default::default()),
         Err(error) => return Err(error.into()),
     };
-    Ok(explained.fates.iter().map(|fate| fate_cells(visit, fate)).collect())
+    let events = explained.events.iter().map(|event| event_cells(visit, event)).collect();
+    Ok((events, explained.fates.iter().map(|fate| fate_cells(visit, fate)).collect()))
+}
+
+fn event_cells(visit: &Visit, event: &MessageEvent) -> Vec<Markup> {
+    let name = match event.event.as_str() {
+        "STORED" => visit.t(P::EventStored),
+        "VISIBLE" => visit.t(P::EventVisible),
+        "LEASED" => visit.t(P::EventLeased),
+        "ASKED_AGAIN" => visit.t(P::EventAskedAgain),
+        "CONFIRMED" => visit.t(P::EventConfirmed),
+        "EXTENDED" => visit.t(P::EventExtended),
+        "ACKNOWLEDGED" => visit.t(P::EventAcknowledged),
+        "GIVEN_BACK" => visit.t(P::EventGivenBack),
+        "RAN_OUT" => visit.t(P::EventRanOut),
+        "SESSION_ENDED" => visit.t(P::EventSessionEnded),
+        "DEAD_LETTERED" => visit.t(P::EventDeadLettered),
+        // Of a newer broker.
+        other => other,
+    };
+    vec![
+        html! { (time(event.at_ms)) },
+        html! { (event.log_index) },
+        html! { (name) @if event.times > 1 { " ×" (event.times) } },
+        html! { (text(&event.consumer_group)) },
+        html! { @if event.attempt > 0 { (event.attempt) } @else { "–" } },
+        html! { (text(&event.client_id)) },
+        html! { (time(event.until_ms)) },
+    ]
 }
 
 fn fate_cells(visit: &Visit, fate: &MessageFate) -> Vec<Markup> {

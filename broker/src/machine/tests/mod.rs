@@ -13,9 +13,10 @@ mod repeats;
 mod retention;
 mod sql;
 mod timeline;
+mod trace;
 mod version;
 
-use super::{Answer, Effect, EntryAt, Outcome, Rules, slots_of};
+use super::{Answer, Effect, EntryAt, Outcome, Rules, VERSION, slots_of};
 use crate::command::{EncodedBatch, encode_entry};
 use crate::deliver::judge::{self, Receive};
 use crate::filter::sql::SqlFilter;
@@ -24,7 +25,7 @@ use crate::store::message::Place;
 use bytes::Bytes;
 use prost::Message;
 use raft_store::{LogIndex, ReadState, State, Table, Term};
-use raftmq_proto::command::{Batch, Command, Judgement, Reply, StoredMessage, command};
+use raftmq_proto::command::{Activate, Batch, Command, Judgement, Reply, StoredMessage, command};
 use std::ops::ControlFlow;
 
 /// Rows of all tables.
@@ -80,6 +81,8 @@ struct Harness {
     sequence: u64,
     now_ms: u64,
     effects: Vec<Effect>,
+    /// The version that begins with the first command.
+    begins: Option<u32>,
 }
 
 /// Term of every entry.
@@ -111,7 +114,13 @@ impl Harness {
             sequence: 0,
             now_ms: START_MS,
             effects: Vec::new(),
+            begins: None,
         }
+    }
+
+    /// One whose first command finds the newest version active.
+    fn activated() -> Harness {
+        Harness { begins: Some(VERSION), ..Harness::new() }
     }
 
     fn apply_batches(&mut self, batches: &[Batch]) -> Vec<Answer> {
@@ -129,7 +138,10 @@ impl Harness {
         outcome.answers
     }
 
-    fn batch(&mut self, kinds: Vec<command::Kind>) -> Batch {
+    fn batch(&mut self, mut kinds: Vec<command::Kind>) -> Batch {
+        if let Some(version) = self.begins.take() {
+            kinds.insert(0, command::Kind::Activate(Activate { version }));
+        }
         self.sequence += 1;
         let slots = kinds.iter().map(|kind| slots_of(kind) as u32);
         Batch {
@@ -146,7 +158,7 @@ impl Harness {
     /// One command in an entry of its own.
     fn run(&mut self, kind: command::Kind) -> Reply {
         let batch = self.batch(vec![kind]);
-        self.apply_batches(&[batch]).remove(0).replies.remove(0)
+        self.apply_batches(&[batch]).remove(0).replies.pop().expect("each command is answered")
     }
 
     /// The same log, applied in chunks of `chunk` entries, gives the same rows.

@@ -9,6 +9,7 @@ use crate::filter::tag::tag_hash;
 use crate::store::half::HalfState;
 use crate::store::message::Place;
 use crate::store::timer::InLog;
+use crate::store::trace::{What, history};
 use crate::store::{
     ConsumerGroupId, TopicId, consumer_group, half, key, lag, progress, queue, retention, subscription, timer, topic,
 };
@@ -163,6 +164,10 @@ struct Seen {
     suspended: bool,
     /// When its last delivery ended.
     ended_ms: u64,
+    /// All that was done to it, as its history is to tell.
+    told: Vec<String>,
+    /// How often its invisible duration was changed.
+    extended: u32,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -268,9 +273,9 @@ fn put_topic(name: &str, queues: u32) -> command::Kind {
 }
 
 impl Model {
-    fn new() -> Model {
+    fn new(harness: Harness) -> Model {
         let mut model = Model {
-            harness: Harness::new(),
+            harness,
             last: None,
             places: BTreeMap::new(),
             messages: Vec::new(),
@@ -363,7 +368,7 @@ impl Model {
     fn run(&mut self, kind: command::Kind) -> raftmq_proto::command::Reply {
         let batch = self.harness.batch(vec![kind]);
         self.last = Some(batch.clone());
-        self.harness.apply_batches(&[batch]).remove(0).replies.remove(0)
+        self.harness.apply_batches(&[batch]).remove(0).replies.pop().expect("each command is answered")
     }
 
     fn ids(&self, group: usize, topic: usize) -> (TopicId, ConsumerGroupId) {
@@ -408,7 +413,7 @@ impl Model {
             }
             Step::End { client: number } => {
                 self.run(command::Kind::EndSession(EndSession { client_id: client(number), term: 0 }));
-                self.give_back(|held, _| match held {
+                self.give_back("session ended", |held, _| match held {
                     Held::Renewed(client, _) | Held::Unconfirmed(client, ..) => *client == number,
                     Held::Until(_) => false,
                 });
@@ -697,6 +702,7 @@ impl Model {
                     }
                 }
                 None => {
+                    seen.told.push(format!("leased to c{number} {}", message.attempt));
                     seen.held = Some((handle, held));
                     seen.fresh = message.offset >= cursors[message.queue as usize];
                     seen.suspended = false;
@@ -734,6 +740,7 @@ impl Model {
             assert_eq!(refusal, Refusal::Unspecified);
             seen.held = None;
             seen.dead = true;
+            seen.told.push(format!("dead {}", seen.ended + 1));
         } else {
             assert_eq!(lasting(&self.harness.state), before, "other handles change nothing");
         }
@@ -771,6 +778,7 @@ impl Model {
             assert_eq!(refusal, Refusal::Unspecified, "a valid handle acknowledges");
             seen.held = None;
             seen.acked = true;
+            seen.told.push(format!("acked {}", seen.ended + 1));
         } else {
             assert_eq!(lasting(&self.harness.state), before, "other handles change nothing");
             assert!(refusal == Refusal::InvalidHandle || seen.acked || seen.dead || self.messages[at].gone);
@@ -826,8 +834,9 @@ impl Model {
         if invisible_ms == 0 {
             // Who gives a message back has got it.
             seen.held = None;
-            give_back(seen, RETRY_MAX[group], now_ms);
+            give_back(seen, RETRY_MAX[group], now_ms, "given back");
         } else {
+            seen.extended += 1;
             seen.held = Some((handle, Held::Until(now_ms + invisible_ms)));
             self.handles.push((handle, group, at));
         }
@@ -846,17 +855,17 @@ impl Model {
                 self.store_waiting(which);
             }
         }
-        self.give_back(|held, now_ms| match held {
+        self.give_back("ran out", |held, now_ms| match held {
             Held::Until(at_ms) | Held::Renewed(_, at_ms) | Held::Unconfirmed(_, at_ms, _) => *at_ms <= now_ms,
         });
     }
 
-    fn give_back(&mut self, ends: impl Fn(&Held, u64) -> bool) {
+    fn give_back(&mut self, why: &str, ends: impl Fn(&Held, u64) -> bool) {
         let now_ms = self.harness.now_ms;
         for seen in &mut self.seen {
             for (seen, retry_max) in seen.iter_mut().zip(RETRY_MAX) {
                 if seen.held.as_ref().is_some_and(|(_, held)| ends(held, now_ms)) {
-                    give_back(seen, retry_max, now_ms);
+                    give_back(seen, retry_max, now_ms, why);
                 }
             }
         }
@@ -923,6 +932,42 @@ impl Model {
         }
     }
 
+    /// Of each message that is kept, the history tells all that was done to it, in order and nothing else.
+    fn check_history(&self) {
+        for (message, seen) in self.messages.iter().zip(&self.seen) {
+            if message.gone || message.queue == SOMEWHERE {
+                continue;
+            }
+            for (group, seen) in seen.iter().enumerate() {
+                let (topic_id, group_id) = self.ids(group, message.topic);
+                let state = &self.harness.state;
+                if message.offset < queue::queue(state, topic_id, message.queue).expect("read").min {
+                    continue;
+                }
+                let (events, more) = history(state, topic_id, message.queue, message.offset).expect("read");
+                assert!(!more);
+                let (mut told, mut extended) = (Vec::new(), 0);
+                for event in events.into_iter().filter(|event| event.group == group_id) {
+                    let what = match event.what {
+                        What::Leased { client_id, .. } => format!("leased to {client_id}"),
+                        What::Acked => "acked".into(),
+                        What::GivenBack => "given back".into(),
+                        What::RanOut => "ran out".into(),
+                        What::SessionEnded => "session ended".into(),
+                        What::DeadLettered { .. } => "dead".into(),
+                        What::Extended { times, .. } => {
+                            extended += times;
+                            continue;
+                        }
+                        What::AskedAgain { .. } | What::Confirmed | What::Visible => continue,
+                    };
+                    told.push(format!("{what} {}", event.attempt));
+                }
+                assert_eq!((told, extended), (seen.told.clone(), seen.extended), "offset {}", message.offset);
+            }
+        }
+    }
+
     /// Everything comes out in the end.
     fn drain(&mut self) {
         self.harness.now_ms += 36_000_000;
@@ -959,11 +1004,16 @@ impl Model {
     }
 }
 
-fn give_back(seen: &mut Seen, retry_max: u32, now_ms: u64) {
+fn give_back(seen: &mut Seen, retry_max: u32, now_ms: u64, why: &str) {
+    let attempt = seen.ended + 1;
+    seen.told.push(format!("{why} {attempt}"));
     seen.ended_ms = now_ms;
     let unconfirmed = matches!(seen.held.take(), Some((_, Held::Unconfirmed(..))));
     seen.ended += u32::from(!seen.suspended && !unconfirmed);
     seen.dead = seen.ended > retry_max;
+    if seen.dead {
+        seen.told.push(format!("dead {attempt}"));
+    }
     seen.fresh = false;
 }
 
@@ -1080,14 +1130,17 @@ fn any_command() -> impl Strategy<Value = command::Kind> {
 
 proptest! {
     #[test]
-    fn clients_are_told_the_truth(steps in steps()) {
-        let mut model = Model::new();
+    fn clients_are_told_the_truth(steps in steps(), activated in any::<bool>()) {
+        let mut model = Model::new(if activated { Harness::activated() } else { Harness::new() });
         for step in steps {
             model.step(step);
             model.check();
         }
         model.drain();
         model.check();
+        if activated {
+            model.check_history();
+        }
         for chunk in [1, 7, 10_000] {
             model.harness.assert_replays(chunk);
         }
@@ -1097,8 +1150,9 @@ proptest! {
     fn no_command_breaks_the_machine(
         entries in proptest::collection::vec(
             (proptest::collection::vec(any_command(), 0..5), 0..4u64, 0..5u64, any::<u64>()), 0..40),
+        activated in any::<bool>(),
     ) {
-        let mut harness = Harness::new();
+        let mut harness = if activated { Harness::activated() } else { Harness::new() };
         for (kinds, boot, settled, step) in entries {
             let mut batch = harness.batch(kinds);
             batch.boot = boot;

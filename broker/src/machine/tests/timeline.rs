@@ -10,6 +10,7 @@
 use super::explain::{fate, timers, waits};
 use super::lite::{lite_topics, subscription_of, told};
 use super::retention::assert_kept;
+use super::trace::{history, traces};
 use super::{Effect, Harness, Rules, START_MS, judged};
 use crate::deliver::handle::message_id_hash;
 use crate::filter::tag::{TagFilter, tag_hash};
@@ -76,9 +77,9 @@ fn show(refusal: i32) -> String {
 }
 
 impl Timeline {
-    fn new() -> Timeline {
+    fn new(harness: Harness) -> Timeline {
         Timeline {
-            harness: Harness::new(),
+            harness,
             names: BTreeMap::new(),
             stored: BTreeMap::new(),
             handles: BTreeMap::new(),
@@ -154,6 +155,8 @@ impl Timeline {
             }
             "lite" => self.simple(command::Kind::PutLiteSubscription(subscription_of(&words))),
             "fate" => fate(&self.harness.state, self.harness.now_ms, &words),
+            "history" => history(&self.harness.state, &words),
+            "traces" => traces(&self.harness.state).len().to_string(),
             "waits" => waits(&self.harness.state, self.harness.now_ms, &words),
             "timers" => timers(&self.harness.state, self.harness.now_ms, &words),
             "drop-share" => self.simple(command::Kind::DropShare(DropShare {
@@ -588,7 +591,20 @@ impl Timeline {
 
 /// Runs the lines and compares with what they say was answered; then replays the log.
 pub(super) fn check(script: &str) {
-    let mut timeline = Timeline::new();
+    // No version takes back what earlier ones say.
+    check_with(Harness::new(), script);
+    check_activated(script);
+}
+
+/// The same for what there is in the newest version only.
+#[track_caller]
+pub(super) fn check_activated(script: &str) {
+    check_with(Harness::activated(), script);
+}
+
+#[track_caller]
+fn check_with(harness: Harness, script: &str) {
+    let mut timeline = Timeline::new(harness);
     let mut said = Vec::new();
     let mut shown = Vec::new();
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
