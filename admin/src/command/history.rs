@@ -10,16 +10,17 @@ pub(super) fn in_words(event: &MessageEvent, place: &str) -> String {
     let until = human(event.until_ms);
     let what = match event.event.as_str() {
         "STORED" => return format!("STORED {place}"),
-        "VISIBLE" => return format!("VISIBLE {place}: its delivery time had come, or its transaction was committed"),
+        "VISIBLE" => {
+            return format!(
+                "VISIBLE {place}: its delivery time had come, its transaction was committed, or it is a dead letter"
+            );
+        }
         "LEASED" if event.renewed => {
             format!("LEASED to {} while its session lasts, at most until {until}", event.client_id)
         }
         "LEASED" => format!("LEASED to {} until {until}", event.client_id),
         "ASKED_AGAIN" => format!("ASKED_AGAIN by the client, which got no answer; until {until}"),
         "CONFIRMED" => "CONFIRMED: it reached its client".to_owned(),
-        "EXTENDED" if event.times > 1 => {
-            format!("EXTENDED {} times since {}; until {until}", event.times, human(event.first_ms))
-        }
         "EXTENDED" => format!("EXTENDED until {until}"),
         "GIVEN_BACK" => "GIVEN_BACK by the client".to_owned(),
         "RAN_OUT" => "RAN_OUT: the lease ended without an acknowledgement".to_owned(),
@@ -36,7 +37,7 @@ pub(super) fn to_json(event: &MessageEvent) -> Value {
     json!({
         "event": event.event, "atMs": event.at_ms, "logIndex": event.log_index, "consumerGroup": event.consumer_group,
         "attempt": event.attempt, "clientId": event.client_id, "untilMs": event.until_ms, "renewed": event.renewed,
-        "times": event.times, "firstMs": event.first_ms, "deadLetterOffset": event.offset,
+        "deadLetterOffset": event.offset,
     })
 }
 
@@ -84,16 +85,12 @@ mod tests {
             attempt: 2,
             client_id: "c@1".to_owned(),
             until_ms: 1_700_000_000_000,
-            times: 3,
             ..MessageEvent::default()
         };
         let until = human(1_700_000_000_000);
         assert_eq!(in_words(&event("STORED"), "here"), "STORED here");
         assert_eq!(in_words(&event("LEASED"), ""), format!("G: LEASED to c@1 until {until} (attempt 2)"));
-        assert_eq!(
-            in_words(&event("EXTENDED"), ""),
-            format!("G: EXTENDED 3 times since {}; until {until} (attempt 2)", human(0))
-        );
+        assert_eq!(in_words(&event("EXTENDED"), ""), format!("G: EXTENDED until {until} (attempt 2)"));
         assert_eq!(in_words(&event("ACKNOWLEDGED"), ""), "G: ACKNOWLEDGED (attempt 2)");
         let gone = MessageEvent { consumer_group: String::new(), ..event("NEW") };
         assert_eq!(in_words(&gone, ""), "a consumer group that is gone: NEW (attempt 2)");

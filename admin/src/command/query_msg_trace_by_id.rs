@@ -99,7 +99,7 @@ fn tables(topic: &str, life: &Life) -> String {
             let attempt = if event.attempt == 0 { String::new() } else { event.attempt.to_string() };
             done.row(vec![
                 time(event.at_ms),
-                event.log_index.to_string(),
+                if event.log_index == 0 { String::new() } else { event.log_index.to_string() },
                 event.event.clone(),
                 event.consumer_group.clone(),
                 event.client_id.clone(),
@@ -107,6 +107,9 @@ fn tables(topic: &str, life: &Life) -> String {
             ]);
         }
         text += &format!("{done}\n");
+        if explained.more_events {
+            text += "There is more than one answer tells.\n";
+        }
     }
     if !explained.fates.is_empty() {
         let mut consumed =
@@ -144,5 +147,6 @@ fn to_json(topic: &str, id: &str, life: &Life) -> Value {
         "msgId": id, "topic": topic, "brokerName": broker_group, "clientHost": host, "bornMs": born,
         "storedMs": explained.stored_ms, "waits": explained.waits.iter().map(|wait| &wait.state).collect::<Vec<_>>(),
         "consumers": fates, "events": explained.events.iter().map(history::to_json).collect::<Vec<_>>(),
+        "moreEvents": explained.more_events,
     })
 }

@@ -3,7 +3,7 @@
 use super::AdminService;
 use crate::deliver::handle::message_id_hash;
 use crate::store::consumer_group::{consumer_group, name};
-use crate::store::explain::{Fate, Waits, explain, waits};
+use crate::store::explain::{Explained, Fate, Waits, explain, waits};
 use crate::store::half::HalfState;
 use crate::store::trace::{Event, QueueTrim, What, history, queue_trim};
 use crate::store::{ConsumerGroupId, StateError, TopicId, lite, queue, topic};
@@ -45,7 +45,7 @@ fn answer(
     answer.trim = last_trim(state, &row, number)?;
     if let Some(number) = number {
         answer.min_offset = queue::queue(state, id, number)?.min;
-        if let Some((place, fates)) = explain(state, id, number, request.offset)? {
+        if let Some(Explained { place, late, fates }) = explain(state, id, number, request.offset)? {
             answer.stored_ms = place.store_ms;
             for (group, fate) in fates {
                 answer.fates.extend(shown(state, group, fate)?);
@@ -56,7 +56,8 @@ fn answer(
                 answer.events.push(MessageEvent {
                     event: "STORED".to_owned(),
                     at_ms: place.store_ms,
-                    log_index: place.log_index,
+                    // Where its body is says nothing about when it got its place.
+                    log_index: if late { 0 } else { place.log_index },
                     ..MessageEvent::default()
                 });
             }
@@ -93,7 +94,7 @@ fn shown(state: &impl ReadState, group: ConsumerGroupId, fate: Fate) -> Result<O
     }))
 }
 
-/// The last trim of a queue, or of any queue of the topic.
+/// The last trim of a queue; or, of all queues of the topic, the one that went farthest.
 fn last_trim(state: &impl ReadState, row: &Topic, number: Option<u16>) -> Result<Option<admin::QueueTrim>, StateError> {
     let id = TopicId(row.id);
     let last = match number {
@@ -102,7 +103,10 @@ fn last_trim(state: &impl ReadState, row: &Topic, number: Option<u16>) -> Result
             let mut last = None;
             for number in 0..row.read_queues.max(row.write_queues) {
                 let Ok(number) = u16::try_from(number) else { break };
-                last = last.max(queue_trim(state, id, number)?);
+                last = last
+                    .into_iter()
+                    .chain(queue_trim(state, id, number)?)
+                    .max_by_key(|trim: &QueueTrim| trim.horizon_ms);
             }
             last
         }
@@ -125,9 +129,7 @@ fn told(state: &impl ReadState, event: Event) -> Result<MessageEvent, StateError
         }
         What::AskedAgain { until_ms } => MessageEvent { until_ms, ..of("ASKED_AGAIN") },
         What::Confirmed => of("CONFIRMED"),
-        What::Extended { until_ms, times, first } => {
-            MessageEvent { until_ms, times, first_ms: first.1, ..of("EXTENDED") }
-        }
+        What::Extended { until_ms } => MessageEvent { until_ms, ..of("EXTENDED") },
         What::Acked => of("ACKNOWLEDGED"),
         What::GivenBack => of("GIVEN_BACK"),
         What::RanOut => of("RAN_OUT"),

@@ -35,10 +35,7 @@ impl Turn<'_, '_> {
         note: &[u8],
         rows_max: usize,
     ) -> Result<Piece, StateError> {
-        // What this entry did to its messages goes as well.
-        self.store_traces()?;
         let queues = key::queues(topic).to_vec();
-        let traces = key::topic_traces(topic).to_vec();
         let shared = topic.0.to_be_bytes().to_vec();
         let halves = key::waiting(b'h', topic, 0, 0)[..9].to_vec();
         let wanted = key::waiting(b'w', topic, 0, 0)[..9].to_vec();
@@ -46,7 +43,7 @@ impl Turn<'_, '_> {
         let mut ranges = vec![(key::MESSAGE, &queues), (key::QUEUE, &queues)];
         ranges.extend(SHARED.map(|table| (table, &shared)));
         // Those that are to be checked after the half messages themselves: then none is added any more.
-        ranges.extend([(key::HALF, &halves), (key::HALF, &wanted), (key::HALF, &count), (key::RETENTION, &traces)]);
+        ranges.extend([(key::HALF, &halves), (key::HALF, &wanted), (key::HALF, &count)]);
         self.drop_ranges(&ranges, note, rows_max, |turn, table, row| {
             // What stands at times goes when Tick comes upon it.
             if table == key::HALF

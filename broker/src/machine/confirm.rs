@@ -27,9 +27,7 @@ impl Turn<'_, '_> {
                 self.put_deadline(group, id, &mut lease, upto_ms);
                 self.put_lease(group, id, &lease);
                 if self.topic_by_id(lease.topic)?.is_some() {
-                    for part in &lease.parts {
-                        self.note_trace(lease.topic, group, part, What::Confirmed);
-                    }
+                    self.note_open(group, &lease, &What::Confirmed);
                 }
             }
         }

@@ -61,6 +61,7 @@ impl Turn<'_, '_> {
         let origin = self.shown_name(topic)?;
         let run = Run::one(place, Some(origin.to_string())).late();
         self.store_run(dead.id, QUEUE, queue, &run)?;
+        self.note_visible(dead.id, QUEUE, &run);
         self.effects.add(Effect::Arrived { topic: dead.name.clone(), messages: 1, body_bytes: 0 });
         self.effects.add(Effect::DeadLettered { consumer_group: group.name.clone(), topic: origin, messages: 1 });
         Ok(())

@@ -54,6 +54,7 @@ impl Turn<'_, '_> {
     ) -> Result<(), StateError> {
         let place = part.first;
         let attempt = if suspended { part.attempt } else { part.attempt.saturating_add(1) };
+        self.returned |= suspended;
         let mut subscription = self.subscription(topic.id, group.id)?;
         if attempt > group.row.retry_max.saturating_add(1) {
             self.dead_letter(topic, group, part)?;

@@ -68,8 +68,7 @@ impl Turn<'_, '_> {
             subscription.retry_in_flight += 1;
             self.store_subscription(topic.id, group.id, &subscription);
         }
-        let what = What::Extended { until_ms: moved.deadline_ms, times: 1, first: (self.index.0, self.now_ms) };
-        self.note_trace(topic.id, group.id, &part, what);
+        self.note_trace(topic.id, group.id, &part, What::Extended { until_ms: moved.deadline_ms });
         let id = self.put_new_lease(&group, &moved)?;
         let nonce = self.nonce(group.id, id)?.unwrap_or_default();
         let handle = Handle { consumer_group_id: group.id.0, lease_id: id.0, item: 0, nonce };

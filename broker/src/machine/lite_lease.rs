@@ -137,9 +137,7 @@ impl Turn<'_, '_> {
             self.put_deadline(group.id, id, &mut lease, self.now_ms.saturating_add(lasting_ms));
             self.put_lease(group.id, id, &lease);
         }
-        for part in lease.open_parts() {
-            self.note_trace(lease.topic, group.id, part, What::AskedAgain { until_ms: lease.deadline_ms });
-        }
+        self.note_open(group.id, &lease, &What::AskedAgain { until_ms: lease.deadline_ms });
         Ok(Some(lease))
     }
 }

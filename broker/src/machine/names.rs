@@ -17,7 +17,7 @@ const NAMES_MAX: usize = 131_072;
 /// The same of queues, 32 bytes each.
 const QUEUES_MAX: usize = 1 << 20;
 
-/// Its hash costs a fraction of what std's does, and is seeded by the process: clients choose the names.
+/// Its hash costs a fraction of what std's does. It is seeded by the process, so that names chosen beforehand do not meet.
 type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
 /// See the module.

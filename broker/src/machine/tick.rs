@@ -82,6 +82,7 @@ impl Turn<'_, '_> {
             Work::DropTimers(topic) => self.drop_timers(*topic, note, rows_max),
             Work::DropMessageGroups(prefix) => self.drop_message_groups(prefix, note, rows_max),
             Work::DropLiteTopics(topic) => self.drop_lite_topics(*topic, note, rows_max),
+            Work::DropTraces(topic) => self.drop_topic_traces(*topic, note, rows_max),
         }
     }
 }

@@ -1,17 +1,23 @@
 //! Traces: what an entry did to messages is kept as long as they are, for whoever asks later.
 //!
 //! Verbs note what they do; at the end of the entry, neighbours to which the same was done make one row. Rows go with
-//! their messages, by the same trim: what they are counts for its bound.
+//! their messages, by the same trim.
 
+use super::cleanup::Piece;
 use super::turn::Turn;
 use super::version::TRACES;
-use crate::store::lease::{Lease, Part};
+use crate::store::lease::{Item, Lease, Part};
 use crate::store::message::Run;
-use crate::store::trace::{self, Happened, QueueTrim, RUN_MAX, What};
+use crate::store::trace::{Happened, QueueTrim, RUN_MAX, What, reach_of};
+use crate::store::work::Work;
 use crate::store::{ConsumerGroupId, TopicId, key};
 use raft_store::{ReadState, StateError};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+
+/// Rows that trims of one entry remove: several for each message that goes with it, so that removing them keeps up with
+/// storing them; and some 6 ms.
+pub(super) const TRACE_ROWS_MAX: usize = 4_000;
 
 impl Turn<'_, '_> {
     /// Whether what is done to messages is kept.
@@ -23,14 +29,26 @@ impl Turn<'_, '_> {
     pub(super) fn note_trace(&mut self, topic: TopicId, group: ConsumerGroupId, part: &Part, what: What) {
         if self.has_traces() {
             let (queue, attempt) = (part.queue, part.attempt);
-            let (first, count) = (part.first.offset, part.count);
-            self.traces.push(Happened { topic, queue, group, attempt, what, first, count });
+            let (first, count, phase) = (part.first.offset, part.count, self.trace_phase);
+            self.traces.push(Happened { topic, queue, group, phase, attempt, what, first, count });
+        }
+    }
+
+    /// Something is done to the messages of a lease that its client has still.
+    pub(super) fn note_open(&mut self, group: ConsumerGroupId, lease: &Lease, what: &What) {
+        if self.has_traces() {
+            for item in (0..lease.items.len()).filter(|item| lease.items[*item] == Item::Open) {
+                if let Some((base, part)) = lease.part_of(item) {
+                    self.note_trace(lease.topic, group, &part.only((item - base) as u32), what.clone());
+                }
+            }
         }
     }
 
     /// A client gets the messages of a lease.
     pub(super) fn note_lease(&mut self, group: ConsumerGroupId, lease: &Lease) {
         if self.has_traces() {
+            self.trace_phase += u32::from(std::mem::take(&mut self.returned));
             let client_id: Arc<str> = lease.client_id.as_str().into();
             let (renewed, until_ms) = (lease.renewed, lease.deadline_ms);
             for part in &lease.parts {
@@ -43,9 +61,9 @@ impl Turn<'_, '_> {
     /// Messages that waited in the log get their places in a queue.
     pub(super) fn note_visible(&mut self, topic: TopicId, queue: u16, run: &Run) {
         if self.has_traces() {
-            let (group, attempt, what) = (ConsumerGroupId(0), 0, What::Visible);
+            let (group, phase, attempt, what) = (ConsumerGroupId(0), self.trace_phase, 0, What::Visible);
             let (first, count) = (run.first, run.count);
-            self.traces.push(Happened { topic, queue, group, attempt, what, first, count });
+            self.traces.push(Happened { topic, queue, group, phase, attempt, what, first, count });
         }
     }
 
@@ -72,49 +90,66 @@ impl Turn<'_, '_> {
                     Some(run) if run.goes_on_with(&piece) => run.count += piece.count,
                     _ => {
                         if let Some(over) = run.replace(piece) {
-                            self.put_trace(over)?;
+                            self.put_trace(&over);
                         }
                     }
                 }
             }
         }
-        run.map_or(Ok(()), |over| self.put_trace(over))
-    }
-
-    fn put_trace(&mut self, mut run: Happened) -> Result<(), StateError> {
-        let row = run.key(self.index.0);
-        if let What::Extended { times, first, .. } = &mut run.what
-            && let Some(value) = self.rows.get(key::RETENTION, &row)?
-            && let What::Extended { times: before, first: begun, .. } = trace::parse(&row, &value)?.0.what
-        {
-            (*times, *first) = (before.saturating_add(1), begun);
-        }
-        self.rows.put(key::RETENTION, &row, run.encode(self.now_ms));
+        run.iter().for_each(|over| self.put_trace(over));
         Ok(())
     }
 
+    fn put_trace(&mut self, run: &Happened) {
+        self.rows.put(key::RETENTION, &run.key(self.index.0), run.encode(self.now_ms));
+    }
+
     /// Removes the rows that tell of no message at `min` or behind it, of a queue that began at `before`, as far as the
-    /// rows reach. Returns the first offset that the queue may have then.
+    /// entry's share reaches. Returns the first offset that the queue may have then.
     pub(super) fn drop_traces(
         &mut self,
         topic: TopicId,
         number: u16,
         (before, min): (u64, u64),
-        rows_left: &mut usize,
     ) -> Result<u64, StateError> {
-        let reach = u64::from(RUN_MAX) - 1;
-        let (from, until) = [before, min].map(|offset| key::traces(topic, number, offset.saturating_sub(reach))).into();
-        let (mut keys, room) = (Vec::new(), *rows_left);
-        self.rows.scan(key::RETENTION, &from, &until, &mut |key, _| {
-            keys.push(key.to_vec());
-            if keys.len() <= room { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        let from = key::traces(topic, number, before.saturating_sub(u64::from(RUN_MAX) - 1));
+        let (mut keys, mut stays, mut failed) = (Vec::new(), None, None);
+        self.rows.scan(key::RETENTION, &from, &key::traces(topic, number, min), &mut |key, value| {
+            match reach_of(key, value) {
+                // Others of its messages stay, and the next trim finds it.
+                Ok((_, end)) if end > min => {}
+                Ok((first, _)) if keys.len() == self.trace_rows_left => stays = Some(first),
+                Ok(_) => keys.push(key.to_vec()),
+                Err(error) => failed = Some(error),
+            }
+            if stays.is_some() || failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
-        // The first one that stays for now tells of messages up to its reach.
-        let stays = keys.get(room).map(|key| trace::first_of(key)).transpose()?;
-        keys.truncate(room);
-        *rows_left -= keys.len();
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        self.trace_rows_left -= keys.len();
         keys.iter().for_each(|key| self.rows.delete(key::RETENTION, key));
-        Ok(stays.map_or(min, |first| first.saturating_add(reach).min(min)))
+        Ok(stays.unwrap_or(min))
+    }
+
+    /// Leaves the rows of a topic that is gone for Tick: after all other work, since there may be many.
+    pub(super) fn drop_all_traces(&mut self, topic: TopicId) {
+        if self.has_traces() {
+            self.add_work(&Work::DropTraces(topic), Vec::new());
+        }
+    }
+
+    /// A piece of the rows of a topic that is gone.
+    pub(super) fn drop_topic_traces(
+        &mut self,
+        topic: TopicId,
+        note: &[u8],
+        rows_max: usize,
+    ) -> Result<Piece, StateError> {
+        // What this entry did to its messages goes as well.
+        self.store_traces()?;
+        let prefix = key::topic_traces(topic).to_vec();
+        self.drop_ranges(&[(key::RETENTION, &prefix)], note, rows_max, |_, _, _| Ok(()))
     }
 
     /// The first offset of a queue moved.

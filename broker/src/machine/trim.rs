@@ -162,9 +162,6 @@ impl Turn<'_, '_> {
     ) -> Result<bool, StateError> {
         let before = self.queue(topic.id, number)?;
         let (mut min, mut runs, mut far_enough) = (before.min, Vec::new(), true);
-        // What was done to the messages needs its share: none of them goes before it.
-        let kept = if self.has_traces() { *rows_left / 2 } else { 0 };
-        *rows_left -= kept;
         while min < before.next {
             let run = message::run(&self.rows, topic.id, number, min)?.ok_or_else(|| StateError::Corrupt {
                 table: key::TABLES[usize::from(key::MESSAGE.0)],
@@ -181,9 +178,9 @@ impl Turn<'_, '_> {
             min = run.end();
             runs.push(run);
         }
-        *rows_left += kept;
         if min > before.min && self.has_traces() {
-            let reach = self.drop_traces(topic.id, number, (before.min, min), rows_left)?;
+            // None of them goes before what was done to it.
+            let reach = self.drop_traces(topic.id, number, (before.min, min))?;
             far_enough &= reach >= min;
             runs.retain(|run| run.end() <= reach);
             min = runs.last().map_or(before.min, Run::end);

@@ -5,6 +5,7 @@ use super::append::OpenRuns;
 use super::effect::{Effect, Effects};
 use super::names::Names;
 use super::rows::Rows;
+use super::trace::TRACE_ROWS_MAX;
 use super::window::Window;
 use crate::store::queue::Queue;
 use crate::store::sent::SentEntry;
@@ -62,6 +63,11 @@ pub(super) struct Turn<'b, 's> {
     pub(super) runs: BTreeMap<TopicId, OpenRuns>,
     /// What this entry did to messages, as far as it is not rows yet.
     pub(super) traces: Vec<Happened>,
+    /// Phase of the entry for those, and whether a message was given back since it began that has the same attempt again.
+    pub(super) trace_phase: u32,
+    pub(super) returned: bool,
+    /// Rows about messages that trims of the entry may remove yet.
+    pub(super) trace_rows_left: usize,
     /// First slot of the next batch, of the next command, and the end of the batch under way.
     pub(super) next_batch_slot: u32,
     pub(super) next_slot: u32,
@@ -102,6 +108,9 @@ impl<'b, 's> Turn<'b, 's> {
             effects: Effects::default(),
             runs: BTreeMap::new(),
             traces: Vec::new(),
+            trace_phase: 0,
+            returned: false,
+            trace_rows_left: TRACE_ROWS_MAX,
             next_batch_slot: 0,
             next_slot: 0,
             slots_end: 0,

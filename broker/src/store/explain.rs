@@ -57,8 +57,17 @@ pub enum Fate {
 /// What became of a message with each of some consumer groups.
 pub type Fates = Vec<(ConsumerGroupId, Fate)>;
 
-/// What became of a message: its place, and its fate with each consumer group that received from the topic. `None` when
-/// no message is kept at this offset.
+/// Where a message is, and what became of it.
+pub struct Explained {
+    /// Its place.
+    pub place: Place,
+    /// It became visible later than its entry came into the log, or its body was moved.
+    pub late: bool,
+    /// Its fate with each consumer group that received from the topic.
+    pub fates: Fates,
+}
+
+/// What became of a message. `None` when no message is kept at this offset.
 ///
 /// # Errors
 /// When a row cannot be read.
@@ -67,17 +76,18 @@ pub fn explain(
     topic: TopicId,
     number: u16,
     offset: u64,
-) -> Result<Option<(Place, Fates)>, StateError> {
+) -> Result<Option<Explained>, StateError> {
     let queue = queue::queue(state, topic, number)?;
     if !(queue.min..queue.next).contains(&offset) {
         return Ok(None);
     }
-    let Some(place) = run_of(state, topic, number, offset)?.and_then(|run| run.place(offset)) else { return Ok(None) };
+    let Some(run) = run_of(state, topic, number, offset)? else { return Ok(None) };
+    let Some(place) = run.place(offset) else { return Ok(None) };
     let mut fates = Vec::new();
     for group in subscription::groups(state, topic, GROUPS_MAX)? {
         fates.push((group, fate(state, topic, group, number, &place)?));
     }
-    Ok(Some((place, fates)))
+    Ok(Some(Explained { place, late: run.late, fates }))
 }
 
 fn fate(

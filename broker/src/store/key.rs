@@ -562,16 +562,17 @@ pub fn traces(topic: TopicId, number: u16, first: u64) -> [u8; 17] {
     join(&[&queue_trim(topic, number), &first.to_be_bytes()])
 }
 
-/// `retention`: what was done to a run that begins at `first`: by whom, in which entry, in which attempt, and what.
+/// `retention`: what was done to a run that begins at `first`: by whom, in which entry, phase of it and attempt, and what.
 #[must_use]
 pub fn trace(
     topic: TopicId,
     number: u16,
     first: u64,
-    (group, index, attempt, kind): (ConsumerGroupId, u64, u32, u8),
-) -> [u8; 38] {
-    let traces = traces(topic, number, first);
-    join(&[&traces, &group.0.to_be_bytes(), &index.to_be_bytes(), &attempt.to_be_bytes(), &[kind]])
+    group: ConsumerGroupId,
+    (index, phase, attempt, kind): (u64, u32, u32, u8),
+) -> [u8; 42] {
+    let (traces, group, index) = (traces(topic, number, first), group.0.to_be_bytes(), index.to_be_bytes());
+    join(&[&traces, &group, &index, &phase.to_be_bytes(), &attempt.to_be_bytes(), &[kind]])
 }
 
 /// `access`: all users.

@@ -3,15 +3,17 @@
 //!
 //! ```text
 //! retention t queue: index | time | horizon              the last trim that moved the queue's first offset
-//! retention t queue first group index attempt kind:      what was done in that entry; group 0 where none did it
+//! retention t queue first group index phase attempt kind:  what was done in that entry; group 0 where none did it
 //!   count | time, then by kind
-//!     leased       u8 renewed | deadline | client
-//!     extended     deadline | times | index and time of the first one     its key has index 0: the last one counts
-//!     asked again  deadline
-//!     dead letter  offset there
+//!     leased                   u8 renewed | deadline | client
+//!     extended, asked again    deadline
+//!     dead letter              offset there
 //! ```
 //!
-//! A row goes with the last message that it may tell of: when the queue begins [`RUN_MAX`] behind its first offset.
+//! Within an entry a message goes through its attempts, and through each from the lowest kind to the highest. Where it is
+//! delivered again without another attempt, the next phase of the entry begins.
+//!
+//! A row goes with the last message that it tells of.
 
 use super::codec::{Reader, key_u64, put_bytes, put_varint};
 use super::{ConsumerGroupId, StateError, TopicId, key};
@@ -51,14 +53,10 @@ pub enum What {
     },
     /// The answer reached its client.
     Confirmed,
-    /// The client changed the invisible duration, once or several times in this attempt.
+    /// The client changed the invisible duration.
     Extended {
         /// Cluster time, in ms, at which the lease ends now.
         until_ms: u64,
-        /// How often so far.
-        times: u32,
-        /// Index of the first entry, and its cluster time in ms.
-        first: (u64, u64),
     },
     /// It was acknowledged.
     Acked,
@@ -93,7 +91,7 @@ impl What {
 
     /// Whether neighbours share a row: of the others, each has something of its own to remember.
     pub(crate) fn is_shared(&self) -> bool {
-        !matches!(self, What::Extended { .. } | What::DeadLettered { .. })
+        !matches!(self, What::DeadLettered { .. })
     }
 }
 
@@ -107,6 +105,8 @@ pub struct Happened {
     pub queue: u16,
     /// Who did it; 0 where no consumer group did.
     pub group: ConsumerGroupId,
+    /// Deliveries without another attempt that came before it in the entry.
+    pub phase: u32,
     /// Which delivery it was; 0 for none.
     pub attempt: u32,
     /// What it was.
@@ -125,9 +125,9 @@ impl Happened {
     }
 
     /// The key of its row when it happened in entry `index`.
-    pub(crate) fn key(&self, index: u64) -> [u8; 38] {
-        let index = if matches!(self.what, What::Extended { .. }) { 0 } else { index };
-        key::trace(self.topic, self.queue, self.first, (self.group, index, self.attempt, self.what.kind()))
+    pub(crate) fn key(&self, index: u64) -> [u8; 42] {
+        let when = (index, self.phase, self.attempt, self.what.kind());
+        key::trace(self.topic, self.queue, self.first, self.group, when)
     }
 
     /// The value of its row when it happened at cluster time `at_ms`.
@@ -141,14 +141,9 @@ impl Happened {
                 put_varint(&mut out, *until_ms);
                 put_bytes(&mut out, client_id.as_bytes());
             }
-            What::Extended { until_ms, times, first } => {
-                for number in [*until_ms, u64::from(*times), first.0, first.1] {
-                    put_varint(&mut out, number);
-                }
-            }
-            What::AskedAgain { until_ms: number } | What::DeadLettered { offset: number } => {
-                put_varint(&mut out, *number);
-            }
+            What::AskedAgain { until_ms: number }
+            | What::Extended { until_ms: number }
+            | What::DeadLettered { offset: number } => put_varint(&mut out, *number),
             What::Visible | What::Confirmed | What::Acked | What::GivenBack | What::RanOut | What::SessionEnded => {}
         }
         out
@@ -158,9 +153,9 @@ impl Happened {
 /// What was done to a message, once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Entry that did it; of several, the first one.
+    /// Entry that did it.
     pub log_index: u64,
-    /// Cluster time of that entry, in ms; of several, of the last one.
+    /// Cluster time of that entry, in ms.
     pub at_ms: u64,
     /// Who did it; 0 where no consumer group did.
     pub group: ConsumerGroupId,
@@ -174,8 +169,8 @@ pub struct Event {
 pub(crate) fn parse(key: &[u8], value: &[u8]) -> Result<(Event, u64, u32), StateError> {
     let mut reader = Reader::new(TABLE, key);
     reader.take(9)?;
-    let (first, group, mut log_index) = (reader.u64()?, ConsumerGroupId(reader.u64()?), reader.u64()?);
-    let (attempt, kind) = (reader.u32()?, reader.u8()?);
+    let (first, group, log_index) = (reader.u64()?, ConsumerGroupId(reader.u64()?), reader.u64()?);
+    let (_phase, attempt, kind) = (reader.u32()?, reader.u32()?, reader.u8()?);
     reader.end()?;
     let mut reader = Reader::new(TABLE, value);
     let (count, at_ms) = (reader.varint_u32()?, reader.varint()?);
@@ -187,12 +182,7 @@ pub(crate) fn parse(key: &[u8], value: &[u8]) -> Result<(Event, u64, u32), State
         }
         2 => What::AskedAgain { until_ms: reader.varint()? },
         3 => What::Confirmed,
-        4 => {
-            let (until_ms, times) = (reader.varint()?, reader.varint_u32()?);
-            let first = (reader.varint()?, reader.varint()?);
-            log_index = first.0;
-            What::Extended { until_ms, times, first }
-        }
+        4 => What::Extended { until_ms: reader.varint()? },
         5 => What::Acked,
         6 => What::GivenBack,
         7 => What::RanOut,
@@ -214,28 +204,32 @@ pub fn history(
     number: u16,
     offset: u64,
 ) -> Result<(Vec<Event>, bool), StateError> {
-    let from = key::traces(topic, number, offset.saturating_sub(u64::from(RUN_MAX) - 1));
+    let bound = |offset| key::traces(topic, number, offset);
     // No offset is the last one that a number can hold.
-    let until = key::traces(topic, number, offset.saturating_add(1));
+    let own = (bound(offset), bound(offset.saturating_add(1)));
+    let before = (bound(offset.saturating_sub(u64::from(RUN_MAX) - 1)), bound(offset));
     let (mut found, mut failed, mut left) = (Vec::new(), None, LOOKS_MAX);
-    state.scan(key::RETENTION, &from, &until, &mut |key, value| {
-        match parse(key, value) {
-            Ok((event, first, count)) if offset - first < u64::from(count) => {
-                found.push((event, key[INDEX_AT..].to_vec()))
+    // Its own first: much may have been done to one before it.
+    for (from, until) in [own, before] {
+        state.scan(key::RETENTION, &from, &until, &mut |key, value| {
+            match parse(key, value) {
+                Ok((event, first, count)) if offset - first < u64::from(count) => {
+                    found.push((event, key[INDEX_AT..].to_vec()))
+                }
+                Ok(_) => {}
+                Err(error) => failed = Some(error),
             }
-            Ok(_) => {}
-            Err(error) => {
-                failed = Some(error);
-                return ControlFlow::Break(());
-            }
+            left -= 1;
+            if left == 0 || failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
         }
-        left -= 1;
-        if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    if let Some(error) = failed {
-        return Err(error);
+        if left == 0 {
+            break;
+        }
     }
-    // Of one entry: attempt after attempt, each from its beginning to its end.
+    // Of one entry: phase after phase, attempt after attempt, each from its beginning to its end.
     found.sort_by(|(a, a_key), (b, b_key)| (a.log_index, &a_key[8..]).cmp(&(b.log_index, &b_key[8..])));
     Ok((found.into_iter().map(|(event, _)| event).collect(), left == 0))
 }
@@ -273,20 +267,21 @@ pub fn queue_trim(state: &impl ReadState, topic: TopicId, number: u16) -> Result
     Ok(Some(trim))
 }
 
-/// First offset of a row that begins with [`key::traces`].
-pub(crate) fn first_of(key: &[u8]) -> Result<u64, StateError> {
-    key_u64(TABLE, key, 9)
+/// Offset of the first message that a row tells of, and the one behind the last.
+pub(crate) fn reach_of(key: &[u8], value: &[u8]) -> Result<(u64, u64), StateError> {
+    let (first, count) = (key_u64(TABLE, key, 9)?, Reader::new(TABLE, value).varint_u32()?);
+    Ok((first, first.saturating_add(u64::from(count))))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{ConsumerGroupId, Happened, QueueTrim, TopicId, What, history, key, parse, queue_trim};
+    use super::{ConsumerGroupId, Happened, QueueTrim, TopicId, What, history, key, parse, queue_trim, reach_of};
     use crate::store::TABLES;
     use proptest::prelude::{any, proptest};
     use raft_store::State;
 
     fn happened(what: What, first: u64, count: u32) -> Happened {
-        Happened { topic: TopicId(3), queue: 2, group: ConsumerGroupId(9), attempt: 1, what, first, count }
+        Happened { topic: TopicId(3), queue: 2, group: ConsumerGroupId(9), phase: 0, attempt: 1, what, first, count }
     }
 
     #[test]
@@ -296,7 +291,7 @@ mod tests {
             What::Leased { client_id: "c@1".into(), renewed: true, until_ms: 1 << 41 },
             What::AskedAgain { until_ms: 7 },
             What::Confirmed,
-            What::Extended { until_ms: 7, times: 3, first: (5, 6) },
+            What::Extended { until_ms: 7 },
             What::Acked,
             What::GivenBack,
             What::RanOut,
@@ -306,6 +301,7 @@ mod tests {
             let row = happened(what.clone(), 11, 5);
             let (event, first, count) = parse(&row.key(5), &row.encode(77)).expect("comes back");
             assert_eq!((first, count), (11, 5));
+            assert_eq!(reach_of(&row.key(5), &row.encode(77)).expect("comes back"), (11, 16));
             assert_eq!((event.log_index, event.at_ms, event.attempt, event.what), (5, 77, 1, what));
         }
     }
@@ -340,8 +336,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn garbage_never_panics(row in proptest::collection::vec(any::<u8>(), 38), value in proptest::collection::vec(any::<u8>(), 0..40)) {
-            let _ = (parse(&row, &value), parse(&value, &row));
+        fn garbage_never_panics(row in proptest::collection::vec(any::<u8>(), 42), value in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let _ = (parse(&row, &value), parse(&value, &row), reach_of(&row, &value), reach_of(&value, &row));
         }
     }
 }

@@ -12,6 +12,7 @@ const CLIENT: u8 = 3;
 const MESSAGE_GROUPS: u8 = 4;
 const TIMERS: u8 = 5;
 const LITE_TOPICS: u8 = 6;
+const TRACES: u8 = 7;
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub(crate) enum Work {
     DropMessageGroups([u8; 22]),
     /// Remove the lite topics of a topic that is gone.
     DropLiteTopics(TopicId),
+    /// Remove what was done to the messages of a topic that is gone.
+    DropTraces(TopicId),
 }
 
 impl Work {
@@ -39,6 +42,7 @@ impl Work {
             Work::DropTimers(topic) => key::work(TIMERS, &topic.0.to_be_bytes()),
             Work::DropMessageGroups(prefix) => key::work(MESSAGE_GROUPS, prefix),
             Work::DropLiteTopics(topic) => key::work(LITE_TOPICS, &topic.0.to_be_bytes()),
+            Work::DropTraces(topic) => key::work(TRACES, &topic.0.to_be_bytes()),
         }
     }
 }
@@ -67,6 +71,7 @@ fn parse(key: &[u8]) -> Result<Work, StateError> {
         }
         TIMERS => Ok(Work::DropTimers(TopicId(reader.u64()?))),
         LITE_TOPICS => Ok(Work::DropLiteTopics(TopicId(reader.u64()?))),
+        TRACES => Ok(Work::DropTraces(TopicId(reader.u64()?))),
         MESSAGE_GROUPS => {
             let mut prefix = [0; 22];
             prefix.copy_from_slice(reader.take(22)?);

@@ -229,7 +229,14 @@ async fn explained(visit: &Visit, group: &str, message: &Message) -> Result<(Row
         Err(AdminError::Refused { code: tonic::Code::Unimplemented, .. }) => return Ok(Default::default()),
         Err(error) => return Err(error.into()),
     };
-    let events = explained.events.iter().map(|event| event_cells(visit, event)).collect();
+    let mut events: Rows = explained.events.iter().map(|event| event_cells(visit, event)).collect();
+    if explained.more_events {
+        let mut cells = vec![html! {}; events.first().map_or(0, Vec::len)];
+        if let Some(cell) = cells.get_mut(2) {
+            *cell = html! { (visit.t(P::TooMuchToLook)) };
+        }
+        events.push(cells);
+    }
     Ok((events, explained.fates.iter().map(|fate| fate_cells(visit, fate)).collect()))
 }
 
@@ -251,8 +258,8 @@ fn event_cells(visit: &Visit, event: &MessageEvent) -> Vec<Markup> {
     };
     vec![
         html! { (time(event.at_ms)) },
-        html! { (event.log_index) },
-        html! { (name) @if event.times > 1 { " ×" (event.times) } },
+        html! { @if event.log_index > 0 { (event.log_index) } @else { "–" } },
+        html! { (name) },
         html! { (text(&event.consumer_group)) },
         html! { @if event.attempt > 0 { (event.attempt) } @else { "–" } },
         html! { (text(&event.client_id)) },

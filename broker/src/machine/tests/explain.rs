@@ -15,7 +15,7 @@ pub(super) fn fate(state: &State, now_ms: u64, words: &[&str]) -> String {
     let (queue, offset) = words[3].split_once('@').expect("queue@offset");
     let (queue, offset) = (queue.parse().expect("a queue"), offset.parse().expect("an offset"));
     let found = explain::explain(state, id_of(state, words[2]), queue, offset).expect("read");
-    let Some((place, fates)) = found else { return "gone".to_owned() };
+    let Some(explain::Explained { place, fates, .. }) = found else { return "gone".to_owned() };
     assert_eq!(place.offset, offset);
     let group = consumer_group::consumer_group(state, words[1]).expect("read").map_or(0, |row| row.id);
     let fate = fates.into_iter().find(|(known, _)| known.0 == group);

@@ -4,7 +4,7 @@ use super::timeline::check;
 use super::{Harness, START_MS};
 use crate::machine::TICK_ROWS_MAX;
 use crate::store::retention::{mark_by_time, mark_from, mark_upto, trimmed};
-use crate::store::{half, key, lease, message, queue, retry, timer, topic, trace};
+use crate::store::{half, key, lease, message, queue, retry, timer, topic};
 use raft_store::{ReadState, Table};
 use raftmq_proto::command::{Append, AppendMessage, PutTopic, Tick, Topic, Trim, Trimmed, command, reply};
 use std::ops::ControlFlow;
@@ -35,9 +35,9 @@ pub(super) fn assert_kept(state: &impl ReadState) {
             assert!(message::run_of(state, id, number, queue.min.wrapping_sub(1)).expect("read").is_none());
         }
     }
-    for (topic, number, first) in super::trace::traces(state) {
+    for (topic, number, first, end) in super::trace::traces(state) {
         let min = queue::queue(state, topic, number).expect("read").min;
-        assert!(first + u64::from(trace::RUN_MAX) > min, "{topic:?} queue {number} is told of at {first}, below {min}");
+        assert!(end > min, "{topic:?} queue {number} is told of {first}..{end}, below {min}");
     }
     for (key, value) in rows(key::LEASE, &[]) {
         let (.., lease) = lease::parse(&key, &value).expect("a lease");

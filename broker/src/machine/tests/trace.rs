@@ -2,18 +2,19 @@
 
 use super::timeline::check_activated;
 use super::{Harness, START_MS};
-use crate::machine::TICK_ROWS_MAX;
+use crate::machine::trace::TRACE_ROWS_MAX;
 use crate::machine::version::TRACES;
 use crate::store::trace::{self, What};
 use crate::store::{ConsumerGroupId, TopicId, consumer_group, key, queue, topic};
 use raft_store::{ReadState, State};
 use raftmq_proto::command::{
-    Ack, Activate, Append, AppendMessage, Handle, Lease, PutTopic, Reply, Tick, Topic, Trim, Trimmed, command, reply,
+    Ack, Activate, Append, AppendMessage, ChangeInvisible, Handle, Lease, PutTopic, Reply, Tick, Topic, Trim, Trimmed,
+    command, reply,
 };
 use std::ops::ControlFlow;
 
-/// Topic, queue number and first offset of each row.
-pub(super) fn traces(state: &impl ReadState) -> Vec<(TopicId, u16, u64)> {
+/// Topic and queue number of each row, its first offset and the one behind its last.
+pub(super) fn traces(state: &impl ReadState) -> Vec<(TopicId, u16, u64, u64)> {
     let mut rows = Vec::new();
     state
         .scan(key::RETENTION, b"t", &key::after(b"t"), &mut |key, value| {
@@ -21,7 +22,7 @@ pub(super) fn traces(state: &impl ReadState) -> Vec<(TopicId, u16, u64)> {
             if key.len() > 9 {
                 let (_, first, count) = trace::parse(key, value).expect("a row");
                 assert!((1..=trace::RUN_MAX).contains(&count));
-                rows.push((topic, number, first));
+                rows.push((topic, number, first, first + u64::from(count)));
             }
             ControlFlow::Continue(())
         })
@@ -51,9 +52,7 @@ pub(super) fn history(state: &State, words: &[&str]) -> String {
             }
             What::AskedAgain { until_ms } => format!("asked again until {}s", seconds(until_ms)),
             What::Confirmed => "confirmed".to_owned(),
-            What::Extended { until_ms, times, first } => {
-                format!("extended {times}x since {}s until {}s", seconds(first.1), seconds(until_ms))
-            }
+            What::Extended { until_ms } => format!("extended until {}s", seconds(until_ms)),
             What::Acked => "acked".to_owned(),
             What::GivenBack => "given back".to_owned(),
             What::RanOut => "ran out".to_owned(),
@@ -86,11 +85,11 @@ fn each_step_of_a_life_is_told() {
          +1s; confirm a
          +4s; hide g t a 60s; +1s; hide g t a 90s
          +60s; ack g t a
-         history t 0@0            => 0s g 1: leased to A, until 30s; 30s g 1: ran out; 30s g 2: leased to B, at most until 40s; 31s g 2: confirmed; 36s g 2: extended 2x since 35s until 126s; 96s g 2: acked
+         history t 0@0            => 0s g 1: leased to A, until 30s; 30s g 1: ran out; 30s g 2: leased to B, at most until 40s; 31s g 2: confirmed; 35s g 2: extended until 95s; 36s g 2: extended until 126s; 96s g 2: acked
          receive C h t max=1      => a:1
          receive C g t            => b:2
          hide h t a 0s
-         history t 0@0            => 0s g 1: leased to A, until 30s; 30s g 1: ran out; 30s g 2: leased to B, at most until 40s; 31s g 2: confirmed; 36s g 2: extended 2x since 35s until 126s; 96s g 2: acked; 96s h 1: leased to C, until 126s; 96s h 1: given back
+         history t 0@0            => 0s g 1: leased to A, until 30s; 30s g 1: ran out; 30s g 2: leased to B, at most until 40s; 31s g 2: confirmed; 35s g 2: extended until 95s; 36s g 2: extended until 126s; 96s g 2: acked; 96s h 1: leased to C, until 126s; 96s h 1: given back
          +30s; tick
          history t 0@1            => 0s g 1: leased to A, until 30s; 30s g 1: ran out; 96s g 2: leased to C, until 126s; 126s g 2: ran out; 126s g 2: dead at 0
          drop-group g
@@ -115,7 +114,7 @@ fn each_way_out_is_told_apart() {
          history t 0@1            => 3s visible
          history t 0@2            => 5s visible
          receive d g %DLQ%g       => a:1
-         history %DLQ%g 0@0       => 5s g 1: leased to d, until 35s",
+         history %DLQ%g 0@0       => 2s visible; 5s g 1: leased to d, until 35s",
     );
 }
 
@@ -132,8 +131,10 @@ fn neighbours_share_rows_and_go_with_their_messages() {
          move; trim f             => ok
          history t 0@3            => trimmed at 10s up to 0s
          history t 0@5            => nothing
+         traces                   => 0
          receive c g t            => f:1
-         drop-topic t; tick; traces => 0",
+         traces                   => 1
+         drop-topic t; tick; tick; traces => 0",
     );
 }
 
@@ -192,11 +193,12 @@ fn with_topic(mut harness: Harness) -> Harness {
 #[test]
 fn what_was_done_goes_in_pieces_that_a_trim_may_do_at_once() {
     let mut harness = with_topic(Harness::activated());
-    for _ in 0..8 {
+    let rounds = 3 * TRACE_ROWS_MAX / (2 * (4 + 200));
+    for _ in 0..rounds {
         handled(&mut harness);
     }
     // 4 runs of 64 and 8 of a rest, and one by one: leased and acknowledged.
-    assert_eq!(traces(&harness.state).len(), 8 * 2 * (4 + 200));
+    assert_eq!(traces(&harness.state).len(), rounds * 2 * (4 + 200));
     harness.now_ms += 1_000;
     let upto = harness.log.len() as u64 + 1;
     handled(&mut harness);
@@ -205,7 +207,7 @@ fn what_was_done_goes_in_pieces_that_a_trim_may_do_at_once() {
         let before = traces(&harness.state).len();
         let reply = harness.run(command::Kind::Trim(Trim { upto, settle: true }));
         let after = traces(&harness.state).len();
-        assert!(before - after <= TICK_ROWS_MAX, "{} rows at once", before - after);
+        assert!(before - after <= TRACE_ROWS_MAX, "{} rows at once", before - after);
         super::retention::assert_kept(&harness.state);
         pieces += 1;
         match reply.kind {
@@ -214,12 +216,55 @@ fn what_was_done_goes_in_pieces_that_a_trim_may_do_at_once() {
             other => panic!("a trim does not end: {other:?}"),
         }
     }
-    assert!(pieces > 3, "{pieces} pieces");
+    assert!(pieces >= 3, "{pieces} pieces");
     let id = TopicId(topic::topic(&harness.state, "t").expect("read").expect("exists").id);
-    assert_eq!(queue::queue(&harness.state, id, 0).expect("read").min, 1_600);
-    let (events, _) = trace::history(&harness.state, id, 0, 1_600).expect("read");
+    assert_eq!(queue::queue(&harness.state, id, 0).expect("read").min, 200 * rounds as u64);
+    let (events, _) = trace::history(&harness.state, id, 0, 200 * rounds as u64).expect("read");
     assert_eq!(events.len(), 4, "{events:?}");
     harness.assert_replays(7);
+}
+
+/// What is delivered again without another attempt, in one entry: each delivery is told, and in its order.
+#[test]
+fn deliveries_of_one_attempt_in_one_entry_are_told_apart() {
+    let mut harness = with_topic(Harness::activated());
+    let message = AppendMessage { message_type: 1, body_bytes: 1, ..AppendMessage::default() };
+    let append = Append { topic: "t".into(), messages: vec![message; 2], ..Append::default() };
+    harness.run(command::Kind::Append(append));
+    let receive = |client_id: &str| {
+        command::Kind::Lease(Lease {
+            topic: "t".into(),
+            consumer_group: "g".into(),
+            client_id: client_id.into(),
+            messages_max: 2,
+            invisible_ms: 60_000,
+            nonce: 1,
+            create_consumer_group: true,
+            ..Lease::default()
+        })
+    };
+    let reply = harness.run(receive("a"));
+    let Some(reply::Kind::Leased(leased)) = reply.kind else { panic!("not leased: {reply:?}") };
+    let give_back = |item| {
+        let (consumer_group_id, lease_id, nonce) = (leased.consumer_group_id, leased.lease_id, leased.nonce);
+        command::Kind::ChangeInvisible(ChangeInvisible {
+            consumer_group: "g".into(),
+            topic: "t".into(),
+            handle: Some(Handle { consumer_group_id, lease_id, item, nonce }),
+            invisible_ms: 0,
+            suspend: true,
+        })
+    };
+    let batch = harness.batch(vec![give_back(0), give_back(1), receive("b")]);
+    harness.apply_batches(&[batch]);
+    assert_eq!(traces(&harness.state).len(), 3, "both messages share each row");
+    for place in ["0@0", "0@1"] {
+        assert_eq!(
+            history(&harness.state, &["history", "t", place]),
+            "0s g 1: leased to a, until 60s; 0s g 1: given back; 0s g 1: leased to b, until 60s"
+        );
+    }
+    harness.assert_replays(2);
 }
 
 #[test]
