@@ -270,6 +270,9 @@ impl Broker {
         rest_tasks.spawn(reconnect::run(node.clone(), rest.clone()));
         rest_tasks.spawn(access::bootstrap::run(node.clone(), rest.clone()));
 
+        if let Some(wanted) = node.config.export.clone() {
+            rest_tasks.spawn(metrics::export(node.clone(), wanted, rest.clone()));
+        }
         if let Some(listener) = listeners.metrics {
             let server = Server::builder().accept_http1(true);
             rest_tasks.spawn(serve(listener, server, metrics::routes(node.clone()), rest.clone()));

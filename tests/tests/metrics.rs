@@ -1,5 +1,8 @@
 //! What Prometheus and health checks are told, against what clients did. Real processes.
 
+#[path = "metrics/otlp.rs"]
+mod otlp;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;

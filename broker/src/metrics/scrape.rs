@@ -5,6 +5,7 @@ use crate::broker::Node;
 use crate::store::consumer_group::{consumed, consumer_groups};
 use crate::store::topic::{self, is_internal};
 use crate::store::{ConsumerGroupId, StateError, TopicId, half, lag, session, timer};
+use prometheus_client::encoding::prometheus_protobuf::{self, prometheus_data_model::MetricFamily};
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
@@ -44,8 +45,20 @@ pub(super) enum ScrapeError {
     Text(#[from] std::fmt::Error),
 }
 
-/// Everything, in the format of Prometheus.
+/// Everything, in the text format of Prometheus.
 pub(super) fn text(node: &Node) -> Result<String, ScrapeError> {
+    let mut text = String::new();
+    encode(&mut text, &registry(node)?)?;
+    Ok(text)
+}
+
+/// The same, as messages.
+pub(super) fn families(node: &Node) -> Result<Vec<MetricFamily>, ScrapeError> {
+    Ok(prometheus_protobuf::encode(&registry(node)?)?)
+}
+
+/// The one place that says which figures there are.
+fn registry(node: &Node) -> Result<Registry, ScrapeError> {
     let label = |name: &'static str, value: &str| (Cow::Borrowed(name), Cow::Owned(value.to_owned()));
     let labels = [
         label("cluster", &node.config.cluster),
@@ -61,9 +74,7 @@ pub(super) fn text(node: &Node) -> Result<String, ScrapeError> {
     if node.group.leadership().leads {
         rows(&node.group.state(), node, &mut registry)?;
     }
-    let mut text = String::new();
-    encode(&mut text, &registry)?;
-    Ok(text)
+    Ok(registry)
 }
 
 fn gauge(registry: &mut Registry, name: &str, help: &str, value: impl TryInto<i64>) {
