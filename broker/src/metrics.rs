@@ -9,6 +9,7 @@ mod counters;
 mod latency;
 mod otlp;
 mod scrape;
+mod served;
 
 pub(crate) use counters::Counters;
 pub use otlp::Export;

@@ -274,7 +274,9 @@ impl Api {
 
     async fn timed<A: Answered>(&self, rpc: &'static str, answer: impl Future<Output = A>) -> Answer<A> {
         let started = Instant::now();
+        let serving = self.0.node.counters.serves(rpc);
         let answer = answer.await;
+        drop(serving);
         let code = answer.status().map_or("CODE_UNSPECIFIED", status::code_name);
         self.0.node.counters.called(rpc, code, started.elapsed());
         Ok(Response::new(answer))

@@ -242,6 +242,7 @@ async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answe
     while !waiter.is_ended() {
         waiter.look();
         let looked = Instant::now();
+        let serving = front.node.counters.serves("ReceiveMessage");
         let mut again = false;
         front.still(ask.permit.as_ref())?;
         // Before anything arrives, so that no other member's receive skips what this one waits for.
@@ -278,6 +279,7 @@ async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answe
         if again && Instant::now() < ask.end && !client.is_closed() {
             continue;
         }
+        drop(serving);
         let ended = waiter.ended();
         tokio::select! {
             () = ended => {}
