@@ -6,84 +6,44 @@
 
 use super::scrape;
 use crate::broker::Node;
-use crate::clock::system_clock;
+use crate::clock::system_nanos;
+use crate::collector::{Calls, Collector, Target, Told, resource, scope, text};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
+use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::metrics::v1::{
     AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint, ResourceMetrics,
     ScopeMetrics, Sum, metric::Data, number_data_point::Value,
 };
-use opentelemetry_proto::tonic::resource::v1::Resource;
 use prometheus_client::encoding::prometheus_protobuf::prometheus_data_model as shown;
 use raftmq_server::settings::Settings;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tonic::Request;
-use tonic::metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 /// Points of one request. A point has some 300 bytes and at most a few KiB, and collectors take 4 MiB unless told
 /// otherwise.
 const POINTS_MAX: usize = 2_000;
 
-/// Where figures are sent, and how.
+/// Where figures are sent, and how often.
 #[derive(Debug, Clone)]
 pub struct Export {
-    /// As somebody wrote it, for the log.
-    target: String,
-    endpoint: Endpoint,
-    headers: MetadataMap,
-    timeout: Duration,
+    collector: Collector,
     interval: Duration,
 }
 
 impl Export {
     /// Reads RocketMQ's keys; `None` unless `wanted`.
-    pub(crate) fn read(s: &mut Settings, wanted: bool) -> Option<Export> {
-        const TARGET: &str = "http://host:port of an OpenTelemetry collector (there is no TLS to it)";
-        const HEADERS: &str = "name:value pairs separated by ','";
-        let target = s.optional_parsed("metricsGrpcExporterTarget", TARGET, |text| {
-            read_target(text).map(|endpoint| (text.to_owned(), endpoint))
-        });
-        let headers =
-            s.secret("metricsGrpcExporterHeader").map_or_else(|| Some(MetadataMap::new()), |h| read_headers(&h));
-        if headers.is_none() {
-            s.wrong("metricsGrpcExporterHeader", HEADERS);
-        }
-        let timeout_ms = s.number("metricGrpcExporterTimeOutInMills", 3_000, 1..=600_000);
+    pub(crate) fn read(s: &mut Settings, calls: Option<&Calls>, wanted: bool) -> Option<Export> {
+        let target = Target::read(s, "metricsGrpcExporterTarget", wanted);
         let interval_ms = s.number("metricGrpcExporterIntervalInMills", 60_000, 100..=86_400_000);
         if !wanted {
             return None;
         }
-        if target.is_none() && !s.is_set("metricsGrpcExporterTarget") {
-            s.missing("metricsGrpcExporterTarget", TARGET);
-        }
-        let (target, endpoint) = target?;
-        let (timeout, interval) = (Duration::from_millis(timeout_ms), Duration::from_millis(interval_ms));
-        Some(Export { target, endpoint: endpoint.connect_timeout(timeout), headers: headers?, timeout, interval })
+        Some(Export { collector: target?.called(calls?), interval: Duration::from_millis(interval_ms) })
     }
-}
-
-fn read_target(text: &str) -> Option<Endpoint> {
-    let endpoint = Endpoint::from_shared(text.to_owned()).ok()?;
-    let uri = endpoint.uri();
-    (uri.scheme_str() == Some("http") && uri.port_u16().is_some_and(|port| port > 0)).then_some(endpoint)
-}
-
-/// `name:value,name:value`, RocketMQ's form; a value may have colons.
-fn read_headers(text: &str) -> Option<MetadataMap> {
-    let mut headers = MetadataMap::new();
-    for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once(':')?;
-        let name: MetadataKey<Ascii> = name.trim().to_ascii_lowercase().parse().ok()?;
-        let mut value: MetadataValue<Ascii> = value.trim().parse().ok()?;
-        value.set_sensitive(true);
-        headers.append(name, value);
-    }
-    Some(headers)
 }
 
 /// Sends figures again and again, until `stop`.
@@ -92,51 +52,32 @@ pub(crate) async fn run(node: Arc<Node>, export: Export, stop: CancellationToken
 }
 
 async fn send_on(node: &Arc<Node>, export: &Export) {
-    let mut client = MetricsServiceClient::new(export.endpoint.connect_lazy());
+    let mut client = MetricsServiceClient::new(export.collector.connect());
+    let mut told = Told::new(&export.collector, "figures");
+    let again = format!("and is tried again every {} ms", export.interval.as_millis());
     let mut ticks = tokio::time::interval(export.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let collector = export.target.as_str();
-    let mut away = false;
     loop {
         ticks.tick().await;
-        match send(node, export, &mut client).await {
-            Ok(()) => {
-                if away {
-                    tracing::info!(collector, "the collector takes figures again");
-                }
-                away = false;
-            }
-            Err(why) => {
-                if away {
-                    tracing::debug!(collector, "still no figures are taken: {why}");
-                } else {
-                    let ms = export.interval.as_millis();
-                    tracing::warn!(
-                        collector,
-                        "the collector takes no figures, and is tried again every {ms} ms: {why}"
-                    );
-                }
-                away = true;
-            }
-        }
+        told.tell(send(node, &export.collector, &mut client).await, &again);
     }
 }
 
 /// Sends all figures once.
-async fn send(node: &Arc<Node>, export: &Export, client: &mut MetricsServiceClient<Channel>) -> Result<(), String> {
+async fn send(
+    node: &Arc<Node>,
+    collector: &Collector,
+    client: &mut MetricsServiceClient<Channel>,
+) -> Result<(), String> {
     let reader = node.clone();
     // Rows are read from disk.
     let families = tokio::task::spawn_blocking(move || scrape::families(&reader)).await;
     let families = families.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-    let now = system_clock().saturating_mul(1_000_000);
+    let now = system_nanos();
     let metrics = families.into_iter().flat_map(|family| metrics_of(family, now)).collect();
     for metrics in requests(metrics) {
-        let mut request = Request::new(of_node(node, metrics));
-        *request.metadata_mut() = export.headers.clone();
-        request.set_timeout(export.timeout);
-        let answer = tokio::time::timeout(export.timeout, client.export(request)).await;
-        let answer = answer.map_err(|_| format!("no answer within {} ms", export.timeout.as_millis()))?;
-        let answer = answer.map_err(|status| format!("{:?}: {}", status.code(), status.message()))?.into_inner();
+        let request = collector.request(of_node(node, metrics));
+        let answer = collector.answer(client.export(request)).await?;
         if let Some(partial) = answer.partial_success.filter(|partial| partial.rejected_data_points > 0) {
             return Err(format!("it refused {} points: {}", partial.rejected_data_points, partial.error_message));
         }
@@ -145,16 +86,8 @@ async fn send(node: &Arc<Node>, export: &Export, client: &mut MetricsServiceClie
 }
 
 fn of_node(node: &Node, metrics: Vec<Metric>) -> ExportMetricsServiceRequest {
-    let config = &node.config;
-    let instance = format!("{}/{}/{}", config.cluster, config.broker_group, config.label);
-    let attributes = vec![text("service.name", "raftmq-broker"), text("service.instance.id", &instance)];
-    let scope = InstrumentationScope {
-        name: "raftmq".to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        ..Default::default()
-    };
-    let scoped = ScopeMetrics { scope: Some(scope), metrics, ..Default::default() };
-    let resource = Some(Resource { attributes, ..Default::default() });
+    let scoped = ScopeMetrics { scope: Some(scope()), metrics, ..Default::default() };
+    let resource = Some(resource(node));
     let resource_metrics = vec![ResourceMetrics { resource, scope_metrics: vec![scoped], ..Default::default() }];
     ExportMetricsServiceRequest { resource_metrics }
 }
@@ -242,11 +175,6 @@ fn histogram(series: shown::Metric, now: u64) -> Option<HistogramDataPoint> {
 
 fn labels(pairs: Vec<shown::LabelPair>) -> Vec<KeyValue> {
     pairs.into_iter().map(|pair| text(&pair.name, &pair.value)).collect()
-}
-
-fn text(key: &str, value: &str) -> KeyValue {
-    let value = AnyValue { value: Some(any_value::Value::StringValue(value.to_owned())) };
-    KeyValue { key: key.to_owned(), value: Some(value), ..Default::default() }
 }
 
 #[cfg(test)]

@@ -143,7 +143,7 @@ async fn a_collector_is_sent_what_the_page_shows_and_holds_nothing_up_while_it_i
         setting("metricGrpcExporterTimeOutInMills", "200"),
         setting("metricGrpcExporterIntervalInMills", "100"),
     ];
-    let environment = vec![setting("RUST_LOG", "info,raftmq_broker::metrics=debug")];
+    let environment = vec![setting("RUST_LOG", "info,raftmq_broker::collector=debug")];
     let mut cluster = Cluster::start(Options { nodes: 1, settings, environment, ..Default::default() }).await?;
     cluster.create_topic(TOPIC, 4).await?;
     let producer = Producer::new(&cluster.access(0), &[TOPIC])?;
