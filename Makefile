@@ -44,8 +44,9 @@ lint: ## Formatting and lints only
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy --release --workspace --all-targets --locked -- -D warnings
 
-docs: build ## Write docs/configuration.md anew from what the programs say, and the tables of docs/faults.md
+docs: build ## Write docs/configuration.md and docs/metrics.md anew from what the programs say, and the tables of docs/faults.md
 	@RAFTMQ_WRITE_DOCS=1 RAFTMQ_BIN_DIR="$(BIN)" $(CARGO) test --release -p raftmq-tests --test configuration the_reference
+	@RAFTMQ_WRITE_DOCS=1 RAFTMQ_BIN_DIR="$(BIN)" $(CARGO) test --release -p raftmq-tests --test metrics figures_are
 	@RAFTMQ_WRITE_DOCS=1 $(CARGO) test --release -p raftmq-tests --test fault_matrix the_page
 
 fix: ## Rewrite the formatting

@@ -60,7 +60,6 @@ const ABSENT: &[(&str, &str)] = &[
         "snapshot",
         "is needless: rows are in a database, and a node that lacks what the log no longer has is filled with a copy",
     ),
-    ("getBrokerEpoch", "shows the history of masters; the present term is in haStatus and getSyncStateSet"),
     ("cleanExpiredCQ", TRIM),
     ("cleanUnusedTopic", "finds topics that are left on one broker only; use topicList and deleteTopic"),
     ("deleteExpiredCommitLog", TRIM),

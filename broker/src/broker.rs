@@ -22,6 +22,7 @@ use crate::rate::Rates;
 use crate::room::SendGate;
 use crate::store;
 use crate::task::{self, Builds, Paces, Uses};
+use crate::trace::{self, Tracer};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use raft_store::{
@@ -91,6 +92,8 @@ pub struct Node {
     pub reporter: Reporter,
     /// What is counted for whoever asks.
     pub(crate) counters: Counters,
+    /// Spans of what is traced.
+    pub(crate) tracer: Tracer,
     /// When it started.
     pub(crate) started: Instant,
     /// Work that outlives the call that began it: long polls, client streams, messages given back.
@@ -188,13 +191,16 @@ impl Broker {
     pub async fn start(config: BrokerConfig, listeners: Listeners) -> anyhow::Result<Broker> {
         let config = Arc::new(config);
         let clock = Arc::new(ClusterClock::new(system_clock));
-        let proposer = Proposer::new(config.propose.clone(), clock.clone());
+        let (tracer, spans) = config.traces.as_ref().map(Tracer::new).unzip();
+        let tracer = tracer.unwrap_or_default();
+        let proposer = Proposer::new(config.propose.clone(), clock.clone(), tracer.clone());
         let gate = Arc::new(SendGate::default());
         let waiters = Waiters::new(config.grpc.long_polls_max);
         let streams: Arc<Streams> = Arc::default();
         let access = Arc::new(Access::new(config.access.clone()));
         let rates = Arc::new(Rates::new(config.grpc.client_rate, access.clone()));
-        let merger = Arc::new(Merger::new(config.merge.clone(), clock.clone(), gate.clone(), rates.clone()));
+        let merger =
+            Arc::new(Merger::new(config.merge.clone(), clock.clone(), gate.clone(), rates.clone(), tracer.clone()));
         let registry = Arc::<Registry>::default();
         let outlets = Arc::new(Outlets {
             origin: OnceLock::new(),
@@ -242,6 +248,7 @@ impl Broker {
             access,
             reporter,
             counters: Counters::default(),
+            tracer,
             started: Instant::now(),
             calls,
             closing,
@@ -270,6 +277,12 @@ impl Broker {
         rest_tasks.spawn(reconnect::run(node.clone(), rest.clone()));
         rest_tasks.spawn(access::bootstrap::run(node.clone(), rest.clone()));
 
+        if let Some(wanted) = node.config.export.clone() {
+            rest_tasks.spawn(metrics::export(node.clone(), wanted, rest.clone()));
+        }
+        if let Some((config, spans)) = node.config.traces.clone().zip(spans) {
+            rest_tasks.spawn(trace::run(node.clone(), config, spans, rest.clone()));
+        }
         if let Some(listener) = listeners.metrics {
             let server = Server::builder().accept_http1(true);
             rest_tasks.spawn(serve(listener, server, metrics::routes(node.clone()), rest.clone()));

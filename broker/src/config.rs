@@ -1,11 +1,14 @@
 //! The broker's configuration: RocketMQ's keys where it has one, checked as a whole at start.
 
 use crate::access::AccessConfig;
+use crate::collector::Calls;
 use crate::forward::MergeLimits;
 use crate::machine::{EXPRESSION_BYTES_MAX, KNOWN, MESSAGES_MAX_DEFAULT, WINDOW_MS_DEFAULT};
+use crate::metrics::Export;
 use crate::propose::ProposeLimits;
 use crate::rate::Limit;
 use crate::task::SlowDiskLimits;
+use crate::trace::TraceConfig;
 use raftmq_server::cluster_tls::ClusterTlsFiles;
 use raftmq_server::logs::LogFiles;
 use raftmq_server::settings::{Alias, Effective, Entry, SettingErrors, Settings};
@@ -229,6 +232,10 @@ pub struct BrokerConfig {
     pub log_files: Option<LogFiles>,
     /// Figures and health over HTTP; `None` for nowhere.
     pub metrics: Option<Metrics>,
+    /// The collector that figures are sent to; `None` for none.
+    pub export: Option<Export>,
+    /// The collector that spans are sent to; `None` for none.
+    pub traces: Option<TraceConfig>,
     /// Versions of commands that this build knows. Not a setting: what else is put here, by tests, must be true of it.
     pub versions: RangeInclusive<u32>,
     /// What all of this was read from, secrets masked.
@@ -412,7 +419,10 @@ impl BrokerConfig {
             slow: Duration::from_millis(s.number("slowDiskMillis", 200, 0..=600_000)),
             interval: Duration::from_millis(s.number("slowDiskHandoverIntervalMillis", 30_000, 1_000..=86_400_000)),
         };
-        let metrics = metrics(s);
+        let (metrics, sent) = metrics(s);
+        let calls = Calls::read(s);
+        let export = Export::read(s, calls.as_ref(), sent);
+        let traces = TraceConfig::read(s, calls.as_ref());
         let log_files = LogFiles::read(s, "broker", Some(store_dir.join("logs")));
         s.unused(&["brokerRole", "brokerId"], "replication is by majority and any member may lead");
         s.unused(&["sendMessageThreadPoolNums", "waitTimeMillsInSendQueue"], "requests are not bound to threads here");
@@ -445,6 +455,8 @@ impl BrokerConfig {
             access,
             log_files,
             metrics,
+            export,
+            traces,
             versions: KNOWN,
             entries: effective.entries(),
             layers,
@@ -453,11 +465,13 @@ impl BrokerConfig {
     }
 }
 
-fn metrics(s: &mut Settings) -> Option<Metrics> {
-    let wanted = s.choice("metricsExporterType", "PROM", &[("PROM", true), ("DISABLE", false)]);
+/// Where figures are shown, and whether they are sent to a collector.
+fn metrics(s: &mut Settings) -> (Option<Metrics>, bool) {
+    let kinds = [("PROM", (true, false)), ("OTLP_GRPC", (true, true)), ("DISABLE", (false, false))];
+    let (shown, sent) = s.choice("metricsExporterType", "PROM", &kinds);
     let may_fail = !s.is_set("metricsPromExporterPort");
     let port = s.number("metricsPromExporterPort", 5557, 0..=u16::MAX);
-    (wanted && port != 0).then_some(Metrics { port, may_fail })
+    ((shown && port != 0).then_some(Metrics { port, may_fail }), sent)
 }
 
 /// A hundred years.
@@ -606,6 +620,38 @@ mod tests {
         ] {
             let errors = read(text).expect_err(text);
             assert!(errors.contains(part), "{part} in {errors}");
+        }
+    }
+
+    #[test]
+    fn a_collector_is_named_where_figures_are_sent_to_one() {
+        assert!(read("").expect("valid").export.is_none());
+        let target = "metricsGrpcExporterTarget=http://127.0.0.1:4317\n";
+        assert!(read(target).expect("valid").export.is_none(), "nobody asked for it");
+        let sent = format!("metricsExporterType=OTLP_GRPC\n{target}");
+        let config = read(&format!("{sent}metricsGrpcExporterHeader=api-key:one:two, tenant:7\n")).expect("valid");
+        assert!(config.export.is_some() && config.metrics.is_some(), "pages are there as well");
+        assert!(!format!("{config:?}").contains("one:two"), "headers are secrets");
+        for (text, part) in [
+            ("metricsExporterType=OTLP_GRPC\n", "metricsGrpcExporterTarget"),
+            ("metricsGrpcExporterTarget=collector:4317\n", "metricsGrpcExporterTarget = collector:4317"),
+            ("metricsGrpcExporterTarget=https://collector:4317\n", "no TLS"),
+            ("metricsGrpcExporterHeader=api-key\n", "metricsGrpcExporterHeader"),
+            ("metricGrpcExporterIntervalInMills=0\n", "metricGrpcExporterIntervalInMills = 0"),
+        ] {
+            let errors = read(text).expect_err(text);
+            assert!(errors.contains(part), "{part} in {errors}");
+        }
+    }
+
+    #[test]
+    fn there_are_traces_where_there_is_a_collector() {
+        assert!(read("tracesSampledRatio=1\n").expect("valid").traces.is_none(), "nobody takes them");
+        let target = "tracesGrpcExporterTarget=http://127.0.0.1:4317\n";
+        assert!(read(target).expect("valid").traces.is_some());
+        for ratio in ["-0.1", "1.1", "NaN", "half"] {
+            let errors = read(&format!("{target}tracesSampledRatio={ratio}\n")).expect_err(ratio);
+            assert!(errors.contains("a number from 0 to 1"), "{errors}");
         }
     }
 

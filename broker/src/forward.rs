@@ -10,6 +10,7 @@ use crate::clock::ClusterClock;
 use crate::command::{EncodedBatch, encode_entry};
 use crate::rate::Rates;
 use crate::room::SendGate;
+use crate::trace::{Span, Tracer};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -125,17 +126,29 @@ impl Default for MergeLimits {
     }
 }
 
+/// A batch with the spans of its commands that are traced.
+struct Queued {
+    batch: EncodedBatch,
+    spans: Vec<Span>,
+}
+
+/// An entry that was proposed and is not applied yet.
+struct Underway {
+    bytes: usize,
+    spans: Vec<Span>,
+}
+
 /// What a leader holds of one term. Two nodes may lead in one term, one after the other (the later one has the
 /// higher id), so a term that another node leads in is closed here for good.
 #[derive(Default)]
 struct Merging {
     term: Term,
     closed: bool,
-    queue: VecDeque<EncodedBatch>,
+    queue: VecDeque<Queued>,
     /// Bytes in the queue.
     queued_bytes: usize,
-    /// Bytes of the entries that were proposed and not yet applied.
-    inflight: VecDeque<usize>,
+    /// The entries that were proposed and not yet applied.
+    inflight: VecDeque<Underway>,
     /// Proposals of this node that came to nothing so far. Each time it grows, all is dropped here, and the members
     /// send again from where they are.
     refusals: u64,
@@ -163,6 +176,7 @@ pub struct Merger {
     clock: Arc<ClusterClock>,
     gate: Arc<SendGate>,
     rates: Arc<Rates>,
+    tracer: Tracer,
     merging: Mutex<Merging>,
     changed: Notify,
     /// Grows when proposals came to nothing: the streams end, and the members send again.
@@ -172,9 +186,15 @@ pub struct Merger {
 impl Merger {
     /// A merger that takes nothing until this node leads.
     #[must_use]
-    pub(crate) fn new(limits: MergeLimits, clock: Arc<ClusterClock>, gate: Arc<SendGate>, rates: Arc<Rates>) -> Merger {
+    pub(crate) fn new(
+        limits: MergeLimits,
+        clock: Arc<ClusterClock>,
+        gate: Arc<SendGate>,
+        rates: Arc<Rates>,
+        tracer: Tracer,
+    ) -> Merger {
         let refused = watch::channel(0).0;
-        Merger { limits, clock, gate, rates, merging: Mutex::default(), changed: Notify::new(), refused }
+        Merger { limits, clock, gate, rates, tracer, merging: Mutex::default(), changed: Notify::new(), refused }
     }
 
     /// Takes batches from a node that knows this one to lead in `term`, which may be earlier than this node's own
@@ -201,9 +221,10 @@ impl Merger {
                 }
                 if batch.sequence == *taken + 1 {
                     *taken = batch.sequence;
+                    let spans = self.tracer.taken(&batch.traceparents);
                     let batch = EncodedBatch { batch: batch.batch, blobs: batch.blobs };
                     merging.queued_bytes += bytes_of(&batch);
-                    merging.queue.push_back(batch);
+                    merging.queue.push_back(Queued { batch, spans });
                 }
             }
         }
@@ -224,7 +245,8 @@ impl Merger {
                 return;
             }
             for _ in 0..entries {
-                merging.inflight.pop_front();
+                let Some(entry) = merging.inflight.pop_front() else { break };
+                entry.spans.into_iter().for_each(|span| self.tracer.end(span));
             }
         }
         self.changed.notify_one();
@@ -256,21 +278,27 @@ impl Merger {
         }
         // A first entry leaves at once. A further one is as large as the one before it, or waits for its end: entries
         // cost the same whatever is in them, and small ones would not become fewer by hurrying.
-        if merging.inflight.back().is_some_and(|last| merging.queued_bytes < (*last).min(self.limits.entry_bytes_max)) {
+        if merging
+            .inflight
+            .back()
+            .is_some_and(|last| merging.queued_bytes < last.bytes.min(self.limits.entry_bytes_max))
+        {
             return Vec::new();
         }
-        let (mut batches, mut bytes) = (Vec::new(), 0);
+        let (mut batches, mut bytes, mut spans) = (Vec::new(), 0, Vec::new());
         while let Some(next) = merging.queue.front() {
-            let size = bytes_of(next);
+            let size = bytes_of(&next.batch);
             if !batches.is_empty() && bytes + size > self.limits.entry_bytes_max {
                 break;
             }
             bytes += size;
-            batches.extend(merging.queue.pop_front());
+            let Some(mut next) = merging.queue.pop_front() else { break };
+            spans.append(&mut next.spans);
+            batches.push(next.batch);
         }
         if !batches.is_empty() {
             merging.queued_bytes -= bytes;
-            merging.inflight.push_back(bytes);
+            merging.inflight.push_back(Underway { bytes, spans });
         }
         batches
     }

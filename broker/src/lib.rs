@@ -21,6 +21,7 @@ pub mod apply;
 pub mod broker;
 pub mod client;
 pub mod clock;
+mod collector;
 pub mod command;
 pub mod config;
 pub mod deliver;
@@ -37,5 +38,6 @@ pub mod rate;
 mod room;
 pub mod store;
 pub mod task;
+mod trace;
 
 pub use main_function::{Arguments, main_knowing, main_with, runtime};

@@ -1,14 +1,19 @@
 //! What a node says of itself over HTTP, on `metricsPromExporterPort`: figures for Prometheus under RocketMQ's names
-//! (`/metrics`), whether it works (`/healthz`) and whether it serves clients (`/readyz`).
+//! (`/metrics`), whether it works (`/healthz`) and whether it serves clients (`/readyz`). The figures also go to an
+//! OpenTelemetry collector where one is named.
 //!
 //! Counters are of the calls that this node answered, so that the sum over all nodes is the broker group's. What is
 //! the same on every member (lag, half messages, topics) is said by the leader alone, for the same reason.
 
 mod counters;
 mod latency;
+mod otlp;
 mod scrape;
+mod served;
 
 pub(crate) use counters::Counters;
+pub use otlp::Export;
+pub(crate) use otlp::run as export;
 
 use crate::broker::Node;
 use axum::Router;

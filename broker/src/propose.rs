@@ -12,6 +12,7 @@
 use crate::clock::ClusterClock;
 use crate::forward::{Link, Merger};
 use crate::machine::{Answer, VERSION, version_of};
+use crate::trace::{self, Context, Kind as SpanKind, Span, Tracer};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -100,6 +101,8 @@ struct Pending {
     blobs: Vec<Bytes>,
     bytes: usize,
     answer: oneshot::Sender<Reply>,
+    /// The span of the call that it is of, when that is traced.
+    trace: Option<Context>,
 }
 
 /// A batch that has been sent and not answered.
@@ -107,6 +110,8 @@ struct Unsettled {
     batch: ForwardedBatch,
     answers: Vec<oneshot::Sender<Reply>>,
     bytes: usize,
+    /// Of its commands that are traced.
+    spans: Vec<Span>,
 }
 
 #[derive(Default)]
@@ -128,6 +133,7 @@ struct Queue {
 struct Inner {
     limits: ProposeLimits,
     clock: Arc<ClusterClock>,
+    tracer: Tracer,
     inflight_bytes: AtomicUsize,
     /// What batches are encoded by.
     version: watch::Sender<u32>,
@@ -147,11 +153,12 @@ pub struct Proposer {
 impl Proposer {
     /// A proposer that queues until [`Proposer::run`] is given a group.
     #[must_use]
-    pub fn new(limits: ProposeLimits, clock: Arc<ClusterClock>) -> Proposer {
+    pub(crate) fn new(limits: ProposeLimits, clock: Arc<ClusterClock>, tracer: Tracer) -> Proposer {
         Proposer {
             inner: Arc::new(Inner {
                 limits,
                 clock,
+                tracer,
                 inflight_bytes: AtomicUsize::new(0),
                 version: watch::Sender::new(0),
                 queue: Mutex::default(),
@@ -245,10 +252,11 @@ impl Proposer {
         });
         let (answer, reply) = oneshot::channel();
         let command = Command { deadline_ms, kind: Some(kind) };
+        let trace = if inner.tracer.is_on() { trace::current() } else { None };
         let enough = {
             let mut queue = inner.queue.lock();
             queue.bytes += bytes;
-            queue.commands.push_back(Pending { command, blobs, bytes, answer });
+            queue.commands.push_back(Pending { command, blobs, bytes, answer, trace });
             queue.bytes >= queue.wanted_bytes
         };
         if enough {
@@ -274,6 +282,7 @@ impl Proposer {
         }
         self.inner.settled.notify_one();
         for (unsettled, replies) in given {
+            unsettled.spans.into_iter().for_each(|span| self.inner.tracer.end(span));
             self.inner.inflight_bytes.fetch_sub(unsettled.bytes, Ordering::Relaxed);
             for (answer, reply) in unsettled.answers.into_iter().zip(replies) {
                 // A client that has gone away needs no reply.
@@ -350,6 +359,7 @@ impl Inner {
     /// Drains the queue into one batch and keeps it until it is answered.
     fn next_batch(&self, node: NodeId, boot: u64) -> Option<ForwardedBatch> {
         let (mut commands, mut blobs, mut answers, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        let mut spans = Vec::new();
         {
             let mut queue = self.queue.lock();
             while let Some(next) = queue.commands.front() {
@@ -365,6 +375,7 @@ impl Inner {
                 commands.push(next.command);
                 blobs.extend(next.blobs);
                 answers.push(next.answer);
+                spans.extend(next.trace.map(|call| Span::within(call, "propose", SpanKind::Internal)));
             }
         }
         if commands.is_empty() {
@@ -380,8 +391,9 @@ impl Inner {
         let slots = u32::try_from(blobs.len()).expect("a batch has fewer blobs than bytes, and those are bounded");
         let version = Some(*self.version.borrow()).filter(|version| *version > 1).unwrap_or(0);
         let batch = Batch { node, boot, sequence, settled, slots, commands, version };
-        let batch = ForwardedBatch { batch: batch.encode_to_vec().into(), blobs, boot, sequence };
-        batches.unsettled.insert(sequence, Unsettled { batch: batch.clone(), answers, bytes });
+        let traceparents = spans.iter().map(|span: &Span| span.context.to_string()).collect();
+        let batch = ForwardedBatch { batch: batch.encode_to_vec().into(), blobs, boot, sequence, traceparents };
+        batches.unsettled.insert(sequence, Unsettled { batch: batch.clone(), answers, bytes, spans });
         Some(batch)
     }
 

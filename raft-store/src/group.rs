@@ -661,6 +661,16 @@ impl RaftGroup {
         }
     }
 
+    /// The first entry of each leader in this node's log, oldest first, whether it is committed or not; of the oldest
+    /// leader the first one that the log still knows of.
+    #[must_use]
+    pub fn terms(&self) -> Vec<LogId> {
+        let mut ids = self.shared().log.key_log_ids(0..u64::MAX);
+        // The last id of all is that of an entry which need not be a first one.
+        ids.dedup_by_key(|id| (id.term, id.node));
+        ids
+    }
+
     /// Returns once this node has applied everything that was acknowledged before the call. Leader only.
     ///
     /// # Errors

@@ -1,13 +1,20 @@
 //! What Prometheus and health checks are told, against what clients did. Real processes.
 
+#[path = "metrics/otlp.rs"]
+mod otlp;
+#[path = "metrics/reference.rs"]
+mod reference;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use raftmq_tests::client::{Consumer, Producer, eventually};
+use raftmq_proto::rocketmq as pb;
+use raftmq_tests::client::{Consumer, Producer, eventually, message};
 use raftmq_tests::cluster::{Cluster, LEADER_WITHIN, Options};
+use raftmq_tests::oracle::message_id;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -15,6 +22,9 @@ const TOPIC: &str = "orders";
 const GROUP: &str = "billing";
 const SENT: u64 = 90;
 const BODY: usize = 100;
+/// Topics of transactions and of delayed messages.
+const HALVES: &str = "ledger";
+const LATER: &str = "reminders";
 
 /// A page over HTTP/1: its status and its text.
 async fn page(address: SocketAddr, path: &str) -> Result<(u16, String)> {
@@ -37,9 +47,10 @@ async fn series(address: SocketAddr) -> Result<BTreeMap<String, f64>> {
         .filter_map(|line| line.rsplit_once(' '))
         .map(|(name, value)| {
             let (name, labels) = name.trim_end_matches('}').split_once('{').unwrap_or((name, ""));
-            let own = ["cluster=", "node_type=", "node_id=", "broker_group="];
-            let mut labels: Vec<&str> =
-                labels.split(',').filter(|label| own.iter().all(|own| !label.starts_with(own))).collect();
+            let mut labels: Vec<&str> = labels
+                .split(',')
+                .filter(|label| label.split('=').next().is_none_or(|name| !reference::OF_NODE.contains(&name)))
+                .collect();
             labels.sort_unstable();
             Ok((format!("{name}{{{}}}", labels.join(",")), value.parse()?))
         })
@@ -53,6 +64,30 @@ async fn sum(cluster: &Cluster, name: &str) -> Result<f64> {
         sum += series(node.metrics).await?.get(name).copied().unwrap_or_default();
     }
     Ok(sum)
+}
+
+/// A transaction that is committed, one that is rolled back, one that is left open, and a message for tomorrow.
+async fn end_and_wait(cluster: &Cluster) -> Result<()> {
+    cluster.put_topic(HALVES, 4, Some("TRANSACTION")).await?;
+    cluster.put_topic(LATER, 4, Some("DELAY")).await?;
+    let producer = Producer::new(&cluster.access(0), &[HALVES, LATER])?;
+    for (number, commit) in [(1, Some(true)), (2, Some(false)), (3, None)] {
+        let mut half = message(HALVES, &message_id(number), None, Bytes::from_static(b"half"));
+        half.system_properties.get_or_insert_default().message_type = pb::MessageType::Transaction.into();
+        let sent = producer.send_messages(HALVES, vec![half]).await?;
+        if let Some(commit) = commit {
+            let half = sent.entries.first().context("a message has an entry")?;
+            producer.end(HALVES, half, commit).await?;
+        }
+    }
+    let mut later = message(LATER, &message_id(4), None, Bytes::from_static(b"later"));
+    let system = later.system_properties.get_or_insert_default();
+    system.message_type = pb::MessageType::Delay.into();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let seconds = i64::try_from(now.as_secs())? + 80_000;
+    system.delivery_timestamp = Some(prost_types::Timestamp { seconds, nanos: 0 });
+    producer.send_messages(LATER, vec![later]).await?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -79,6 +114,7 @@ async fn figures_are_what_clients_did_and_health_is_what_they_meet() -> Result<(
         consumer.ack(delivery).await?;
     }
     let delivered = deliveries.len() as f64;
+    end_and_wait(&cluster).await?;
 
     // Whatever node took a call counts it, and no other.
     let topic = format!("message_type=\"normal\",topic=\"{TOPIC}\"");
@@ -89,6 +125,18 @@ async fn figures_are_what_clients_did_and_health_is_what_they_meet() -> Result<(
     ensure!(sum(&cluster, &format!("rocketmq_messages_out_total{{{group}}}")).await? == delivered);
     let sends = "rocketmq_rpc_latency_count{protocol_type=\"grpc\",request_code=\"SendMessage\",response_code=\"OK\"}";
     ensure!(sum(&cluster, sends).await? == SENT as f64);
+
+    for (name, value) in [
+        ("rocketmq_commit_messages_total{topic=\"ledger\"}", 1.0),
+        ("rocketmq_rollback_messages_total{topic=\"ledger\"}", 1.0),
+        ("rocketmq_timer_enqueue_total{topic=\"reminders\"}", 1.0),
+        ("rocketmq_proxy_up{proxy_mode=\"local\"}", 3.0),
+        ("rocketmq_processor_watermark{processor=\"send\"}", 0.0),
+    ] {
+        let found = sum(&cluster, name).await?;
+        ensure!(found == value, "{name}: {found}");
+    }
+    ensure!(sum(&cluster, "rocketmq_raft_election_total{}").await? >= 1.0);
 
     // What is the same on all members is said once.
     ensure!(sum(&cluster, "rocketmq_raft_is_leader{}").await? == 1.0);
@@ -116,6 +164,18 @@ async fn figures_are_what_clients_did_and_health_is_what_they_meet() -> Result<(
     }
     let lags = found.keys().filter(|name| name.starts_with("rocketmq_raft_peer_lag_entries{"));
     ensure!(lags.count() == 2);
+    ensure!(found["rocketmq_half_messages{topic=\"ledger\"}"] == 1.0, "{found:?}");
+    ensure!(found["rocketmq_timing_messages{topic=\"reminders\"}"] == 1.0, "{found:?}");
+    ensure!(found["rocketmq_timer_dequeue_lag{}"] == 0.0 && found["rocketmq_timer_dequeue_latency{}"] == 0.0);
+    // What was never handed out came after what is leased.
+    let queueing = found[&format!("rocketmq_consumer_queueing_latency{{{group}}}")];
+    let waits = found[&format!("rocketmq_consumer_lag_latency{{{group}}}")];
+    ensure!(queueing > 0.0 && waits >= queueing, "{found:?}");
+    let mut pages = Vec::new();
+    for node in &cluster.nodes {
+        pages.push(page(node.metrics, "/metrics").await?.1);
+    }
+    reference::check(&pages, leader)?;
 
     // Without a majority the node that is left works and serves nobody.
     cluster.kill_at_once(&[(leader + 1) % 3, (leader + 2) % 3])?;

@@ -322,7 +322,27 @@ async fn leadership(tool: &mut Tool) -> Result<()> {
     tool.says(&format!("electMaster -c RaftCluster -b {next}"), &["leadership went from", next]).await?;
     ensure!(tool.members().await?.1 == next);
     tool.says(&format!("transferLeader -b {next}"), &["already"]).await?;
+    terms(tool, &leader, next).await?;
     tool.says("getSyncStateSet", &["#SyncStateSetNums\t3", "#Voters\t3 (1 may be down)", "role=leader"]).await.map(drop)
+}
+
+/// The log of every node has the term of the leader that went and that of its successor, which begins where it ends.
+async fn terms(tool: &mut Tool, before: &str, after: &str) -> Result<()> {
+    let nodes = tool.rows("getBrokerEpoch -b RaftNode00").await?;
+    ensure!(nodes.len() == 3 && nodes[0]["label"] == after && nodes[0]["brokerId"] == 0, "{nodes:?}");
+    for node in &nodes {
+        let terms = node["terms"].as_array().context("it has terms")?;
+        let [.., old, new] = terms.as_slice() else { anyhow::bail!("{node}") };
+        ensure!(old["leader"] == before && new["leader"] == after, "{node}");
+        ensure!(old["term"].as_u64() < new["term"].as_u64() && old["endIndex"] == new["firstIndex"], "{node}");
+        let known = nodes[0]["terms"].as_array().context("it has terms")?;
+        ensure!(
+            known.iter().any(|term| term["term"] == new["term"] && term["firstIndex"] == new["firstIndex"]),
+            "{node}"
+        );
+    }
+    tool.says("getBrokerEpoch", &["#brokerId\t0", "#Epoch: EpochEntry{epoch="]).await?;
+    tool.fails("getBrokerEpoch -b nobody", 1, "there are RaftNode00").await
 }
 
 /// One leaves and comes back with another disk, and another one is replaced.

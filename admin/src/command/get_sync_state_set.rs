@@ -41,12 +41,7 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<Outcome, AdminError> {
     let mut groups = directory.groups(Target::new(None, arguments.cluster.as_deref())).await?;
     if let Some(wanted) = &arguments.broker_group {
-        let known: Vec<String> = groups.iter().map(|group| group.name.clone()).collect();
-        groups.retain(|group| group.name == *wanted);
-        if groups.is_empty() {
-            let known = known.join(", ");
-            return Err(AdminError::Unknown(format!("no broker group is called {wanted}; there are {known}")));
-        }
+        super::only_group(&mut groups, wanted)?;
     }
     let (mut text, mut rows, mut failures) = (String::new(), Vec::new(), Vec::new());
     for group in groups {

@@ -20,6 +20,7 @@ mod elect_master;
 mod explain_msg;
 mod export;
 mod get_broker_config;
+mod get_broker_epoch;
 mod get_consumer_config;
 mod get_namesrv_config;
 mod get_sync_state_set;
@@ -116,6 +117,7 @@ commands! {
     BrokerStatus(broker_status::Arguments) => broker_status::run;
     GetBrokerConfig(get_broker_config::Arguments) => get_broker_config::run;
     UpdateBrokerConfig(update_broker_config::Arguments) => update_broker_config::run;
+    GetBrokerEpoch(get_broker_epoch::Arguments) => get_broker_epoch::run;
     GetNamesrvConfig(get_namesrv_config::Arguments) => get_namesrv_config::run;
     HaStatus(ha_status::Arguments) => ha_status::run;
     GetSyncStateSet(get_sync_state_set::Arguments) => get_sync_state_set::run;
@@ -187,6 +189,17 @@ impl Where {
         let nodes = groups.into_iter().flat_map(|group| group.nodes).map(|node| node.admin);
         Ok(nodes.filter(|address| !address.is_empty()).collect())
     }
+}
+
+/// Leaves only the broker group of this name.
+fn only_group(groups: &mut Vec<Group>, wanted: &str) -> Result<(), AdminError> {
+    let known: Vec<String> = groups.iter().map(|group| group.name.clone()).collect();
+    groups.retain(|group| group.name == wanted);
+    if groups.is_empty() {
+        let known = known.join(", ");
+        return Err(AdminError::Unknown(format!("no broker group is called {wanted}; there are {known}")));
+    }
+    Ok(())
 }
 
 /// Carries a command out and prints what came of it; false when part of it failed.

@@ -4,9 +4,10 @@ use super::AdminService;
 use super::door::Caller;
 use crate::config::FlushDiskType;
 use crate::store::key;
-use raft_store::{GroupStatus, NodeId, ReadState, Role, TransferError};
+use raft_store::{GroupStatus, LogId, NodeId, ReadState, Role, TransferError};
 use raftmq_proto::admin::{
-    DumpRequest, DumpResponse, GroupStatusResponse, Member, TableDump, TransferLeaderRequest, TransferLeaderResponse,
+    DumpRequest, DumpResponse, GroupStatusResponse, Member, TableDump, TermStart, TransferLeaderRequest,
+    TransferLeaderResponse,
 };
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -22,6 +23,8 @@ const LONELY_AFTER: Duration = Duration::from_secs(1);
 /// A dump waits this long for an index to be applied.
 const APPLIED_TIMEOUT: Duration = Duration::from_secs(10);
 const APPLIED_PAUSE: Duration = Duration::from_millis(5);
+/// Terms of one answer.
+const TERMS_MAX: usize = 100;
 
 impl AdminService {
     pub(super) async fn group_status(&self) -> Result<GroupStatusResponse, Status> {
@@ -76,6 +79,7 @@ impl AdminService {
             trouble,
             uptime_ms: u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             latencies: node.counters.recent(),
+            terms: terms(node.group.terms()),
             command_version: node.proposer.version(),
             command_version_known: *node.config.versions.end(),
             ..GroupStatusResponse::default()
@@ -230,6 +234,12 @@ pub(crate) fn lonely(status: &GroupStatus) -> Option<String> {
     }
     let since = status.quorum_ack.filter(|since| status.role == Role::Leader && *since > LONELY_AFTER)?;
     Some(format!("no majority has answered this leader for {} ms", since.as_millis()))
+}
+
+fn terms(first: Vec<LogId>) -> Vec<TermStart> {
+    let from = first.len().saturating_sub(TERMS_MAX);
+    let start = |id: &LogId| TermStart { term: id.term, node: id.node, first_index: id.index };
+    first[from..].iter().map(start).collect()
 }
 
 fn role(status: &GroupStatus) -> &'static str {

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use raftmq_proto::command::StoredMessage;
 use raftmq_proto::forward::{ClientAnswer, ClientsRequest, ConnectedClient};
 use raftmq_server::listener::Outgoing;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -197,6 +197,19 @@ impl Streams {
         let mut found: Vec<_> = newest.filter(|about| is_wanted(about)).collect();
         found.sort_unstable_by(|a, b| a.client_id.cmp(&b.client_id));
         found.into_iter().filter(|about| registry.is_alive(&about.client_id)).take(CLIENTS_MAX).cloned().collect()
+    }
+
+    /// How many live clients have a stream to this node: by consumer group, which a producer has none of, language and
+    /// version of the SDK.
+    pub(crate) fn tally(&self, registry: &Registry) -> BTreeMap<(String, String, String), u64> {
+        let mut tally = BTreeMap::new();
+        let table = self.table.lock();
+        let newest = table.clients.values().filter_map(|streams| Some(&streams.last()?.about));
+        for about in newest.filter(|about| registry.is_alive(&about.client_id)) {
+            let kind = (about.consumer_group.clone(), about.language.clone(), about.version.clone());
+            *tally.entry(kind).or_default() += 1;
+        }
+        tally
     }
 
     /// A client answered on its stream. What nobody waits for, or another client was asked, is passed over.

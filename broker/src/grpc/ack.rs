@@ -5,10 +5,16 @@ use super::caller::Caller;
 use super::convert;
 use super::status::{self, ApiError};
 use crate::deliver::handle::{HandleError, Handles};
+use crate::deliver::read::Reader;
+use crate::store::lease::lease;
+use crate::store::message::Place;
+use crate::store::{ConsumerGroupId, LeaseId};
+use crate::trace::SPANS_MAX;
 use futures::future::join_all;
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::command::{Ack, Handle, Refusal, reply};
 use raftmq_proto::rocketmq as v2;
+use tokio::time::Instant;
 use tonic::Request;
 
 /// Handles of one command: others get their turn between the commands of a long call.
@@ -17,13 +23,60 @@ const HANDLES_MAX: usize = 256;
 pub(super) async fn handle(front: &Front, request: Request<v2::AckMessageRequest>) -> v2::AckMessageResponse {
     let (caller, mut request) = Caller::split(request);
     let (entries, handles) = parse(std::mem::take(&mut request.entries), front.handles);
+    let traced = front.node.tracer.is_on().then(|| Traced::of(front, &request, &handles));
     let acked = ack(front, &caller, request, handles).await;
+    if let (Some(traced), Ok(refusals)) = (traced, &acked) {
+        traced.acked(front, refusals);
+    }
     match acked.and_then(|acked| answer(&entries, &acked)) {
         Ok(statuses) => respond(entries, statuses),
         Err(error) => {
             let statuses = vec![front.log("AckMessage", error); entries.len().max(1)];
             respond(entries, statuses)
         }
+    }
+}
+
+/// What spans are made of once the messages are acknowledged.
+struct Traced {
+    began: Instant,
+    consumer_group: String,
+    /// Where the messages are, as far as this node knows.
+    places: Vec<Option<Place>>,
+}
+
+impl Traced {
+    fn of(front: &Front, request: &v2::AckMessageRequest, handles: &[Handle]) -> Traced {
+        let state = front.state();
+        let place = |handle: &Handle| {
+            let group = ConsumerGroupId(handle.consumer_group_id);
+            let lease = lease(&state, group, LeaseId(handle.lease_id)).ok()??;
+            let item = usize::try_from(handle.item).ok()?;
+            let (first, part) = lease.part_of(item)?;
+            Some(part.place(u32::try_from(item - first).ok()?))
+        };
+        let consumer_group = request.group.as_ref().map(|group| group.name.clone()).unwrap_or_default();
+        Traced { began: Instant::now(), consumer_group, places: handles.iter().take(SPANS_MAX).map(place).collect() }
+    }
+
+    /// Reads which of the messages are traced, beside the call, which does not wait for it.
+    fn acked(self, front: &Front, refusals: &[i32]) {
+        let Some(turn) = front.node.tracer.turn() else { return };
+        let (node, ended) = (front.node.clone(), Instant::now());
+        let Traced { began, consumer_group, places } = self;
+        let acked = places.into_iter().zip(refusals).filter(|(_, refusal)| **refusal == 0);
+        let places: Vec<Place> = acked.filter_map(|(place, _)| place).collect();
+        front.calls.spawn(async move {
+            let mut reader = Reader::new(&node.group);
+            for place in places {
+                let Ok(message) = reader.look(&place).await else { continue };
+                if let Some(span) = node.tracer.of_message("AckMessage", &message, began) {
+                    let span = span.says("messaging.consumer.group.name", consumer_group.as_str());
+                    node.tracer.end_at(span, ended);
+                }
+            }
+            drop(turn);
+        });
     }
 }
 

@@ -31,6 +31,7 @@ use crate::broker::Node;
 use crate::client::settings::KnownSettings;
 use crate::deliver::handle::Handles;
 use crate::namesrv::owners_of_new;
+use crate::trace::{self, Span};
 use access::Needs;
 use bytes::Bytes;
 use caller::Caller;
@@ -43,6 +44,7 @@ use raftmq_proto::rocketmq::admin_server::AdminServer;
 use raftmq_proto::rocketmq::messaging_service_server::{MessagingService, MessagingServiceServer};
 use raftmq_server::logs::Limited;
 use status::ApiError;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -274,10 +276,27 @@ impl Api {
 
     async fn timed<A: Answered>(&self, rpc: &'static str, answer: impl Future<Output = A>) -> Answer<A> {
         let started = Instant::now();
+        let serving = self.0.node.counters.serves(rpc);
         let answer = answer.await;
+        drop(serving);
         let code = answer.status().map_or("CODE_UNSPECIFIED", status::code_name);
         self.0.node.counters.called(rpc, code, started.elapsed());
         Ok(Response::new(answer))
+    }
+}
+
+impl Api {
+    /// A call that is traced.
+    async fn traced<A: Answered>(
+        &self,
+        mut span: Span,
+        answer: Pin<Box<dyn Future<Output = Answer<A>> + Send + '_>>,
+    ) -> Answer<A> {
+        let answer = trace::within(span.context, answer).await;
+        let status = answer.as_ref().ok().and_then(|answer| answer.get_ref().status());
+        span.failed = status.map(status::code_name).filter(|code| *code != "OK");
+        self.0.node.tracer.end(span);
+        answer
     }
 }
 
@@ -298,7 +317,11 @@ impl MessagingService for Api {
     }
 
     async fn send_message(&self, request: Request<v2::SendMessageRequest>) -> Answer<v2::SendMessageResponse> {
-        self.timed("SendMessage", send::handle(&self.0, request)).await
+        // Apart, so that a call which is not traced is no larger for it.
+        match self.0.node.tracer.send(request.get_ref()) {
+            None => self.timed("SendMessage", send::handle(&self.0, request)).await,
+            Some(span) => self.traced(span, Box::pin(self.timed("SendMessage", send::handle(&self.0, request)))).await,
+        }
     }
 
     async fn query_assignment(

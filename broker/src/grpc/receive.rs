@@ -242,6 +242,7 @@ async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answe
     while !waiter.is_ended() {
         waiter.look();
         let looked = Instant::now();
+        let serving = front.node.counters.serves("ReceiveMessage");
         let mut again = false;
         front.still(ask.permit.as_ref())?;
         // Before anything arrives, so that no other member's receive skips what this one waits for.
@@ -267,7 +268,7 @@ async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answe
             }
             again = more;
             if messages > 0 {
-                if let Some(found) = read(front, ask, &leases).await? {
+                if let Some(found) = read(front, ask, &leases, looked).await? {
                     // Without the wait for messages, which is the producers' affair.
                     front.node.counters.called("ReceiveMessage", "OK", looked.elapsed());
                     return Ok(Outcome::Answer(found));
@@ -278,6 +279,7 @@ async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answe
         if again && Instant::now() < ask.end && !client.is_closed() {
             continue;
         }
+        drop(serving);
         let ended = waiter.ended();
         tokio::select! {
             () = ended => {}
@@ -428,12 +430,12 @@ async fn granted(mut asked: Asked, ask: &Ask) -> Result<Result<Granted, ApiError
 }
 
 /// Reads the bodies of leases and makes the answer of it; `None` when no message of it can go to this client.
-async fn read(front: &Arc<Front>, ask: &Ask, leases: &[Leased]) -> Result<Option<Answer>, ApiError> {
+async fn read(front: &Arc<Front>, ask: &Ask, leases: &[Leased], looked: Instant) -> Result<Option<Answer>, ApiError> {
     let mut given_back = GiveBack::new(front, ask, leases);
     let mut responses = Vec::with_capacity(given_back.handles.len() + 2);
     responses.push(response(Content::Status(status::ok())));
     let mut aside = Aside::default();
-    let mut bytes = 0;
+    let (mut bytes, mut spans) = (0, Vec::new());
     {
         let mut reader = Reader::new(&front.node.group);
         let mut messages = Vec::with_capacity(given_back.handles.len());
@@ -460,6 +462,7 @@ async fn read(front: &Arc<Front>, ask: &Ask, leases: &[Leased]) -> Result<Option
                 aside.too_many.push(handle);
                 continue;
             }
+            let span = front.node.tracer.of_message("ReceiveMessage", &stored, looked);
             let receipt_handle = front.handles.text(&handle);
             let delivery = Delivery { topic: &ask.resource, leased: message, receipt_handle };
             let response = response(Content::Message(convert::delivered(stored, delivery)));
@@ -471,6 +474,10 @@ async fn read(front: &Arc<Front>, ask: &Ask, leases: &[Leased]) -> Result<Option
             }
             bytes += body_bytes;
             responses.push(response);
+            spans.extend(span.map(|span| {
+                let span = span.says("messaging.consumer.group.name", ask.consumer_group.as_str());
+                span.says("rocketmq.attempt", u64::from(message.attempt))
+            }));
         }
     }
     let room = front.deliver(bytes)?;
@@ -481,6 +488,7 @@ async fn read(front: &Arc<Front>, ask: &Ask, leases: &[Leased]) -> Result<Option
     }
     given_back.holds = (responses.len() as u64 - 1, bytes as u64);
     responses.push(ends_at(front));
+    spans.into_iter().for_each(|span| front.node.tracer.end(span));
     Ok(Some(Answer { responses, given_back: Some(given_back), room: Some(room) }))
 }
 

@@ -25,12 +25,13 @@ pub(super) async fn end(
         v2::TransactionResolution::Unspecified => return Err(ApiError::Resolution),
     };
     let message = WaitingMessage {
-        topic,
+        topic: topic.clone(),
         log_index: handle.log_index,
         slot: handle.slot,
         message_id_hash: message_id_hash(&request.message_id),
     };
     let end = EndTransaction { message: Some(message), commit };
     front.submit_any(Kind::EndTransaction(end), caller.answer_by()).await?;
+    front.node.counters.ended(topic, commit);
     Ok(v2::EndTransactionResponse { status: Some(status::ok()) })
 }

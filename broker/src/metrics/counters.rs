@@ -1,12 +1,14 @@
 //! What is counted as it happens.
 
 use super::latency::Recent;
+use super::served::{Served, Serving};
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use raftmq_proto::admin::CallLatency;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// RocketMQ's steps for the size of a message, in bytes.
@@ -20,6 +22,12 @@ const LATENCIES_MS: [f64; 9] = [0.5, 1.0, 3.0, 5.0, 10.0, 100.0, 1_000.0, 3_000.
 struct Sent {
     topic: String,
     message_type: &'static str,
+}
+
+/// Something of a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct OfTopic {
+    pub(super) topic: String,
 }
 
 /// Who received.
@@ -48,8 +56,13 @@ pub(crate) struct Counters {
     sizes: Family<Kind, Histogram>,
     messages_out: Family<Received, Counter>,
     bytes_out: Family<Received, Counter>,
+    commits: Family<OfTopic, Counter>,
+    rollbacks: Family<OfTopic, Counter>,
+    timers: Family<OfTopic, Counter>,
     calls: Family<Call, Histogram>,
     recent: Recent,
+    served: Served,
+    elections: AtomicU64,
 }
 
 impl Default for Counters {
@@ -60,8 +73,13 @@ impl Default for Counters {
             sizes: Family::new_with_constructor(|| Histogram::new(SIZES)),
             messages_out: Family::default(),
             bytes_out: Family::default(),
+            commits: Family::default(),
+            rollbacks: Family::default(),
+            timers: Family::default(),
             calls: Family::new_with_constructor(|| Histogram::new(LATENCIES_MS)),
             recent: Recent::default(),
+            served: Served::default(),
+            elections: AtomicU64::new(0),
         }
     }
 }
@@ -81,6 +99,9 @@ impl Counters {
         drop(sizes);
         self.messages_in.get_or_create(&labels).inc_by(messages);
         self.bytes_in.get_or_create(&labels).inc_by(bytes);
+        if message_type == "delay" {
+            self.timers.get_or_create(&OfTopic { topic: labels.topic }).inc_by(messages);
+        }
     }
 
     /// Messages that a client of this node was given.
@@ -88,6 +109,22 @@ impl Counters {
         let labels = Received { topic: topic.to_owned(), consumer_group: consumer_group.to_owned() };
         self.messages_out.get_or_create(&labels).inc_by(messages);
         self.bytes_out.get_or_create(&labels).inc_by(bytes);
+    }
+
+    /// A transaction that was ended here.
+    pub(crate) fn ended(&self, topic: String, commit: bool) {
+        let ends = if commit { &self.commits } else { &self.rollbacks };
+        ends.get_or_create(&OfTopic { topic }).inc();
+    }
+
+    /// This node was elected.
+    pub(crate) fn elected(&self) {
+        self.elections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A call is being served until what this gives is dropped.
+    pub(crate) fn serves(&self, rpc: &str) -> Serving<'_> {
+        self.served.begin(rpc)
     }
 
     /// A call that was answered.
@@ -115,5 +152,11 @@ impl Counters {
             "Milliseconds from a call's arrival to its answer",
             self.calls.clone(),
         );
+        registry.register("rocketmq_commit_messages", "Transactions that were committed", self.commits.clone());
+        registry.register("rocketmq_rollback_messages", "Transactions that were rolled back", self.rollbacks.clone());
+        registry.register("rocketmq_timer_enqueue", "Messages with a delivery time answered OK", self.timers.clone());
+        let elections = ConstCounter::new(self.elections.load(Ordering::Relaxed));
+        registry.register("rocketmq_raft_election", "Elections that this node won since it started", elections);
+        self.served.register(registry);
     }
 }

@@ -1,10 +1,11 @@
 //! What is looked up when somebody asks: the group's state, its rows, the disk, the clients.
 
-use super::counters::Received;
+use super::counters::{OfTopic, Received};
 use crate::broker::Node;
 use crate::store::consumer_group::{consumed, consumer_groups};
 use crate::store::topic::{self, is_internal};
-use crate::store::{ConsumerGroupId, StateError, TopicId, half, lag, session, timer};
+use crate::store::{ConsumerGroupId, Oldest, StateError, TopicId, half, lag, oldest, retention, session, timer};
+use prometheus_client::encoding::prometheus_protobuf::{self, prometheus_data_model::MetricFamily};
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
@@ -19,16 +20,34 @@ const CONSUMED_MAX: usize = 20_000;
 /// The same of topics with messages that wait.
 const TOPICS_MAX: usize = 20_000;
 
-type Seconds = Gauge<f64, AtomicU64>;
+/// Timers that are overdue and counted.
+const OVERDUE_MAX: usize = 10_000;
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfTopic {
-    topic: String,
-}
+type Seconds = Gauge<f64, AtomicU64>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfPeer {
     peer: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Producers {
+    language: String,
+    version: String,
+    protocol_type: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Consumers {
+    consumer_group: String,
+    language: String,
+    version: String,
+    protocol_type: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Proxy {
+    proxy_mode: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -44,8 +63,20 @@ pub(super) enum ScrapeError {
     Text(#[from] std::fmt::Error),
 }
 
-/// Everything, in the format of Prometheus.
+/// Everything, in the text format of Prometheus.
 pub(super) fn text(node: &Node) -> Result<String, ScrapeError> {
+    let mut text = String::new();
+    encode(&mut text, &registry(node)?)?;
+    Ok(text)
+}
+
+/// The same, as messages.
+pub(super) fn families(node: &Node) -> Result<Vec<MetricFamily>, ScrapeError> {
+    Ok(prometheus_protobuf::encode(&registry(node)?)?)
+}
+
+/// The one place that says which figures there are.
+fn registry(node: &Node) -> Result<Registry, ScrapeError> {
     let label = |name: &'static str, value: &str| (Cow::Borrowed(name), Cow::Owned(value.to_owned()));
     let labels = [
         label("cluster", &node.config.cluster),
@@ -57,25 +88,47 @@ pub(super) fn text(node: &Node) -> Result<String, ScrapeError> {
     node.counters.register(&mut registry);
     let status = node.group.status();
     group(node, &status, &mut registry);
-    gauge(&mut registry, "rocketmq_client_connections", "Clients that this node hears of", node.registry.count());
+    clients(node, &mut registry);
     if node.group.leadership().leads {
         rows(&node.group.state(), node, &mut registry)?;
     }
-    let mut text = String::new();
-    encode(&mut text, &registry)?;
-    Ok(text)
+    Ok(registry)
 }
 
 fn gauge(registry: &mut Registry, name: &str, help: &str, value: impl TryInto<i64>) {
     registry.register(name, help, ConstGauge::new(value.try_into().unwrap_or(i64::MAX)));
 }
 
+/// Who is there.
+fn clients(node: &Node, registry: &mut Registry) {
+    gauge(registry, "rocketmq_client_connections", "Clients that this node hears of", node.registry.count());
+    let (producers, consumers): (Family<Producers, Gauge>, Family<Consumers, Gauge>) =
+        (Family::default(), Family::default());
+    for ((consumer_group, language, version), count) in node.streams.tally(&node.registry) {
+        let (count, protocol_type) = (i64::try_from(count).unwrap_or(i64::MAX), "grpc");
+        if consumer_group.is_empty() {
+            producers.get_or_create(&Producers { language, version, protocol_type }).set(count);
+        } else {
+            consumers.get_or_create(&Consumers { consumer_group, language, version, protocol_type }).set(count);
+        }
+    }
+    registry.register("rocketmq_producer_connections", "Producers with a stream to this node", producers);
+    registry.register("rocketmq_consumer_connections", "Consumers with a stream to this node", consumers);
+}
+
 /// What Raft and the log say.
 fn group(node: &Node, status: &GroupStatus, registry: &mut Registry) {
     let leads = node.group.leadership().leads;
-    gauge(registry, "rocketmq_broker_permission", "6 while this node serves clients, else 0", {
-        if super::readiness(status, node.closing.is_cancelled()).is_ok() { 6 } else { 0 }
-    });
+    let serves = super::readiness(status, node.closing.is_cancelled()).is_ok();
+    gauge(
+        registry,
+        "rocketmq_broker_permission",
+        "6 while this node serves clients, else 0",
+        if serves { 6 } else { 0 },
+    );
+    let proxy: Family<Proxy, Gauge> = Family::default();
+    proxy.get_or_create(&Proxy { proxy_mode: "local" }).set(i64::from(serves));
+    registry.register("rocketmq_proxy_up", "1 while this node serves clients, which need no proxy", proxy);
     gauge(registry, "rocketmq_raft_term", "The latest term that this node knows of", status.term.0);
     gauge(registry, "rocketmq_raft_is_leader", "1 while this node leads", i64::from(leads));
     let index = |id: Option<raft_store::LogId>| id.map_or(0, |id| id.index);
@@ -120,31 +173,48 @@ fn rows(state: &State, node: &Node, registry: &mut Registry) -> Result<(), State
 
     let family = Family::<Received, Gauge>::default;
     let (lags, ready, in_flight, waiting, filters) = (family(), family(), family(), family(), family());
+    let (lag_ms, queueing_ms) = (family(), family());
+    let now_ms = node.clock.now();
     let (dead, expired): (Family<Received, Counter>, Family<Received, Counter>) =
         (Family::default(), Family::default());
     let (mut leases, mut shown, mut left_out) = (0, 0, 0_u64);
     for group in &groups {
-        for id in consumed(state, ConsumerGroupId(group.id), usize::MAX)? {
+        let group_id = ConsumerGroupId(group.id);
+        for id in consumed(state, group_id, usize::MAX)? {
             let Some(topic) = named(state, id)? else { continue };
             if shown >= CONSUMED_MAX {
                 left_out += 1;
                 continue;
             }
             shown += 1;
-            let lag = lag(state, &topic, ConsumerGroupId(group.id))?;
+            let lag = lag(state, &topic, group_id)?;
             let labels = Received { topic: topic.name.clone(), consumer_group: group.name.clone() };
             set(&lags, &labels, lag.messages());
+            let oldest = if lag.messages() > 0 { oldest(state, &topic, group_id)? } else { Oldest::default() };
+            let age = |since_ms: Option<u64>| since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
+            set(&lag_ms, &labels, age(oldest.open_ms));
+            set(&queueing_ms, &labels, age(oldest.ready_ms));
             set(&ready, &labels, lag.ready);
             set(&in_flight, &labels, lag.in_flight);
             set(&waiting, &labels, lag.retry_waiting + lag.put_aside);
             dead.get_or_create(&labels).inc_by(lag.dead_letters);
             expired.get_or_create(&labels).inc_by(lag.expired);
-            let differing = session::filters(state, ConsumerGroupId(group.id), &topic.name)?.filters.len();
+            let differing = session::filters(state, group_id, &topic.name)?.filters.len();
             set(&filters, &labels, differing as u64);
             leases += lag.in_flight;
         }
     }
     registry.register("rocketmq_consumer_lag_messages", "Messages that are not finished", lags);
+    registry.register(
+        "rocketmq_consumer_lag_latency",
+        "Milliseconds since the oldest message became visible that is ready or leased",
+        lag_ms,
+    );
+    registry.register(
+        "rocketmq_consumer_queueing_latency",
+        "Milliseconds since the oldest message became visible that was never handed out",
+        queueing_ms,
+    );
     registry.register("rocketmq_consumer_ready_messages", "Messages that were never handed out", ready);
     registry.register("rocketmq_consumer_inflight_messages", "Messages that are leased", in_flight);
     registry.register("rocketmq_pop_revive_lag", "Messages that wait for another attempt or their turn", waiting);
@@ -158,6 +228,11 @@ fn rows(state: &State, node: &Node, registry: &mut Registry) -> Result<(), State
     gauge(registry, "rocketmq_lease_active", "Messages that are leased, of all consumer groups", leases);
     gauge(registry, "rocketmq_consumer_left_out", "Consumer groups with their topics beyond what is shown", left_out);
 
+    waits(state, registry, now_ms)
+}
+
+/// Messages that are in no queue yet, and those that are about to leave it.
+fn waits(state: &State, registry: &mut Registry, now_ms: u64) -> Result<(), StateError> {
     let (halves, timed): (Family<OfTopic, Gauge>, Family<OfTopic, Gauge>) = (Family::default(), Family::default());
     for topic in topic::topics(state)?.into_iter().take(TOPICS_MAX) {
         let labels = OfTopic { topic: topic.name.clone() };
@@ -171,6 +246,24 @@ fn rows(state: &State, node: &Node, registry: &mut Registry) -> Result<(), State
     }
     registry.register("rocketmq_half_messages", "Transactional messages that nobody has ended", halves);
     registry.register("rocketmq_timing_messages", "Messages that wait for their delivery time", timed);
+    let overdue = timer::due(state, now_ms, OVERDUE_MAX)?;
+    let overdue: Vec<u64> = overdue.iter().filter(|due| !due.timer.recalled).map(|due| due.at_ms).collect();
+    let late = "Messages whose delivery time is over and that wait";
+    gauge(registry, "rocketmq_timer_dequeue_lag", late, overdue.len());
+    let late_ms = overdue.first().map_or(0, |at_ms| now_ms.saturating_sub(*at_ms));
+    gauge(registry, "rocketmq_timer_dequeue_latency", "Milliseconds by which the first of them is late", late_ms);
+    // The first mark of a log has no entry before it.
+    let mut mark = retention::mark_from(state, 0)?;
+    if let Some(first) = mark.filter(|mark| mark.time_ms == 0) {
+        mark = retention::mark_from(state, first.index + 1)?;
+    }
+    let reserve_ms = mark.map_or(0, |mark| now_ms.saturating_sub(mark.time_ms));
+    gauge(
+        registry,
+        "rocketmq_storage_message_reserve_time",
+        "Milliseconds that the oldest entries are kept",
+        reserve_ms,
+    );
     Ok(())
 }
 

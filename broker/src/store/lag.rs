@@ -1,6 +1,6 @@
 //! What a consumer group has still to do in a topic, summed up for metrics and operators.
 
-use super::{ConsumerGroupId, StateError, TopicId, fifo, progress, queue, retention, subscription};
+use super::{ConsumerGroupId, StateError, TopicId, fifo, message, progress, queue, retention, subscription};
 use raft_store::ReadState;
 use raftmq_proto::command::Topic;
 
@@ -55,4 +55,35 @@ pub fn lag(state: &impl ReadState, topic: &Topic, group: ConsumerGroupId) -> Res
         lag.in_flight += row.in_flight;
     }
     Ok(lag)
+}
+
+/// When the oldest messages that a consumer group has not finished became visible, ms since the Unix epoch; `None` where
+/// there are none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Oldest {
+    /// Of those that were never handed out.
+    pub ready_ms: Option<u64>,
+    /// Of those and the leased ones that came from a queue. What waits for another attempt is not among them: progress
+    /// has passed it.
+    pub open_ms: Option<u64>,
+}
+
+/// When the oldest messages of a topic that a consumer group has not finished became visible. Reads some five rows a
+/// queue.
+///
+/// # Errors
+/// When a row cannot be read.
+pub fn oldest(state: &impl ReadState, topic: &Topic, group: ConsumerGroupId) -> Result<Oldest, StateError> {
+    let id = TopicId(topic.id);
+    let mut oldest = Oldest::default();
+    for number in 0..topic.read_queues.max(topic.write_queues) {
+        let Ok(number) = u16::try_from(number) else { break };
+        let progress = progress::progress(state, id, group, number)?;
+        let stored = |offset| Ok::<_, StateError>(message::run_of(state, id, number, offset)?.map(|run| run.store_ms));
+        let ready_ms = stored(progress.cursor)?;
+        let open_ms = if progress.progress < progress.cursor { stored(progress.progress)? } else { ready_ms };
+        oldest.ready_ms = [oldest.ready_ms, ready_ms].into_iter().flatten().min();
+        oldest.open_ms = [oldest.open_ms, open_ms, ready_ms].into_iter().flatten().min();
+    }
+    Ok(oldest)
 }

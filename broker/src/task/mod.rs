@@ -30,9 +30,14 @@ pub(crate) const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Runs the leader's tasks whenever this node leads, until `stop`.
 pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
     let mut seen = node.group.leadership();
+    // Leadership may come back within a term, by no election.
+    let mut elected = None;
     loop {
         if seen.leads {
             tracing::info!(term = seen.term.0, "leads its broker group");
+            if elected.replace(seen.term) != Some(seen.term) {
+                node.counters.elected();
+            }
             node.registry.lead(seen.term);
             tokio::select! {
                 () = stop.cancelled() => return,
