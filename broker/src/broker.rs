@@ -20,9 +20,9 @@ use crate::namesrv::Reporter;
 use crate::propose::Proposer;
 use crate::rate::Rates;
 use crate::room::SendGate;
+use crate::spans::{self, Tracer};
 use crate::store;
 use crate::task::{self, Builds, Paces, Uses};
-use crate::trace::{self, Tracer};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use raft_store::{
@@ -281,7 +281,7 @@ impl Broker {
             rest_tasks.spawn(metrics::export(node.clone(), wanted, rest.clone()));
         }
         if let Some((config, spans)) = node.config.traces.clone().zip(spans) {
-            rest_tasks.spawn(trace::run(node.clone(), config, spans, rest.clone()));
+            rest_tasks.spawn(spans::run(node.clone(), config, spans, rest.clone()));
         }
         if let Some(listener) = listeners.metrics {
             let server = Server::builder().accept_http1(true);

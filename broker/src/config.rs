@@ -7,8 +7,8 @@ use crate::machine::{EXPRESSION_BYTES_MAX, KNOWN, MESSAGES_MAX_DEFAULT, WINDOW_M
 use crate::metrics::Export;
 use crate::propose::ProposeLimits;
 use crate::rate::Limit;
+use crate::spans::TraceConfig;
 use crate::task::SlowDiskLimits;
-use crate::trace::TraceConfig;
 use raftmq_server::cluster_tls::ClusterTlsFiles;
 use raftmq_server::logs::LogFiles;
 use raftmq_server::settings::{Alias, Effective, Entry, SettingErrors, Settings};

@@ -10,7 +10,7 @@ use crate::clock::ClusterClock;
 use crate::command::{EncodedBatch, encode_entry};
 use crate::rate::Rates;
 use crate::room::SendGate;
-use crate::trace::{Span, Tracer};
+use crate::spans::{Span, Tracer};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use prost::Message as _;

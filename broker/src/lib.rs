@@ -36,8 +36,8 @@ pub mod namesrv;
 pub mod propose;
 pub mod rate;
 mod room;
+mod spans;
 pub mod store;
 pub mod task;
-mod trace;
 
 pub use main_function::{Arguments, main_knowing, main_with, runtime};

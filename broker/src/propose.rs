@@ -12,7 +12,7 @@
 use crate::clock::ClusterClock;
 use crate::forward::{Link, Merger};
 use crate::machine::{Answer, VERSION, version_of};
-use crate::trace::{self, Context, Kind as SpanKind, Span, Tracer};
+use crate::spans::{self, Context, Kind as SpanKind, Span, Tracer};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -252,7 +252,7 @@ impl Proposer {
         });
         let (answer, reply) = oneshot::channel();
         let command = Command { deadline_ms, kind: Some(kind) };
-        let trace = if inner.tracer.is_on() { trace::current() } else { None };
+        let trace = if inner.tracer.is_on() { spans::current() } else { None };
         let enough = {
             let mut queue = inner.queue.lock();
             queue.bytes += bytes;

@@ -31,7 +31,7 @@ use crate::broker::Node;
 use crate::client::settings::KnownSettings;
 use crate::deliver::handle::Handles;
 use crate::namesrv::owners_of_new;
-use crate::trace::{self, Span};
+use crate::spans::{self, Span};
 use access::Needs;
 use bytes::Bytes;
 use caller::Caller;
@@ -292,7 +292,7 @@ impl Api {
         mut span: Span,
         answer: Pin<Box<dyn Future<Output = Answer<A>> + Send + '_>>,
     ) -> Answer<A> {
-        let answer = trace::within(span.context, answer).await;
+        let answer = spans::within(span.context, answer).await;
         let status = answer.as_ref().ok().and_then(|answer| answer.get_ref().status());
         span.failed = status.map(status::code_name).filter(|code| *code != "OK");
         self.0.node.tracer.end(span);
