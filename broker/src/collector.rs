@@ -73,7 +73,8 @@ impl Target {
 fn read_target(text: &str) -> Option<Target> {
     let endpoint = Endpoint::from_shared(text.to_owned()).ok()?;
     let uri = endpoint.uri();
-    let is_one = uri.scheme_str() == Some("http") && uri.port_u16().is_some_and(|port| port > 0);
+    let is_plain = uri.path() == "/" && uri.query().is_none() && !text.contains('@');
+    let is_one = is_plain && uri.scheme_str() == Some("http") && uri.port_u16().is_some_and(|port| port > 0);
     is_one.then(|| Target { text: text.to_owned(), endpoint })
 }
 

@@ -28,8 +28,11 @@ use tokio::time::Instant;
 /// Spans that wait for the collector; more are dropped.
 const WAITING_MAX: usize = 8_192;
 
-/// Calls beside which it is looked at once whether their messages are traced.
-const LOOKS_MAX: usize = 64;
+/// Acknowledgements of which it is looked at once whether their messages are traced: each may read a whole entry.
+const LOOKS_MAX: usize = 4;
+
+/// Bytes that are kept of a text, which clients choose.
+const TEXT_BYTES_MAX: usize = 255;
 
 /// Messages of one acknowledgement that are looked at.
 pub(crate) const SPANS_MAX: usize = 64;
@@ -106,7 +109,7 @@ impl Span {
 
 impl From<&str> for Value {
     fn from(text: &str) -> Value {
-        Value::Text(text.to_owned())
+        Value::Text(text[..text.floor_char_boundary(TEXT_BYTES_MAX)].to_owned())
     }
 }
 
@@ -151,18 +154,18 @@ impl Tracer {
     /// The span of a send, when it is to be traced.
     pub(crate) fn send(&self, request: &v2::SendMessageRequest) -> Option<Span> {
         let inner = self.0.as_ref()?;
-        let mut contexts = request
-            .messages
-            .iter()
-            .filter_map(|message| Context::sampled(message.system_properties.as_ref()?.trace_context.as_deref()?));
-        let span = match contexts.next() {
-            Some(parent) => Span::within(parent, "SendMessage", Kind::Server),
-            None if rand::random::<u64>() < inner.sampled => Span::of(Context::fresh(), "SendMessage", Kind::Server),
+        let sampled = request.messages.iter().find_map(|message| {
+            Some((message, Context::sampled(message.system_properties.as_ref()?.trace_context.as_deref()?)?))
+        });
+        let (message, span) = match sampled {
+            Some((message, parent)) => (message, Span::within(parent, "SendMessage", Kind::Server)),
+            None if rand::random::<u64>() < inner.sampled => {
+                (request.messages.first()?, Span::of(Context::fresh(), "SendMessage", Kind::Server))
+            }
             None => return None,
         };
-        let first = request.messages.first();
-        let topic = first.and_then(|message| message.topic.as_ref()).map_or("", |topic| topic.name.as_str());
-        let id = first.and_then(|message| message.system_properties.as_ref()).map_or("", |of| of.message_id.as_str());
+        let topic = message.topic.as_ref().map_or("", |topic| topic.name.as_str());
+        let id = message.system_properties.as_ref().map_or("", |of| of.message_id.as_str());
         let span = span.says("messaging.system", "rocketmq").says("messaging.operation.name", "send");
         let span = span.says("messaging.destination.name", topic).says("messaging.message.id", id);
         Some(span.says("messaging.batch.message_count", request.messages.len() as u64))
@@ -177,9 +180,15 @@ impl Tracer {
         Some(span.says("messaging.message.id", message.message_id.as_str()))
     }
 
-    /// Leave to look beside a call which messages are traced; `None` while there is enough of that.
+    /// Leave to look beside a call which messages are traced; `None` while there is enough of that, whose spans are
+    /// counted as dropped.
     pub(crate) fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        self.0.as_ref()?.looks.clone().try_acquire_owned().ok()
+        let inner = self.0.as_ref()?;
+        let turn = inner.looks.clone().try_acquire_owned().ok();
+        if turn.is_none() {
+            inner.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        turn
     }
 
     /// Spans within those of another node.
@@ -237,6 +246,12 @@ mod tests {
         assert_eq!(span.parent, None);
         assert_eq!(within(span.context, Box::pin(async { current() })).await, Some(span.context));
         assert_eq!(current(), None);
+    }
+
+    #[test]
+    fn texts_of_clients_are_cut() {
+        let Value::Text(cut) = Value::from("é".repeat(1 << 20).as_str()) else { panic!("a text") };
+        assert_eq!(cut, "é".repeat(127));
     }
 
     #[tokio::test(start_paused = true)]

@@ -665,7 +665,8 @@ impl RaftGroup {
     /// leader the first one that the log still knows of.
     #[must_use]
     pub fn terms(&self) -> Vec<LogId> {
-        let mut ids = self.shared().log.key_log_ids(0..u64::MAX);
+        let log = &self.shared().log;
+        let mut ids = log.key_log_ids(log.visible().start..u64::MAX);
         // The last id of all is that of an entry which need not be a first one.
         ids.dedup_by_key(|id| (id.term, id.node));
         ids

@@ -200,13 +200,14 @@ impl Streams {
     }
 
     /// How many live clients have a stream to this node: by consumer group, which a producer has none of, language and
-    /// version of the SDK.
+    /// version of the SDK, of which 32 characters are kept: clients choose it.
     pub(crate) fn tally(&self, registry: &Registry) -> BTreeMap<(String, String, String), u64> {
         let mut tally = BTreeMap::new();
         let table = self.table.lock();
         let newest = table.clients.values().filter_map(|streams| Some(&streams.last()?.about));
         for about in newest.filter(|about| registry.is_alive(&about.client_id)) {
-            let kind = (about.consumer_group.clone(), about.language.clone(), about.version.clone());
+            let version = about.version.chars().take(32).collect();
+            let kind = (about.consumer_group.clone(), about.language.clone(), version);
             *tally.entry(kind).or_default() += 1;
         }
         tally

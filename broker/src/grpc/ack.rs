@@ -14,6 +14,7 @@ use futures::future::join_all;
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::command::{Ack, Handle, Refusal, reply};
 use raftmq_proto::rocketmq as v2;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tonic::Request;
 
@@ -23,7 +24,7 @@ const HANDLES_MAX: usize = 256;
 pub(super) async fn handle(front: &Front, request: Request<v2::AckMessageRequest>) -> v2::AckMessageResponse {
     let (caller, mut request) = Caller::split(request);
     let (entries, handles) = parse(std::mem::take(&mut request.entries), front.handles);
-    let traced = front.node.tracer.is_on().then(|| Traced::of(front, &request, &handles));
+    let traced = front.node.tracer.turn().map(|turn| Traced::of(front, &request, &handles, turn));
     let acked = ack(front, &caller, request, handles).await;
     if let (Some(traced), Ok(refusals)) = (traced, &acked) {
         traced.acked(front, refusals);
@@ -43,27 +44,33 @@ struct Traced {
     consumer_group: String,
     /// Where the messages are, as far as this node knows.
     places: Vec<Option<Place>>,
+    turn: OwnedSemaphorePermit,
 }
 
 impl Traced {
-    fn of(front: &Front, request: &v2::AckMessageRequest, handles: &[Handle]) -> Traced {
-        let state = front.state();
-        let place = |handle: &Handle| {
-            let group = ConsumerGroupId(handle.consumer_group_id);
-            let lease = lease(&state, group, LeaseId(handle.lease_id)).ok()??;
+    fn of(front: &Front, request: &v2::AckMessageRequest, handles: &[Handle], turn: OwnedSemaphorePermit) -> Traced {
+        let (began, state) = (Instant::now(), front.state());
+        // Those of one receive follow each other.
+        let mut known = None;
+        let mut place = |handle: &Handle| {
+            let id = (ConsumerGroupId(handle.consumer_group_id), LeaseId(handle.lease_id));
+            if known.as_ref().is_none_or(|(of, _)| *of != id) {
+                known = Some((id, lease(&state, id.0, id.1).ok()?));
+            }
+            let lease = known.as_ref()?.1.as_ref()?;
             let item = usize::try_from(handle.item).ok()?;
             let (first, part) = lease.part_of(item)?;
             Some(part.place(u32::try_from(item - first).ok()?))
         };
+        let places = handles.iter().take(SPANS_MAX).map(&mut place).collect();
         let consumer_group = request.group.as_ref().map(|group| group.name.clone()).unwrap_or_default();
-        Traced { began: Instant::now(), consumer_group, places: handles.iter().take(SPANS_MAX).map(place).collect() }
+        Traced { began, consumer_group, places, turn }
     }
 
     /// Reads which of the messages are traced, beside the call, which does not wait for it.
     fn acked(self, front: &Front, refusals: &[i32]) {
-        let Some(turn) = front.node.tracer.turn() else { return };
         let (node, ended) = (front.node.clone(), Instant::now());
-        let Traced { began, consumer_group, places } = self;
+        let Traced { began, consumer_group, places, turn } = self;
         let acked = places.into_iter().zip(refusals).filter(|(_, refusal)| **refusal == 0);
         let places: Vec<Place> = acked.filter_map(|(place, _)| place).collect();
         front.calls.spawn(async move {

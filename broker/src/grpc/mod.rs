@@ -292,10 +292,13 @@ impl Api {
         mut span: Span,
         answer: Pin<Box<dyn Future<Output = Answer<A>> + Send + '_>>,
     ) -> Answer<A> {
-        let answer = spans::within(span.context, answer).await;
+        let context = span.context;
+        // A client that waits no longer has its call dropped.
+        span.failed = Some("CANCELLED");
+        let mut span = scopeguard::guard(span, |span| self.0.node.tracer.end(span));
+        let answer = spans::within(context, answer).await;
         let status = answer.as_ref().ok().and_then(|answer| answer.get_ref().status());
         span.failed = status.map(status::code_name).filter(|code| *code != "OK");
-        self.0.node.tracer.end(span);
         answer
     }
 }

