@@ -15,7 +15,7 @@ use opentelemetry_proto::tonic::{
     common::v1::{KeyValue, any_value},
 };
 use raftmq_proto::rocketmq as pb;
-use raftmq_tests::client::{duration, eventually, filter, message};
+use raftmq_tests::client::{CALL_TIMEOUT, duration, eventually, filter, message};
 use raftmq_tests::cluster::{Cluster, Options};
 use raftmq_tests::load::resource;
 use raftmq_tests::session::Session;
@@ -26,6 +26,8 @@ use tonic::{Request, Response, Status};
 const TOPIC: &str = "orders";
 const GROUP: &str = "billing";
 const SOON: Duration = Duration::from_secs(20);
+/// The shortest long poll that nodes take.
+const POLL: Duration = Duration::from_secs(5);
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PRODUCER: &str = "b7ad6b7169203331";
 
@@ -118,16 +120,17 @@ async fn received_and_acknowledged(node: SocketAddr, messages: usize) -> Result<
     let consumer = Session::consumer(node, GROUP, TOPIC).await?;
     let mut left = messages;
     while left > 0 {
-        let request = consumer.request(pb::ReceiveMessageRequest {
+        let mut request = consumer.request(pb::ReceiveMessageRequest {
             group: Some(resource(GROUP)),
             message_queue: Some(pb::MessageQueue { topic: Some(resource(TOPIC)), ..pb::MessageQueue::default() }),
             filter_expression: Some(filter("*")),
             batch_size: 32,
             invisible_duration: Some(duration(Duration::from_secs(300))),
             auto_renew: true,
-            long_polling_timeout: Some(duration(Duration::from_secs(5))),
+            long_polling_timeout: Some(duration(POLL)),
             attempt_id: None,
         });
+        request.set_timeout(POLL + CALL_TIMEOUT);
         let mut stream = consumer.stub().receive_message(request).await?.into_inner();
         let mut entries = Vec::new();
         while let Some(part) = stream.message().await? {
