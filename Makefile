@@ -12,7 +12,7 @@ BIN := $(CARGO_TARGET_DIR)/release
 DATA ?= raftmq-data
 NODE ?= n1
 
-.PHONY: help build cluster status kill-leader wipe demo test lint docs fix bench fault faults chaos controls control-build python-client sdk-clients clean-data
+.PHONY: help build cluster status kill-leader wipe demo test lint docs pictures fix bench fault faults chaos controls control-build python-client sdk-clients clean-data
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name what; do printf '  make %-14s %s\n' "$$name" "$$what"; done
@@ -48,6 +48,9 @@ docs: build ## Write docs/configuration.md and docs/metrics.md anew from what th
 	@RAFTMQ_WRITE_DOCS=1 RAFTMQ_BIN_DIR="$(BIN)" $(CARGO) test --release -p raftmq-tests --test configuration the_reference
 	@RAFTMQ_WRITE_DOCS=1 RAFTMQ_BIN_DIR="$(BIN)" $(CARGO) test --release -p raftmq-tests --test metrics figures_are
 	@RAFTMQ_WRITE_DOCS=1 $(CARGO) test --release -p raftmq-tests --test fault_matrix the_page
+
+pictures: build ## Take the pictures of the dashboard anew that README shows (docs/images)
+	@RAFTMQ_WRITE_DOCS=1 RAFTMQ_BIN_DIR="$(BIN)" $(CARGO) test --release -p raftmq-tests --test dashboard_browser
 
 fix: ## Rewrite the formatting
 	@$(CARGO) fmt --all

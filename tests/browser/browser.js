@@ -16,6 +16,24 @@ const listen = (page, where) => {
   page.on("pageerror", (error) => problems.push(`${where()}: ${error}`));
 };
 
+// A picture has something on it when so much of it has another colour than its corner.
+const INK_MIN = 0.005;
+
+// How much of a picture has another colour than its corner, from 0 to 1.
+const inked = (page, picture) => page.evaluate(async (source) => {
+  const image = new Image();
+  image.src = source;
+  await image.decode();
+  const { width, height } = image;
+  const paper = new OffscreenCanvas(width, height).getContext("2d");
+  paper.drawImage(image, 0, 0);
+  const dots = new Uint32Array(paper.getImageData(0, 0, width, height).data.buffer);
+  return dots.filter((dot) => dot !== dots[0]).length / dots.length;
+}, `data:image/png;base64,${picture.toString("base64")}`);
+
+const SHOWN_HEIGHT = 1200;
+const heightOf = (page) => page.evaluate(() => document.documentElement.scrollHeight);
+
 const look = async (browser, folder, places) => {
   const axe = fs.readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
   for (const colorScheme of ["light", "dark"]) {
@@ -32,7 +50,11 @@ const look = async (browser, folder, places) => {
         const wider = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
         if (wider > 0) problems.push(`${at}: ${wider} px wider than the screen`);
         const name = `${place.split("?")[0].replace(/\W/g, "") || "overview"}-${colorScheme}-${width}.png`;
-        await page.screenshot({ path: path.join(folder, name), fullPage: true });
+        // README shows some: light and wide ones are no higher than a large screen.
+        const shown = { x: 0, y: 0, width, height: Math.min(SHOWN_HEIGHT, await heightOf(page)) };
+        const clip = colorScheme === "light" && width > 1000 ? shown : undefined;
+        const picture = await page.screenshot({ path: path.join(folder, name), fullPage: true, clip });
+        if ((await inked(page, picture)) < INK_MIN) problems.push(`${at}: the picture is blank`);
         for (const details of await page.locator("details").all()) await details.evaluate((it) => { it.open = true; });
         await page.evaluate(axe);
         const { violations } = await page.evaluate(() => axe.run());

@@ -36,3 +36,9 @@ pub mod session;
 pub mod small_disk;
 pub mod usage;
 pub mod workload;
+
+/// The folder of the repository.
+#[must_use]
+pub fn root() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(ToOwned::to_owned).unwrap_or_default()
+}

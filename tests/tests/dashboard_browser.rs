@@ -1,14 +1,16 @@
 //! The dashboard in Chromium: every page light and dark, wide and as on a phone, checked by axe; a topic made with the
-//! keyboard alone; a failover watched on a page that nobody loads anew. `RAFTMQ_SCREENSHOTS=FOLDER` keeps the pictures.
+//! keyboard alone; a failover watched on a page that nobody loads anew. `RAFTMQ_SCREENSHOTS=FOLDER` keeps the pictures, and
+//! `RAFTMQ_WRITE_DOCS=1` (`make pictures`) puts those that README shows into `docs/images`.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use raftmq_tests::browser::Dashboard;
 use raftmq_tests::client::{Consumer, Producer, eventually};
 use raftmq_tests::cluster::{Cluster, LEADER_WITHIN, Options};
+use raftmq_tests::root;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
@@ -17,6 +19,12 @@ const TOPIC: &str = "orders";
 const GROUP: &str = "billing";
 /// Messages, so that charts and tables have something to show.
 const SENT: u64 = 60;
+/// Pages whose pictures README shows, wide and light.
+const SHOWN: [&str; 3] = ["overview", "topic", "message"];
+/// A picture of them has at most so many bytes: whoever clones the repository has them too.
+const PICTURE_BYTES_MAX: u64 = 150 << 10;
+/// So long is there traffic before they are taken, so that their charts show some.
+const TRAFFIC_FOR: Duration = Duration::from_secs(90);
 /// No run of the program takes longer, on two cores with other work.
 const PATIENCE: Duration = Duration::from_secs(150);
 /// Until a browser that is missing is fetched.
@@ -24,7 +32,7 @@ const FETCH: Duration = Duration::from_secs(600);
 
 /// The program around Chromium; `None`, with a word, where there is none and none can be had.
 async fn program() -> Result<Option<PathBuf>> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/browser.sh");
+    let script = root().join("scripts/browser.sh");
     let output =
         timeout(FETCH, Command::new(script).kill_on_drop(true).output()).await.context("fetching a browser")??;
     if !output.status.success() {
@@ -69,6 +77,42 @@ impl Run {
     }
 }
 
+fn pictures_are_for_readme() -> bool {
+    std::env::var_os("RAFTMQ_WRITE_DOCS").is_some()
+}
+
+/// Sends faster and slower by turns, and consumes most of it.
+async fn traffic(producer: &Producer, consumer: &Consumer) -> Result<()> {
+    let end = Instant::now() + TRAFFIC_FOR;
+    for number in SENT.. {
+        if Instant::now() > end {
+            break;
+        }
+        let body = format!("{{\"order\":{number}}}").into();
+        producer.send(TOPIC, &format!("B{number:015}"), Some("paid"), body).await?;
+        if number % 8 == 0 {
+            for delivery in consumer.receive(TOPIC, 8, Duration::from_secs(60), Duration::from_millis(100)).await? {
+                consumer.ack(&delivery).await?;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(8 + 8 * (number / 400 % 4))).await;
+    }
+    Ok(())
+}
+
+/// Holds the pictures that README shows to their size, and keeps them where that is asked for.
+fn keep_for_readme(kept: &Path) -> Result<()> {
+    for name in SHOWN {
+        let picture = kept.join(format!("{name}-light-1280.png"));
+        let bytes = std::fs::metadata(&picture).with_context(|| picture.display().to_string())?.len();
+        ensure!(bytes <= PICTURE_BYTES_MAX, "the picture of {name} has {bytes} bytes");
+        if pictures_are_for_readme() {
+            std::fs::copy(&picture, root().join(format!("docs/images/{name}.png")))?;
+        }
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everybody_can_use_every_page() -> Result<()> {
     let Some(program) = program().await? else { return Ok(()) };
@@ -101,6 +145,9 @@ async fn everybody_can_use_every_page() -> Result<()> {
         ("policy", "Custom"),
     ];
     reader.submit("/user?name=alice", "/acl/put", &rule).await?;
+    if pictures_are_for_readme() {
+        traffic(&producer, &consumer).await?;
+    }
     let list = reader.page(&format!("/messages?topic={TOPIC}")).await?;
     let place = list.after("<a href=\"/message?").context("a message")?.replace("&amp;", "&");
     eventually("the charts have lines", LEADER_WITHIN, async || {
@@ -132,6 +179,7 @@ async fn everybody_can_use_every_page() -> Result<()> {
         "/login",
     ];
     Run::start(&program, &[&["look", &base, kept], &pages[..]].concat())?.word("DONE look").await?;
+    keep_for_readme(Path::new(kept))?;
     Run::start(&program, &["act", &base])?.word("DONE act").await?;
     ensure!(cluster.stored("by-keyboard").await? == Some(1));
 

@@ -1,7 +1,6 @@
 //! The programs of `docs/quickstart.md`: the page shows the files as they are, and each gets its message back from the
 //! cluster that `make cluster` starts. Real processes.
 
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use raftmq_tests::client::eventually;
 use raftmq_tests::cluster::{LEADER_WITHIN, Place, Process, program};
 use raftmq_tests::official::Client;
+use raftmq_tests::root;
 use rustix::process::Signal;
 use tokio::time::timeout;
 
@@ -26,10 +26,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Until the cluster has stopped.
 const STOPS_WITHIN: Duration = Duration::from_secs(30);
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
 
 #[test]
 fn the_page_shows_the_files() -> Result<()> {

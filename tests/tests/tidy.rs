@@ -6,9 +6,7 @@ use std::{
     process::Command,
 };
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are one folder below the root").to_owned()
-}
+use raftmq_tests::root;
 
 fn read(path: &Path) -> String {
     std::fs::read_to_string(path).expect("a file of the repository is text")
@@ -104,8 +102,14 @@ fn every_crate_takes_the_workspace_lints() {
 fn what_the_documents_name_exists() {
     let makefile = read(&root().join("Makefile"));
     let mut problems = Vec::new();
-    let is_document = |path: &&PathBuf| shown(path) == "README.md" || shown(path).starts_with("docs/");
+    let is_document = |path: &&PathBuf| {
+        shown(path) == "README.md" || (shown(path).starts_with("docs/") && shown(path).ends_with(".md"))
+    };
     for document in files().iter().filter(is_document) {
+        let folder = document.parent().expect("it is below the root");
+        for link in links(&read(document)).iter().filter(|link| !folder.join(link).exists()) {
+            problems.push(format!("{}: the link to {link} leads nowhere", shown(document)));
+        }
         for word in code_words(&read(document)) {
             if let Some(target) = word.strip_prefix("make ") {
                 let target = target.split_whitespace().next().unwrap_or_default();
@@ -118,6 +122,13 @@ fn what_the_documents_name_exists() {
         }
     }
     check("the documents name what is there", &problems);
+}
+
+/// Links and pictures that are files of ours, without the place within them.
+fn links(markdown: &str) -> Vec<&str> {
+    let targets = markdown.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let files = targets.filter_map(|target| target.split('#').next());
+    files.filter(|file| !file.is_empty() && !file.contains("://") && !file.contains(char::is_whitespace)).collect()
 }
 
 /// What stands between backticks, and the lines of code blocks.

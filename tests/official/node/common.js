@@ -136,6 +136,6 @@ const input = readline.createInterface({ input: process.stdin })[Symbol.asyncIte
 const awaitLine = async () => (await input.next()).value ?? '';
 
 module.exports = {
-  Again, PATIENCE_MS, Seen, access, awaitLine, body, count, group, intact, message, producer, pushConsumer, scenario,
-  sendAll, simpleConsumer, sleep, topic, until,
+  Again, PATIENCE_MS, Seen, access, awaitLine, body, configuration, count, group, intact, message, producer, pushConsumer,
+  scenario, sendAll, simpleConsumer, sleep, topic, until,
 };

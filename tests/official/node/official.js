@@ -175,6 +175,7 @@ const scenarios = {
 
   ...require('./features'),
   ...require('./carry'),
+  ...require('./lite'),
 };
 
 async function main() {

@@ -16,12 +16,13 @@ import time
 
 import carry
 import features
+import lite
 from common import (RECEIVE_WITHIN, Again, Seen, body, numbered, push_consumer, send_all, simple_consumer,
                     start_producer, until)
 from rocketmq import ConsumeResult, MessageListener
 
 # A little before the test gives up, the program says on stderr where each of its threads is, and ends.
-LIMIT_S = {"roundtrip": 140, "push": 140, "take": 95, "send": 50}
+LIMIT_S = {"roundtrip": 140, "push": 140, "take": 95, "send": 50, "lite": 140, "lite-simple": 140}
 LIMIT_ELSE_S = 80
 # These go on until they are told or killed.
 WITHOUT_LIMIT = ("hold", "carry")
@@ -198,7 +199,7 @@ def take(access, topic, group, count):
 
 SCENARIOS = {"send": send, "roundtrip": roundtrip, "push": push, "redelivery": redelivery, "invisible": invisible,
              "retry": retry, "filter": filter_by_tag, "hold": hold, "take": take, **features.SCENARIOS,
-             **carry.SCENARIOS}
+             **carry.SCENARIOS, **lite.SCENARIOS}
 
 
 def main():

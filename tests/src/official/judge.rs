@@ -11,6 +11,9 @@ pub const MARGIN: Duration = Duration::from_secs(8);
 /// Message groups of a FIFO scenario, in turn.
 const MESSAGE_GROUPS: u64 = 3;
 
+/// Lite topics of a scenario, in turn.
+const LITE_TOPICS: u64 = 3;
+
 /// A number in a result; one that no judge accepts when there is none.
 pub fn number(result: &Value, name: &str) -> u64 {
     result[name].as_u64().unwrap_or(u64::MAX)
@@ -131,6 +134,26 @@ pub fn fifo(name: &str, count: u64, result: &Value) -> Result<()> {
     };
     let expected: Vec<_> = (0..MESSAGE_GROUPS).map(in_order).collect();
     ensure!(result["orders"] == json!(expected), "{name}: expected {expected:?}, got {result}");
+    Ok(())
+}
+
+/// Each lite topic that was subscribed to came in order and whole, the message that failed again before its successors;
+/// the one that was left had nothing more, and the one that nobody subscribed to nothing at all.
+///
+/// # Errors
+///
+/// It is not so.
+pub fn lite(name: &str, count: u64, result: &Value) -> Result<()> {
+    exactly(name, result, &[("sent", count)])?;
+    let mut orders: Vec<Vec<u64>> = serde_json::from_value(result["orders"].clone())?;
+    // What failed comes again, and so may what was sent or acknowledged as the leader died, but never after a successor.
+    orders.iter_mut().for_each(Vec::dedup);
+    let of = |number: u64, until: u64| (0..until).map(|turn| number + LITE_TOPICS * turn).collect::<Vec<_>>();
+    let expected = [of(0, count + 1), of(1, count), Vec::new()];
+    ensure!(orders == expected, "{name}: expected {expected:?}, got {result}");
+    let attempts: Vec<u64> = serde_json::from_value(result["attempts"].clone())?;
+    ensure!(attempts.len() >= 2 && attempts[0] == 1, "{name}: {result}");
+    ensure!(result["wrong"].as_array().is_some_and(Vec::is_empty), "{name}: {result}");
     Ok(())
 }
 

@@ -79,7 +79,8 @@ public final class Official {
         try {
             Official official =
                 new Official(arguments[1], arguments[2], arguments[3], Integer.parseInt(arguments[4]));
-            Scenario scenario = Stream.of(SCENARIOS, Features.SCENARIOS, Carry.SCENARIOS)
+            Scenario scenario = Stream
+                .of(SCENARIOS, Features.SCENARIOS, Carry.SCENARIOS, Lite.SCENARIOS)
                 .map(scenarios -> scenarios.get(arguments[0])).filter(Objects::nonNull).findFirst().orElse(null);
             if (scenario == null) {
                 throw new IllegalArgumentException("no scenario is called " + arguments[0]);
