@@ -45,6 +45,9 @@ const COUNT_VOTERS_EVERY: Duration = Duration::from_secs(1);
 pub(crate) enum Link {
     /// Nobody leads: batches wait and are sent again when somebody does.
     Nowhere,
+    /// Somebody leads whose address this node has not learned yet: it heard of the leader before it had the entry that
+    /// names the members. That changes without a word, so that such a link is broken from the start.
+    Unknown,
     /// This node leads.
     Here { merger: Arc<Merger>, term: Term, refusals: u64, node: NodeId },
     /// Another node leads; dropping the guard ends the stream.
@@ -65,7 +68,7 @@ impl Link {
             let (merger, term, refusals) = (merger.clone(), leadership.term, leadership.refusals);
             return Link::Here { merger, term, refusals, node: leader };
         }
-        let Some(channel) = group.peer_channel(leader) else { return Link::Nowhere };
+        let Some(channel) = group.peer_channel(leader) else { return Link::Unknown };
         let (batches, outbound) = mpsc::unbounded_channel();
         let (broken, stop) = (CancellationToken::new(), CancellationToken::new());
         let (ended, stopped) = (broken.clone(), stop.clone());
@@ -90,7 +93,7 @@ impl Link {
     /// Sends a batch; one that is lost is sent again by the proposer on the next link.
     pub(crate) fn send(&self, batch: ForwardedBatch) {
         match self {
-            Link::Nowhere => {}
+            Link::Nowhere | Link::Unknown => {}
             Link::Here { merger, term, refusals, node } => {
                 merger.push(*term, *refusals, *node, vec![batch]);
             }
@@ -102,10 +105,11 @@ impl Link {
         }
     }
 
-    /// Returns when the stream to the leader has ended.
+    /// Returns when the stream to the leader has ended, or could not begin.
     pub(crate) async fn broken(&self) {
         match self {
             Link::There { broken, .. } => broken.cancelled().await,
+            Link::Unknown => {}
             Link::Nowhere | Link::Here { .. } => std::future::pending().await,
         }
     }
