@@ -250,8 +250,7 @@ mod tests {
 
     #[test]
     fn texts_of_clients_are_cut() {
-        let Value::Text(cut) = Value::from("é".repeat(1 << 20).as_str()) else { panic!("a text") };
-        assert_eq!(cut, "é".repeat(127));
+        assert_eq!(Value::from("é".repeat(1 << 20).as_str()), Value::Text("é".repeat(127)));
     }
 
     #[tokio::test(start_paused = true)]

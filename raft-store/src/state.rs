@@ -716,10 +716,10 @@ mod tests {
         let rocks = State::open(folder.path(), &["a", "b"], &StateOptions::default()).expect("opens");
         for state in [rocks, State::ordered(&["a", "b"])] {
             let mut batch = state.batch();
-            batch.put(Table(1), b"2".to_vec(), b"y".to_vec());
-            batch.put(Table(0), b"1".to_vec(), b"x".to_vec());
-            batch.put(Table(1), b"1".to_vec(), b"z".to_vec());
-            batch.put(state.meta(), b"0".to_vec(), b"w".to_vec());
+            batch.put(Table(1), b"2", b"y".to_vec());
+            batch.put(Table(0), b"1", b"x".to_vec());
+            batch.put(Table(1), b"1", b"z".to_vec());
+            batch.put(state.meta(), b"0", b"w".to_vec());
             batch.write().expect("written");
             let mut seen = Vec::new();
             let applied = state

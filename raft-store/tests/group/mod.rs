@@ -53,7 +53,7 @@ impl Machine for Ledger {
             if active > self.knows {
                 return Err(StateError::Version { active, known: 0..=self.knows });
             }
-            state.put(SUM, VERSION.to_vec(), active.to_be_bytes());
+            state.put(SUM, VERSION, active.to_be_bytes());
         }
         state.put(ENTRIES, entry.index.0.to_be_bytes(), entry.payload.to_vec());
         state.put(SUM, *b"sum", crc32c::crc32c_append(before, &entry.payload).to_be_bytes());
