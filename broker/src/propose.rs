@@ -314,7 +314,7 @@ impl Proposer {
                 }
                 () = link.broken() => {
                     let pause = if group.removed() { RECONNECT_REMOVED_AFTER } else { RECONNECT_AFTER };
-                    tokio::time::sleep(pause).await;
+                    stop.run_until_cancelled(tokio::time::sleep(pause)).await;
                     seen = group.leadership();
                     link = Link::open(&group, &merger, &seen);
                     true

@@ -28,7 +28,8 @@ use tokio::time::Instant;
 /// Spans that wait for the collector; more are dropped.
 const WAITING_MAX: usize = 8_192;
 
-/// Acknowledgements of which it is looked at once whether their messages are traced: each may read a whole entry.
+/// Acknowledgements of which it is looked at once whether their messages are traced: each may read whole entries. Of
+/// others meanwhile there are no spans.
 const LOOKS_MAX: usize = 4;
 
 /// Bytes that are kept of a text, which clients choose.
@@ -180,15 +181,9 @@ impl Tracer {
         Some(span.says("messaging.message.id", message.message_id.as_str()))
     }
 
-    /// Leave to look beside a call which messages are traced; `None` while there is enough of that, whose spans are
-    /// counted as dropped.
+    /// Leave to look beside a call which messages are traced; `None` while there is enough of that.
     pub(crate) fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        let inner = self.0.as_ref()?;
-        let turn = inner.looks.clone().try_acquire_owned().ok();
-        if turn.is_none() {
-            inner.lost.fetch_add(1, Ordering::Relaxed);
-        }
-        turn
+        self.0.as_ref()?.looks.clone().try_acquire_owned().ok()
     }
 
     /// Spans within those of another node.

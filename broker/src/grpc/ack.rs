@@ -14,7 +14,6 @@ use futures::future::join_all;
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::command::{Ack, Handle, Refusal, reply};
 use raftmq_proto::rocketmq as v2;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tonic::Request;
 
@@ -24,7 +23,7 @@ const HANDLES_MAX: usize = 256;
 pub(super) async fn handle(front: &Front, request: Request<v2::AckMessageRequest>) -> v2::AckMessageResponse {
     let (caller, mut request) = Caller::split(request);
     let (entries, handles) = parse(std::mem::take(&mut request.entries), front.handles);
-    let traced = front.node.tracer.turn().map(|turn| Traced::of(front, &request, &handles, turn));
+    let traced = front.node.tracer.is_on().then(|| Traced::of(front, &request, &handles));
     let acked = ack(front, &caller, request, handles).await;
     if let (Some(traced), Ok(refusals)) = (traced, &acked) {
         traced.acked(front, refusals);
@@ -44,11 +43,10 @@ struct Traced {
     consumer_group: String,
     /// Where the messages are, as far as this node knows.
     places: Vec<Option<Place>>,
-    turn: OwnedSemaphorePermit,
 }
 
 impl Traced {
-    fn of(front: &Front, request: &v2::AckMessageRequest, handles: &[Handle], turn: OwnedSemaphorePermit) -> Traced {
+    fn of(front: &Front, request: &v2::AckMessageRequest, handles: &[Handle]) -> Traced {
         let (began, state) = (Instant::now(), front.state());
         // Those of one receive follow each other.
         let mut known = None;
@@ -64,13 +62,14 @@ impl Traced {
         };
         let places = handles.iter().take(SPANS_MAX).map(&mut place).collect();
         let consumer_group = request.group.as_ref().map(|group| group.name.clone()).unwrap_or_default();
-        Traced { began, consumer_group, places, turn }
+        Traced { began, consumer_group, places }
     }
 
     /// Reads which of the messages are traced, beside the call, which does not wait for it.
     fn acked(self, front: &Front, refusals: &[i32]) {
+        let Some(turn) = front.node.tracer.turn() else { return };
         let (node, ended) = (front.node.clone(), Instant::now());
-        let Traced { began, consumer_group, places, turn } = self;
+        let Traced { began, consumer_group, places } = self;
         let acked = places.into_iter().zip(refusals).filter(|(_, refusal)| **refusal == 0);
         let places: Vec<Place> = acked.filter_map(|(place, _)| place).collect();
         front.calls.spawn(async move {

@@ -287,7 +287,7 @@ impl Turn<'_, '_> {
         }
         self.runs.remove(&id);
         self.add_work(&Work::DropTopic(id), Vec::new());
-        self.drop_all_traces(id);
+        self.drop_all_traces(id)?;
         Ok(())
     }
 

@@ -63,6 +63,8 @@ impl Turn<'_, '_> {
             moved.insert(number);
             queues.push(QueueOffset { queue: wanted.queue, offset });
         }
+        // Their attempts begin again.
+        self.returned = true;
         self.drop_retries(topic.id, group.id, &mut share, &moved)?;
         self.store_subscription(topic.id, group.id, &share);
         self.effects.add(Effect::Retryable { consumer_group: group.name.clone(), topic: topic.name.clone() });

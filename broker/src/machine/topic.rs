@@ -135,7 +135,7 @@ impl Turn<'_, '_> {
         self.rows.delete(key::TOPIC, &key::name(name));
         self.rows.delete(key::TOPIC, &key::id(known.id.0));
         self.add_work(&Work::DropTopic(known.id), Vec::new());
-        self.drop_all_traces(known.id);
+        self.drop_all_traces(known.id)?;
         self.void_timers(known.id)?;
         if has_lite_topics(&known.row) {
             self.add_work(&Work::DropLiteTopics(known.id), Vec::new());

@@ -28,21 +28,46 @@ impl Turn<'_, '_> {
     /// Something is done to the messages of a part.
     pub(super) fn note_trace(&mut self, topic: TopicId, group: ConsumerGroupId, part: &Part, what: What) {
         if self.has_traces() {
-            let (queue, attempt) = (part.queue, part.attempt);
-            let (first, count, phase) = (part.first.offset, part.count, self.trace_phase);
-            self.traces.push(Happened { topic, queue, group, phase, attempt, what, first, count });
+            self.note_some(topic, group, part, (part.first.offset, part.count), what);
         }
     }
 
     /// Something is done to the messages of a lease that its client has still.
     pub(super) fn note_open(&mut self, group: ConsumerGroupId, lease: &Lease, what: &What) {
-        if self.has_traces() {
-            for item in (0..lease.items.len()).filter(|item| lease.items[*item] == Item::Open) {
-                if let Some((base, part)) = lease.part_of(item) {
-                    self.note_trace(lease.topic, group, &part.only((item - base) as u32), what.clone());
+        if !self.has_traces() {
+            return;
+        }
+        for (base, part) in lease.numbered() {
+            // Neighbours that are open are told of together.
+            let items = lease.items.iter().skip(base).take(part.count as usize).zip(part.first.offset..);
+            let open = items.filter(|(item, _)| **item == Item::Open).map(|(_, offset)| offset);
+            let mut stretch: Option<(u64, u32)> = None;
+            for offset in open {
+                match &mut stretch {
+                    Some((first, count)) if *first + u64::from(*count) == offset => *count += 1,
+                    _ => {
+                        if let Some(over) = stretch.replace((offset, 1)) {
+                            self.note_some(lease.topic, group, part, over, what.clone());
+                        }
+                    }
                 }
             }
+            if let Some(over) = stretch {
+                self.note_some(lease.topic, group, part, over, what.clone());
+            }
         }
+    }
+
+    fn note_some(
+        &mut self,
+        topic: TopicId,
+        group: ConsumerGroupId,
+        part: &Part,
+        (first, count): (u64, u32),
+        what: What,
+    ) {
+        let (queue, phase, attempt) = (part.queue, self.trace_phase, part.attempt);
+        self.traces.push(Happened { topic, queue, group, phase, attempt, what, first, count });
     }
 
     /// A client gets the messages of a lease.
@@ -133,10 +158,12 @@ impl Turn<'_, '_> {
     }
 
     /// Leaves the rows of a topic that is gone for Tick: after all other work, since there may be many.
-    pub(super) fn drop_all_traces(&mut self, topic: TopicId) {
-        if self.has_traces() {
+    pub(super) fn drop_all_traces(&mut self, topic: TopicId) -> Result<(), StateError> {
+        self.store_traces()?;
+        if self.count_rows(&[(key::RETENTION, &key::topic_traces(topic).to_vec())], 0)? > 0 {
             self.add_work(&Work::DropTraces(topic), Vec::new());
         }
+        Ok(())
     }
 
     /// A piece of the rows of a topic that is gone.
@@ -146,8 +173,6 @@ impl Turn<'_, '_> {
         note: &[u8],
         rows_max: usize,
     ) -> Result<Piece, StateError> {
-        // What this entry did to its messages goes as well.
-        self.store_traces()?;
         let prefix = key::topic_traces(topic).to_vec();
         self.drop_ranges(&[(key::RETENTION, &prefix)], note, rows_max, |_, _, _| Ok(()))
     }

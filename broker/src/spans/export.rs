@@ -103,13 +103,14 @@ async fn send_on(node: &Node, collector: &Collector, mut spans: mpsc::Receiver<E
             }
         }
         let request = collector.request(request(node, batch.drain(..)));
-        let answer = collector.answer(client.export(request)).await.and_then(|answer| match answer.partial_success {
+        let answer = collector.answer(client.export(request)).await;
+        let failed = answer.is_err();
+        let answer = answer.and_then(|answer| match answer.partial_success {
             Some(partial) if partial.rejected_spans > 0 => {
                 Err(format!("it refused {} spans: {}", partial.rejected_spans, partial.error_message))
             }
             _ => Ok(()),
         });
-        let failed = answer.is_err();
         told.tell(answer, "those of the meantime are lost");
         lost += node.tracer.lost();
         if lost > 0 && warns.pass().is_some() {
