@@ -138,13 +138,15 @@ fn neighbours_share_rows_and_go_with_their_messages() {
     );
 }
 
-/// Sends, receives and acknowledges 200 messages; each second one is received one by one.
+/// Sends, receives and acknowledges 200 messages, with one consumer group all at once, with another one by one.
 fn handled(harness: &mut Harness) -> Vec<Reply> {
-    let append = Append {
-        topic: "t".into(),
-        messages: vec![AppendMessage { message_type: 1, body_bytes: 1, ..AppendMessage::default() }; 200],
-        ..Append::default()
-    };
+    handle(harness, 200, &[("whole", 200), ("single", 1)])
+}
+
+/// Sends so many messages in one entry; each consumer group receives and acknowledges so many of them at once.
+fn handle(harness: &mut Harness, count: u32, consumer_groups: &[(&str, u32)]) -> Vec<Reply> {
+    let message = AppendMessage { message_type: 1, body_bytes: 1, ..AppendMessage::default() };
+    let append = Append { topic: "t".into(), messages: vec![message; count as usize], ..Append::default() };
     let mut replies = vec![harness.run(command::Kind::Append(append))];
     let receive = |consumer_group: &str, messages_max| {
         command::Kind::Lease(Lease {
@@ -158,8 +160,8 @@ fn handled(harness: &mut Harness) -> Vec<Reply> {
             ..Lease::default()
         })
     };
-    for (consumer_group, at_once) in [("whole", 200), ("single", 1)] {
-        for _ in 0..200 / at_once {
+    for (consumer_group, at_once) in consumer_groups.iter().copied() {
+        for _ in 0..count / at_once {
             let reply = harness.run(receive(consumer_group, at_once));
             let Some(reply::Kind::Leased(leased)) = &reply.kind else { panic!("not leased: {reply:?}") };
             assert_eq!(leased.messages.len(), at_once as usize);
@@ -222,6 +224,29 @@ fn what_was_done_goes_in_pieces_that_a_trim_may_do_at_once() {
     let (events, _) = trace::history(&harness.state, id, 0, 200 * rounds as u64).expect("read");
     assert_eq!(events.len(), 4, "{events:?}");
     harness.assert_replays(7);
+}
+
+#[test]
+fn a_run_to_which_more_was_done_than_a_trim_removes_at_once_goes_all_the_same() {
+    let mut harness = with_topic(Harness::activated());
+    let groups = ["a", "b", "c"].map(|group| (group, 1));
+    handle(&mut harness, 1_000, &groups);
+    let all = traces(&harness.state).len();
+    assert!(all == 6_000 && all > TRACE_ROWS_MAX);
+    harness.now_ms += 1_000;
+    let upto = harness.log.len() as u64 + 1;
+    handle(&mut harness, 1, &groups);
+    let mut trim = || harness.run(command::Kind::Trim(Trim { upto, settle: true }));
+    let more = |reply: Reply| match reply.kind {
+        Some(reply::Kind::Trimmed(trimmed)) => trimmed.more,
+        other => panic!("not trimmed: {other:?}"),
+    };
+    assert!(more(trim()));
+    let pieces = (0..10).take_while(|_| more(trim())).count();
+    assert!(pieces < 10, "a trim does not end");
+    super::retention::assert_kept(&harness.state);
+    assert_eq!(traces(&harness.state).len(), 6, "those of the message that stays");
+    harness.assert_replays(500);
 }
 
 /// What is delivered again without another attempt, in one entry: each delivery is told, and in its order.
