@@ -1,6 +1,6 @@
 //! `getBrokerEpoch`: the terms of each broker group as the logs of its nodes have them.
 
-use crate::directory::{Directory, Group, Target};
+use crate::directory::{Directory, Group};
 use crate::error::AdminError;
 use crate::output::{Outcome, ShortOutput};
 use clap::Args;
@@ -29,10 +29,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<Outcome, AdminError> {
-    let mut groups = directory.groups(Target::new(None, arguments.cluster.as_deref())).await?;
-    if let Some(wanted) = &arguments.broker_group {
-        super::only_group(&mut groups, wanted)?;
-    }
+    let (cluster, broker_group) = (arguments.cluster.as_deref(), arguments.broker_group.as_deref());
+    let groups = super::groups_named(directory, cluster, broker_group).await?;
     let (mut text, mut rows, mut failures) = (String::new(), Vec::new(), Vec::new());
     for group in groups {
         let (mut found, mut leader) = (Vec::new(), (0, 0));

@@ -191,15 +191,22 @@ impl Where {
     }
 }
 
-/// Leaves only the broker group of this name.
-fn only_group(groups: &mut Vec<Group>, wanted: &str) -> Result<(), AdminError> {
-    let known: Vec<String> = groups.iter().map(|group| group.name.clone()).collect();
-    groups.retain(|group| group.name == wanted);
-    if groups.is_empty() {
-        let known = known.join(", ");
-        return Err(AdminError::Unknown(format!("no broker group is called {wanted}; there are {known}")));
+/// The broker groups of a cluster, or of all; where one is named, that one alone.
+async fn groups_named(
+    directory: &Directory,
+    cluster: Option<&str>,
+    broker_group: Option<&str>,
+) -> Result<Vec<Group>, AdminError> {
+    let mut groups = directory.groups(Target::new(None, cluster)).await?;
+    if let Some(wanted) = broker_group {
+        let known: Vec<String> = groups.iter().map(|group| group.name.clone()).collect();
+        groups.retain(|group| group.name == wanted);
+        if groups.is_empty() {
+            let known = known.join(", ");
+            return Err(AdminError::Unknown(format!("no broker group is called {wanted}; there are {known}")));
+        }
     }
-    Ok(())
+    Ok(groups)
 }
 
 /// Carries a command out and prints what came of it; false when part of it failed.

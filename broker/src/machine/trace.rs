@@ -38,22 +38,14 @@ impl Turn<'_, '_> {
             return;
         }
         for (base, part) in lease.numbered() {
+            let mut first = part.first.offset;
             // Neighbours that are open are told of together.
-            let items = lease.items.iter().skip(base).take(part.count as usize).zip(part.first.offset..);
-            let open = items.filter(|(item, _)| **item == Item::Open).map(|(_, offset)| offset);
-            let mut stretch: Option<(u64, u32)> = None;
-            for offset in open {
-                match &mut stretch {
-                    Some((first, count)) if *first + u64::from(*count) == offset => *count += 1,
-                    _ => {
-                        if let Some(over) = stretch.replace((offset, 1)) {
-                            self.note_some(lease.topic, group, part, over, what.clone());
-                        }
-                    }
+            for stretch in lease.items[base..base + part.count as usize].chunk_by(PartialEq::eq) {
+                let count = stretch.len() as u32;
+                if stretch[0] == Item::Open {
+                    self.note_some(lease.topic, group, part, (first, count), what.clone());
                 }
-            }
-            if let Some(over) = stretch {
-                self.note_some(lease.topic, group, part, over, what.clone());
+                first += u64::from(count);
             }
         }
     }
