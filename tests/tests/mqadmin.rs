@@ -9,6 +9,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use raftmq_broker::machine::VERSION;
 use raftmq_proto::rocketmq::{self as pb, telemetry_command::Command};
 use raftmq_tests::client::{eventually, message};
 use raftmq_tests::cluster::{Cluster, LEADER_WITHIN, Options};
@@ -101,6 +102,8 @@ impl Tool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_command_does_what_it_says() -> Result<()> {
     let cluster = Cluster::start(Options::default()).await?;
+    // The history of messages begins with it.
+    cluster.activated(0, VERSION).await?;
     let mut tool = Tool { cluster, ran: BTreeSet::new() };
     topics(&mut tool).await?;
     messages(&mut tool).await?;
