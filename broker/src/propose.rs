@@ -265,6 +265,11 @@ impl Proposer {
         Ok(reply)
     }
 
+    /// Whether nobody waits for a reply of this node.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.inner.inflight_bytes.load(Ordering::Relaxed) == 0
+    }
+
     /// Gives the replies that this node's apply produced to the waiting clients.
     pub(crate) fn answer(&self, answers: impl Iterator<Item = Answer>) {
         let mut given = Vec::new();

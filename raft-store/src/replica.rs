@@ -32,6 +32,9 @@ const CHUNK_ENTRIES_MAX: usize = 128;
 /// A chunk of more bytes is handed to a thread that may block; up to here that would cost more than it spares.
 const INLINE_BYTES_MAX: usize = 256 << 10;
 
+/// A follower applies up to so many bytes without letting anything else of the group go first.
+const AT_ONCE_BYTES_MAX: usize = 16 << 10;
+
 type Chunk = Vec<EntryResponder<Types>>;
 
 /// Key of the row that names the last entry applied.
@@ -110,8 +113,12 @@ impl Replica {
             self.log.wait_durable(last.index).await?;
         }
         // What the other members wait for goes out first: a leader has only just told its connections what is
-        // committed, and a member whose client waits for the answer cannot apply it before it knows.
-        tokio::task::yield_now().await;
+        // committed, and a member whose client waits for the answer cannot apply it before it knows. A follower only
+        // has to say that it heard of it; while there is much to apply, also what else it has on disk.
+        let leads = chunk.iter().any(|(_, responder)| responder.is_some());
+        if leads || bytes > AT_ONCE_BYTES_MAX {
+            tokio::task::yield_now().await;
+        }
         let flusher = self.flusher.clone();
         let _open = flusher.write_gate().await;
         let (state, machine) = (self.state.clone(), self.machine.clone());

@@ -223,6 +223,12 @@ impl Waiters {
         }
     }
 
+    /// Whether a poll of this topic waits or looks at this moment.
+    #[must_use]
+    pub fn has_polls(&self, topic: &str) -> bool {
+        self.inner.polls.lock().topics.contains_key(topic)
+    }
+
     /// Polls that wait or look at this moment.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -382,6 +388,20 @@ mod tests {
         assert_eq!(awake(&mut polls), [true, false, true, true]);
         arrive(&waiters, "orders");
         assert!(awake(&mut polls)[1]);
+    }
+
+    #[test]
+    fn an_arrival_matters_where_a_poll_of_its_topic_waits_or_looks() {
+        let waiters = Waiters::new(10);
+        assert!(!waiters.has_polls("orders"), "nobody came");
+        let first = waiters.enter("c", "orders", "a", &filter("*")).expect("not full");
+        assert!(waiters.has_polls("orders"), "it looks, and may have missed what arrives now");
+        let second = enter(&waiters, "b", "x");
+        drop(first);
+        assert!(waiters.has_polls("orders"), "the other waits");
+        assert!(!waiters.has_polls("other"));
+        drop(second);
+        assert!(!waiters.has_polls("orders"), "nobody is left");
     }
 
     #[test]
