@@ -77,6 +77,11 @@ impl Outlets {
         stop.run_until_cancelled(following).await;
     }
 
+    /// Whether clients of this node wait for what is applied next.
+    fn is_awaited(&self) -> bool {
+        !self.proposer.is_idle() || self.waiters.count() > 0
+    }
+
     /// Whether an effect leads to anything here. Messages arrive at every node, and most nodes have no poll for them:
     /// waking the thread that serves clients for nothing costs a node as much as writing the rows of a lone message.
     /// A poll that begins after this was asked looks at rows that have the message.
@@ -200,8 +205,8 @@ impl Machine for Applier {
     }
 
     fn apply(&mut self, entry: &Committed, state: &mut StateBatch<'_>) -> Result<(), StateError> {
-        if self.entries.is_empty() && self.outlets.proposer.is_idle() {
-            // Where members share a machine, the one whose client waits for these entries goes first.
+        if self.entries.is_empty() && !self.outlets.is_awaited() {
+            // Where members share a machine, one whose clients wait for these entries goes first.
             std::thread::yield_now();
         }
         let at = EntryAt { index: entry.index, term: entry.term };
