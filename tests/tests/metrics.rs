@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
+use raftmq_broker::machine::VERSION;
 use raftmq_proto::rocketmq as pb;
 use raftmq_tests::client::{Consumer, Producer, eventually, message};
 use raftmq_tests::cluster::{Cluster, LEADER_WITHIN, Options};
@@ -25,6 +26,8 @@ const BODY: usize = 100;
 /// Topics of transactions and of delayed messages.
 const HALVES: &str = "ledger";
 const LATER: &str = "reminders";
+/// The transaction that its producer does not end.
+const BY_HAND: u64 = 5;
 
 /// A page over HTTP/1: its status and its text.
 async fn page(address: SocketAddr, path: &str) -> Result<(u16, String)> {
@@ -66,18 +69,30 @@ async fn sum(cluster: &Cluster, name: &str) -> Result<f64> {
     Ok(sum)
 }
 
-/// A transaction that is committed, one that is rolled back, one that is left open, and a message for tomorrow.
+/// A transaction that is committed, one that is rolled back, one that is left open, one that `mqadmin` ends, and a message
+/// for tomorrow.
 async fn end_and_wait(cluster: &Cluster) -> Result<()> {
     cluster.put_topic(HALVES, 4, Some("TRANSACTION")).await?;
     cluster.put_topic(LATER, 4, Some("DELAY")).await?;
     let producer = Producer::new(&cluster.access(0), &[HALVES, LATER])?;
-    for (number, commit) in [(1, Some(true)), (2, Some(false)), (3, None)] {
+    for (number, commit) in [(1, Some(true)), (2, Some(false)), (3, None), (BY_HAND, None)] {
         let mut half = message(HALVES, &message_id(number), None, Bytes::from_static(b"half"));
         half.system_properties.get_or_insert_default().message_type = pb::MessageType::Transaction.into();
         let sent = producer.send_messages(HALVES, vec![half]).await?;
+        let half = sent.entries.first().context("a message has an entry")?;
         if let Some(commit) = commit {
-            let half = sent.entries.first().context("a message has an entry")?;
-            producer.end(HALVES, half, commit).await?;
+            // Said again it is no other transaction.
+            for _ in 0..3 {
+                producer.end(HALVES, half, commit).await?;
+            }
+        } else if number == BY_HAND {
+            let ended = ["endTransaction", "-t", HALVES, "-i", &half.transaction_id, "-r", "rollback"];
+            for _ in 0..2 {
+                let output = cluster.mqadmin(&ended).await?;
+                ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            }
+            // The producer, which is late, says the same.
+            producer.end(HALVES, half, false).await?;
         }
     }
     let mut later = message(LATER, &message_id(4), None, Bytes::from_static(b"later"));
@@ -93,6 +108,8 @@ async fn end_and_wait(cluster: &Cluster) -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn figures_are_what_clients_did_and_health_is_what_they_meet() -> Result<()> {
     let mut cluster = Cluster::start(Options::default()).await?;
+    // Since then it is told which word on a transaction was the first.
+    cluster.activated(0, VERSION).await?;
     cluster.create_topic(TOPIC, 4).await?;
     for node in &cluster.nodes {
         eventually("every node is ready", LEADER_WITHIN, async || {
@@ -125,11 +142,11 @@ async fn figures_are_what_clients_did_and_health_is_what_they_meet() -> Result<(
     ensure!(sum(&cluster, &format!("rocketmq_messages_out_total{{{group}}}")).await? == delivered);
     let sends = "rocketmq_rpc_latency_count{protocol_type=\"grpc\",request_code=\"SendMessage\",response_code=\"OK\"}";
     // The halves and the message for tomorrow too.
-    ensure!(sum(&cluster, sends).await? == (SENT + 4) as f64);
+    ensure!(sum(&cluster, sends).await? == (SENT + 5) as f64);
 
     for (name, value) in [
         ("rocketmq_commit_messages_total{topic=\"ledger\"}", 1.0),
-        ("rocketmq_rollback_messages_total{topic=\"ledger\"}", 1.0),
+        ("rocketmq_rollback_messages_total{topic=\"ledger\"}", 2.0),
         ("rocketmq_timer_enqueue_total{topic=\"reminders\"}", 1.0),
         ("rocketmq_proxy_up{proxy_mode=\"local\"}", 3.0),
         ("rocketmq_processor_watermark{processor=\"send\"}", 0.0),

@@ -146,14 +146,15 @@ impl AdminService {
             Status::not_found(format!("{id} is no transaction id of broker group {broker_group}"))
         })?;
         let message = WaitingMessage {
-            topic: request.topic,
+            topic: request.topic.clone(),
             log_index: handle.log_index,
             slot: handle.slot,
             message_id_hash: handle.message_id_hash,
         };
         let what = if request.commit { "transaction committed" } else { "transaction rolled back" };
         let end = Kind::EndTransaction(EndTransaction { message: Some(message), commit: request.commit });
-        self.change(what, &request.transaction_id, caller, end).await?;
+        let reply = self.change(what, &request.transaction_id, caller, end).await?;
+        self.node.counters.ended(request.topic, request.commit, &reply);
         Ok(EndTransactionResponse { broker_group })
     }
 }

@@ -137,8 +137,13 @@ impl Front {
 
     /// Has a command carried out whose answer says nothing but that.
     async fn submit_any(&self, kind: Kind, deadline: Option<Instant>) -> Result<(), ApiError> {
+        self.submit_told(kind, deadline).await.map(drop)
+    }
+
+    /// The same, for whoever wants to know more than that it was carried out.
+    async fn submit_told(&self, kind: Kind, deadline: Option<Instant>) -> Result<Reply, ApiError> {
         let reply = self.node.proposer.submit(kind, Vec::new(), deadline).await?;
-        Front::refused(&reply).map_or(Ok(()), Err)
+        Front::refused(&reply).map_or(Ok(reply), Err)
     }
 
     fn refused(reply: &Reply) -> Option<ApiError> {

@@ -31,7 +31,7 @@ pub(super) async fn end(
         message_id_hash: message_id_hash(&request.message_id),
     };
     let end = EndTransaction { message: Some(message), commit };
-    front.submit_any(Kind::EndTransaction(end), caller.answer_by()).await?;
-    front.node.counters.ended(topic, commit);
+    let reply = front.submit_told(Kind::EndTransaction(end), caller.answer_by()).await?;
+    front.node.counters.ended(topic, commit, &reply);
     Ok(v2::EndTransactionResponse { status: Some(status::ok()) })
 }

@@ -2,13 +2,16 @@
 //! Tick says when its producer is to be asked, the leader asks, and Checked tells what came of it.
 
 use super::turn::Turn;
-use super::{Effect, TICK_ROWS_MAX, refused};
+use super::version::FIRST_WORDS;
+use super::{Effect, TICK_ROWS_MAX, done, refused};
 use crate::store::half::{self, HalfMessage, HalfState};
 use crate::store::message::{Place, Run};
 use crate::store::timer::InLog;
 use crate::store::{TopicId, key, progress};
 use raft_store::StateError;
-use raftmq_proto::command::{AppendMessage, Checked, Checks, EndTransaction, Refusal, Reply, WaitingMessage};
+use raftmq_proto::command::{
+    AppendMessage, Checked, Checks, EndTransaction, Ended, Refusal, Reply, WaitingMessage, reply,
+};
 
 /// For so long after its end a half message is remembered, so that another word on it is answered as such.
 pub(super) const REMEMBERED_MS: u64 = 600_000;
@@ -90,7 +93,7 @@ impl Turn<'_, '_> {
             return Ok(refused(Refusal::HalfMessageNotFound, unknown));
         };
         let state = match (half.state, end.commit) {
-            (HalfState::Committed, true) | (HalfState::RolledBack, false) => return Ok(Reply::default()),
+            (HalfState::Committed, true) | (HalfState::RolledBack, false) => return Ok(self.ended(false)),
             (HalfState::Committed, false) => {
                 return Ok(refused(Refusal::AlreadyCommitted, "the transaction was committed before"));
             }
@@ -121,7 +124,11 @@ impl Turn<'_, '_> {
         self.effects.due(forget_ms);
         let waiting = half::waiting(&self.rows, topic.id)?;
         self.count_halves(topic.id, waiting.saturating_sub(1));
-        Ok(Reply::default())
+        Ok(self.ended(true))
+    }
+
+    fn ended(&self, first: bool) -> Reply {
+        if self.version >= FIRST_WORDS { done(reply::Kind::Ended(Ended { first })) } else { Reply::default() }
     }
 
     /// What the leader did about half messages that were to be checked.

@@ -13,6 +13,7 @@
 //! | 2 | a topic or consumer group is not changed by a row that was made of an older one |
 //! | 2 | topics whose owners of message groups are agreed on after they were made |
 //! | 3 | what was done to a message is kept as long as it is (`trace.rs`) |
+//! | 4 | the end of a transaction is answered with whether it was the first one |
 //!
 //! To add the next one:
 //!
@@ -35,7 +36,7 @@ use raftmq_proto::command::command::Kind;
 use std::ops::RangeInclusive;
 
 /// The newest version that this build knows.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Since this version topics are open when they are made (`namesrv/owners.rs`).
 pub const OPEN_TOPICS: u32 = 2;
@@ -48,6 +49,9 @@ const PUTS_BY_VERSION: u32 = 2;
 
 /// Since then what was done to messages has rows.
 pub(super) const TRACES: u32 = 3;
+
+/// Since then it is told which word on a transaction was the first.
+pub(super) const FIRST_WORDS: u32 = 4;
 
 /// What releases know.
 pub const KNOWN: RangeInclusive<u32> = VERSION_OLDEST..=VERSION;

@@ -8,6 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use raftmq_proto::admin::CallLatency;
+use raftmq_proto::command::{Ended, Reply, reply};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -111,8 +112,12 @@ impl Counters {
         self.bytes_out.get_or_create(&labels).inc_by(bytes);
     }
 
-    /// A transaction that was ended here.
-    pub(crate) fn ended(&self, topic: String, commit: bool) {
+    /// A word on a transaction that came here, and what it was answered: the first one ended it, whoever said it. Others
+    /// change nothing. Before commands had version 4 nobody says which was first, and each counts.
+    pub(crate) fn ended(&self, topic: String, commit: bool, reply: &Reply) {
+        if let Some(reply::Kind::Ended(Ended { first: false })) = reply.kind {
+            return;
+        }
         let ends = if commit { &self.commits } else { &self.rollbacks };
         ends.get_or_create(&OfTopic { topic }).inc();
     }

@@ -6,7 +6,9 @@ use crate::command::Payload;
 use crate::deliver::judge::Judge;
 use crate::filter::sql::SqlFilter;
 use crate::filter::tag::tag_hash;
+use crate::machine::version::FIRST_WORDS;
 use crate::store::half::HalfState;
+use crate::store::machine::version;
 use crate::store::message::Place;
 use crate::store::timer::InLog;
 use crate::store::trace::{What, history};
@@ -557,8 +559,15 @@ impl Model {
         let which = halves[which % halves.len()];
         let waiting = self.waiting[which].clone();
         let end = EndTransaction { message: Some(waiting.message), commit };
-        let refusal = self.run(command::Kind::EndTransaction(end)).refusal();
-        match (refusal, waiting.end) {
+        let reply = self.run(command::Kind::EndTransaction(end));
+        let first = match &reply.kind {
+            Some(reply::Kind::Ended(ended)) => Some(ended.first),
+            _ => None,
+        };
+        let told =
+            reply.refusal() == Refusal::Unspecified && version(&self.harness.state).expect("read") >= FIRST_WORDS;
+        assert_eq!(first, told.then_some(waiting.end.is_none()), "{reply:?}");
+        match (reply.refusal(), waiting.end) {
             (Refusal::Unspecified, None) if commit => self.store_waiting(which),
             (Refusal::Unspecified, None) => self.waiting[which].end = Some(WaitingEnd::Taken),
             (Refusal::Unspecified, Some(WaitingEnd::Stored)) => assert!(commit),

@@ -8,7 +8,8 @@ use prost::Message;
 use raft_store::{LogIndex, StateError};
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::command::{
-    Activate, ConsumerGroup, DeleteTopic, PutConsumerGroup, PutTopic, Refusal, Tick, Topic, reply,
+    Activate, Append, AppendMessage, Checks, ConsumerGroup, DeleteTopic, EndTransaction, PutConsumerGroup, PutTopic,
+    Refusal, Reply, Tick, Topic, WaitingMessage, reply,
 };
 
 /// A build that knows the version after this one's.
@@ -153,4 +154,43 @@ fn a_command_of_an_unknown_kind_stops_the_node() {
     assert!(matches!(&error, StateError::Unreadable(what) if what.contains("of a kind")), "{error}");
     let format = stops(&mut harness.rules, &harness.state, Bytes::from_static(&[2, 0, 0, 0, 0, 0, 0, 0, 0]));
     assert!(format.to_string().contains("format 2"), "{format}");
+}
+
+/// Whoever ends a transaction is told since version 4 whether nobody had before.
+#[test]
+fn the_first_word_on_a_transaction_is_told_from_those_after_it() {
+    let mut harness = Harness::new();
+    let topic = Topic { name: "t".into(), read_queues: 1, write_queues: 1, permission: 6, ..Topic::default() };
+    let topic = Topic { message_types: vec![4], ..topic };
+    harness.run(Kind::PutTopic(PutTopic { topic: Some(topic), create_only: false }));
+    let half = |harness: &mut Harness| {
+        let message =
+            AppendMessage { message_type: 4, body_bytes: 1, check_after_ms: 1_000, ..AppendMessage::default() };
+        let checks = Some(Checks { checks_max: 1, interval_ms: 1_000, age_max_ms: 9_000, producer: "p".into() });
+        let reply = harness.run(Kind::Append(Append {
+            topic: "t".into(),
+            messages: vec![message],
+            checks,
+            ..Append::default()
+        }));
+        let Some(reply::Kind::Appended(at)) = reply.kind else { panic!("not stored: {reply:?}") };
+        let message =
+            WaitingMessage { topic: "t".into(), log_index: at.log_index, slot: at.first_slot, ..Default::default() };
+        move |commit| Kind::EndTransaction(EndTransaction { message: Some(message.clone()), commit })
+    };
+    let first = |reply: Reply| match reply.kind {
+        Some(reply::Kind::Ended(ended)) => Some(ended.first),
+        _ => None,
+    };
+    let end = half(&mut harness);
+    assert_eq!([true, true].map(|commit| first(harness.run(end(commit)))), [None, None]);
+    harness.run(activate(VERSION));
+    assert_eq!(first(harness.run(end(true))), Some(false), "it was ended before the version began");
+    for commit in [true, false] {
+        let end = half(&mut harness);
+        assert_eq!([commit; 3].map(|commit| first(harness.run(end(commit)))), [Some(true), Some(false), Some(false)]);
+        let opposite = harness.run(end(!commit));
+        assert!(opposite.refusal() != Refusal::Unspecified && opposite.kind.is_none(), "{opposite:?}");
+    }
+    harness.assert_replays(1);
 }
