@@ -5,7 +5,7 @@
 
 use super::cleanup::Piece;
 use super::turn::Turn;
-use super::version::TRACES;
+use super::version::{NEIGHBOURS_STAY, TRACES};
 use crate::store::lease::{Item, Lease, Part};
 use crate::store::message::Run;
 use crate::store::trace::{Happened, QueueTrim, RUN_MAX, What, reach_of};
@@ -130,13 +130,13 @@ impl Turn<'_, '_> {
         (before, min): (u64, u64),
     ) -> Result<u64, StateError> {
         let from = key::traces(topic, number, before.saturating_sub(u64::from(RUN_MAX) - 1));
-        let (mut keys, mut stays, mut failed) = (Vec::new(), None, None);
+        let (mut rows, mut stays, mut failed) = (Vec::new(), None, None);
         self.rows.scan(key::RETENTION, &from, &key::traces(topic, number, min), &mut |key, value| {
             match reach_of(key, value) {
                 // Others of its messages stay, and the next trim finds it.
                 Ok((_, end)) if end > min => {}
-                Ok((first, _)) if keys.len() == self.trace_rows_left => stays = Some(first),
-                Ok(_) => keys.push(key.to_vec()),
+                Ok((first, _)) if rows.len() == self.trace_rows_left => stays = Some(first),
+                Ok((first, end)) => rows.push((key.to_vec(), first, end)),
                 Err(error) => failed = Some(error),
             }
             if stays.is_some() || failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -144,8 +144,16 @@ impl Turn<'_, '_> {
         if let Some(error) = failed {
             return Err(error);
         }
-        self.trace_rows_left -= keys.len();
-        keys.iter().for_each(|key| self.rows.delete(key::RETENTION, key));
+        self.trace_rows_left -= rows.len();
+        if let Some(at) = stays.filter(|_| self.version >= NEIGHBOURS_STAY) {
+            // So do others of their messages, until the next piece. Where that would leave most of the rows, they go all
+            // the same: a piece must get on.
+            let tells_on = |(_, first, end): &(Vec<u8>, u64, u64)| *first < at && at < *end;
+            if rows.iter().filter(|row| tells_on(row)).count() * 2 <= rows.len() {
+                rows.retain(|row| !tells_on(row));
+            }
+        }
+        rows.iter().for_each(|(key, ..)| self.rows.delete(key::RETENTION, key));
         Ok(stays.unwrap_or(min))
     }
 

@@ -14,6 +14,7 @@
 //! | 2 | topics whose owners of message groups are agreed on after they were made |
 //! | 3 | what was done to a message is kept as long as it is (`trace.rs`) |
 //! | 4 | the end of a transaction is answered with whether it was the first one |
+//! | 4 | a piece of a trim keeps what was done to neighbours of which some stay until the next one |
 //!
 //! To add the next one:
 //!
@@ -52,6 +53,9 @@ pub(super) const TRACES: u32 = 3;
 
 /// Since then it is told which word on a transaction was the first.
 pub(super) const FIRST_WORDS: u32 = 4;
+
+/// Since then a row is kept while it tells of messages that the next piece of a trim removes.
+pub(super) const NEIGHBOURS_STAY: u32 = 4;
 
 /// What releases know.
 pub const KNOWN: RangeInclusive<u32> = VERSION_OLDEST..=VERSION;

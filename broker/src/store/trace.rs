@@ -208,10 +208,15 @@ pub fn history(
     // No offset is the last one that a number can hold.
     let own = (bound(offset), bound(offset.saturating_add(1)));
     let before = (bound(offset.saturating_sub(u64::from(RUN_MAX) - 1)), bound(offset));
-    let (mut found, mut failed, mut left) = (Vec::new(), None, LOOKS_MAX);
+    let (mut found, mut failed, mut looks, mut more) = (Vec::new(), None, 0, false);
     // Its own first: much may have been done to one before it.
     for (from, until) in [own, before] {
         state.scan(key::RETENTION, &from, &until, &mut |key, value| {
+            if looks == LOOKS_MAX {
+                more = true;
+                return ControlFlow::Break(());
+            }
+            looks += 1;
             match parse(key, value) {
                 Ok((event, first, count)) if offset - first < u64::from(count) => {
                     found.push((event, key[INDEX_AT..].to_vec()))
@@ -219,19 +224,18 @@ pub fn history(
                 Ok(_) => {}
                 Err(error) => failed = Some(error),
             }
-            left -= 1;
-            if left == 0 || failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         if let Some(error) = failed {
             return Err(error);
         }
-        if left == 0 {
+        if more {
             break;
         }
     }
     // Of one entry: phase after phase, attempt after attempt, each from its beginning to its end.
     found.sort_by(|(a, a_key), (b, b_key)| (a.log_index, &a_key[8..]).cmp(&(b.log_index, &b_key[8..])));
-    Ok((found.into_iter().map(|(event, _)| event).collect(), left == 0))
+    Ok((found.into_iter().map(|(event, _)| event).collect(), more))
 }
 
 /// The last trim that moved the first offset of a queue.
@@ -275,7 +279,9 @@ pub(crate) fn reach_of(key: &[u8], value: &[u8]) -> Result<(u64, u64), StateErro
 
 #[cfg(test)]
 mod tests {
-    use super::{ConsumerGroupId, Happened, QueueTrim, TopicId, What, history, key, parse, queue_trim, reach_of};
+    use super::{
+        ConsumerGroupId, Happened, LOOKS_MAX, QueueTrim, TopicId, What, history, key, parse, queue_trim, reach_of,
+    };
     use crate::store::TABLES;
     use proptest::prelude::{any, proptest};
     use raft_store::State;
@@ -332,6 +338,33 @@ mod tests {
         assert_eq!(found(u64::MAX), [0; 0]);
         assert_eq!(queue_trim(&state, TopicId(3), 2).expect("read"), Some(trim));
         assert_eq!(queue_trim(&state, TopicId(3), 1).expect("read"), None);
+    }
+
+    #[test]
+    fn a_life_of_more_than_an_answer_looks_through_is_cut_and_said_to_be() {
+        let looks = LOOKS_MAX as u64;
+        let state = State::ordered(TABLES);
+        let put = |what, (first, count), indexes: std::ops::Range<u64>| {
+            let (mut batch, row) = (state.batch(), happened(what, first, count));
+            indexes.for_each(|index| batch.put(key::RETENTION, row.key(index), row.encode(index)));
+            batch.write().expect("memory takes it");
+        };
+        let found = || {
+            let (events, more) = history(&state, TopicId(3), 2, 100).expect("read");
+            let indexes: Vec<u64> = events.iter().map(|event| event.log_index).collect();
+            assert!(indexes.is_sorted());
+            (indexes.len() as u64, indexes.first().copied(), indexes.last().copied(), more)
+        };
+        put(What::Confirmed, (100, 1), 10..9 + looks);
+        assert_eq!(found(), (looks - 1, Some(10), Some(8 + looks), false));
+        // One row before it that tells of it too: all are looked through, and none is left.
+        put(What::Acked, (90, 20), 5..6);
+        assert_eq!(found(), (looks, Some(5), Some(8 + looks), false));
+        // Rows before it that do not tell of it are looked through as well.
+        put(What::Acked, (89, 2), 5..6);
+        assert_eq!(found(), (looks - 1, Some(10), Some(8 + looks), true));
+        put(What::Confirmed, (100, 1), 9 + looks..2 * looks);
+        assert_eq!(found(), (looks, Some(10), Some(9 + looks), true), "the first that was done to it");
     }
 
     proptest! {

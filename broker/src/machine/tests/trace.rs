@@ -1,15 +1,16 @@
 //! What was done to a message, told later.
 
 use super::timeline::check_activated;
-use super::{Harness, START_MS};
+use super::{Harness, Rules, START_MS};
+use crate::machine::TICK_ROWS_MAX;
 use crate::machine::trace::TRACE_ROWS_MAX;
-use crate::machine::version::TRACES;
+use crate::machine::version::{NEIGHBOURS_STAY, TRACES};
 use crate::store::trace::{self, What};
-use crate::store::{ConsumerGroupId, TopicId, consumer_group, key, queue, topic};
+use crate::store::{ConsumerGroupId, TopicId, consumer_group, key, queue, topic, work};
 use raft_store::{ReadState, State};
 use raftmq_proto::command::{
-    Ack, Activate, Append, AppendMessage, ChangeInvisible, Handle, Lease, PutTopic, Reply, Tick, Topic, Trim, Trimmed,
-    command, reply,
+    Ack, Activate, Append, AppendMessage, ChangeInvisible, DeleteTopic, Handle, Lease, PutTopic, Reply, Tick, Topic,
+    Trim, Trimmed, command, reply,
 };
 use std::ops::ControlFlow;
 
@@ -148,6 +149,13 @@ fn handle(harness: &mut Harness, count: u32, consumer_groups: &[(&str, u32)]) ->
     let message = AppendMessage { message_type: 1, body_bytes: 1, ..AppendMessage::default() };
     let append = Append { topic: "t".into(), messages: vec![message; count as usize], ..Append::default() };
     let mut replies = vec![harness.run(command::Kind::Append(append))];
+    replies.extend(deal(harness, count, consumer_groups));
+    replies
+}
+
+/// Each consumer group receives and acknowledges so many of so many messages at once.
+fn deal(harness: &mut Harness, count: u32, consumer_groups: &[(&str, u32)]) -> Vec<Reply> {
+    let mut replies = Vec::new();
     let receive = |consumer_group: &str, messages_max| {
         command::Kind::Lease(Lease {
             topic: "t".into(),
@@ -247,6 +255,106 @@ fn a_run_to_which_more_was_done_than_a_trim_removes_at_once_goes_all_the_same() 
     super::retention::assert_kept(&harness.state);
     assert_eq!(traces(&harness.state).len(), 6, "those of the message that stays");
     harness.assert_replays(500);
+}
+
+/// Where the pieces of a trim end, before the last one, and how much is told of the first two messages that stay then.
+fn pieces(version: u32) -> Vec<(u64, [usize; 2])> {
+    let mut harness = with_topic(Harness { begins: Some(version), ..Harness::new() });
+    let message = AppendMessage { message_type: 1, body_bytes: 1, ..AppendMessage::default() };
+    let append = Append { topic: "t".into(), messages: vec![message], ..Append::default() };
+    let count = 12 * trace::RUN_MAX;
+    (0..count).for_each(|_| drop(harness.run(command::Kind::Append(append.clone()))));
+    deal(&mut harness, count, &[("whole", trace::RUN_MAX), ("a", 1), ("b", 1), ("c", 1)]);
+    assert!(traces(&harness.state).len() > TRACE_ROWS_MAX);
+    harness.now_ms += 1_000;
+    let upto = harness.log.len() as u64 + 1;
+    handle(&mut harness, 1, &[("a", 1)]);
+    let id = TopicId(topic::topic(&harness.state, "t").expect("read").expect("exists").id);
+    let mut ends = Vec::new();
+    for _ in 0..10 {
+        let reply = harness.run(command::Kind::Trim(Trim { upto, settle: true }));
+        super::retention::assert_kept(&harness.state);
+        let min = queue::queue(&harness.state, id, 0).expect("read").min;
+        let Some(reply::Kind::Trimmed(Trimmed { more, .. })) = reply.kind else { panic!("not trimmed: {reply:?}") };
+        if !more {
+            break;
+        }
+        let events = |offset| trace::history(&harness.state, id, 0, offset).expect("read").0.len();
+        ends.push((min, [events(min), events(min + 1)]));
+    }
+    assert_eq!(queue::queue(&harness.state, id, 0).expect("read").min, u64::from(count));
+    assert_eq!(traces(&harness.state).len(), 2);
+    harness.assert_replays(500);
+    ends
+}
+
+/// A piece of a trim ends amid neighbours that share a row: those that stay for the moment lose nothing by it.
+#[test]
+fn neighbours_that_stay_until_the_next_piece_of_a_trim_are_still_told_of() {
+    let ends = pieces(NEIGHBOURS_STAY);
+    assert!(ends.iter().any(|(end, _)| end % u64::from(trace::RUN_MAX) != 0), "no piece ends within a row: {ends:?}");
+    // Leased and acknowledged, by each of four.
+    assert!(ends.iter().all(|(_, events)| *events == [8, 8]), "{ends:?}");
+    // Before the version they were not told of what they shared.
+    assert!(pieces(NEIGHBOURS_STAY - 1).iter().any(|(_, events)| *events == [6, 6]));
+}
+
+/// Rows that all tell of the same neighbours, more than a piece removes: it gets on all the same.
+#[test]
+fn a_piece_of_a_trim_gets_on_where_every_row_tells_of_neighbours_that_stay() {
+    let mut harness = with_topic(Harness::activated());
+    let message = AppendMessage { message_type: 1, body_bytes: 1, ..AppendMessage::default() };
+    let append = Append { topic: "t".into(), messages: vec![message], ..Append::default() };
+    (0..2).for_each(|_| drop(harness.run(command::Kind::Append(append.clone()))));
+    let names: Vec<String> = (0..=TRACE_ROWS_MAX / 2).map(|number| format!("g{number}")).collect();
+    let both: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 2)).collect();
+    deal(&mut harness, 2, &both);
+    deal(&mut harness, 2, &[("single", 1)]);
+    assert_eq!(traces(&harness.state).len(), TRACE_ROWS_MAX + 2 + 4);
+    harness.now_ms += 1_000;
+    let upto = harness.log.len() as u64 + 1;
+    handle(&mut harness, 1, &[("single", 1)]);
+    let mut trim = || harness.run(command::Kind::Trim(Trim { upto, settle: true }));
+    let more = |reply: Reply| match reply.kind {
+        Some(reply::Kind::Trimmed(trimmed)) => trimmed.more,
+        other => panic!("not trimmed: {other:?}"),
+    };
+    let pieces = (0..10).take_while(|_| more(trim())).count();
+    assert!((1..10).contains(&pieces), "{pieces} pieces");
+    assert_eq!(traces(&harness.state).len(), 2);
+    harness.assert_replays(500);
+}
+
+/// What was done in a topic that is gone goes in pieces, each after a restart.
+#[test]
+fn what_was_done_in_a_topic_that_is_gone_goes_on_going_after_a_restart() {
+    let mut harness = with_topic(Harness::activated());
+    let rounds = 3 * TICK_ROWS_MAX / (2 * (4 + 200)) + 1;
+    for _ in 0..rounds {
+        handled(&mut harness);
+    }
+    let all = traces(&harness.state).len();
+    assert!(all > 3 * TICK_ROWS_MAX);
+    harness.run(command::Kind::DeleteTopic(DeleteTopic { name: "t".into() }));
+    // Another one of the same name keeps its own.
+    harness = with_topic(harness);
+    handled(&mut harness);
+    let id = TopicId(topic::topic(&harness.state, "t").expect("read").expect("exists").id);
+    let own = |state: &State| traces(state).iter().filter(|(topic, ..)| *topic == id).count();
+    assert_eq!(own(&harness.state), 2 * (4 + 200));
+    let (mut left, mut pieces) = (all, 0);
+    for _ in 0..100 {
+        harness.rules = Rules::default();
+        harness.run(command::Kind::Tick(Tick {}));
+        let now = traces(&harness.state).len() - own(&harness.state);
+        assert!(left - now <= TICK_ROWS_MAX, "{} rows at once", left - now);
+        pieces += usize::from(now < left);
+        left = now;
+    }
+    assert_eq!((left, own(&harness.state)), (0, 2 * (4 + 200)));
+    assert!(pieces > 3, "{pieces} pieces");
+    assert!(work::first(&harness.state).expect("read").is_none(), "nothing is left to do");
+    harness.assert_replays(1);
 }
 
 /// What is delivered again without another attempt, in one entry: each delivery is told, and in its order.
