@@ -5,6 +5,7 @@
 //! Counters are of the calls that this node answered, so that the sum over all nodes is the broker group's. What is
 //! the same on every member (lag, half messages, topics) is said by the leader alone, for the same reason.
 
+pub(crate) mod consumers;
 mod counters;
 mod latency;
 mod otlp;

@@ -1,23 +1,20 @@
 //! What is looked up when somebody asks: the group's state, its rows, the disk, the clients.
 
-use super::counters::{OfTopic, Received};
+use super::consumers;
+use super::counters::OfTopic;
 use crate::broker::Node;
-use crate::store::consumer_group::{consumed, consumer_groups};
-use crate::store::topic::{self, is_internal};
-use crate::store::{ConsumerGroupId, Oldest, StateError, TopicId, half, lag, oldest, retention, session, timer};
+use crate::store::{StateError, TopicId, half, retention, timer, topic};
 use prometheus_client::encoding::prometheus_protobuf::{self, prometheus_data_model::MetricFamily};
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
-use raft_store::{GroupStatus, ReadState, State};
+use raft_store::{GroupStatus, State};
 use std::borrow::Cow;
 use std::sync::atomic::AtomicU64;
 
-/// Series of consumer groups with their topics in one answer; those that are left out are counted.
-const CONSUMED_MAX: usize = 20_000;
-/// The same of topics with messages that wait.
+/// Series of topics with messages that wait.
 const TOPICS_MAX: usize = 20_000;
 
 /// Timers that are overdue and counted.
@@ -95,7 +92,7 @@ fn registry(node: &Node) -> Result<Registry, ScrapeError> {
     Ok(registry)
 }
 
-fn gauge(registry: &mut Registry, name: &str, help: &str, value: impl TryInto<i64>) {
+pub(super) fn gauge(registry: &mut Registry, name: &str, help: &str, value: impl TryInto<i64>) {
     registry.register(name, help, ConstGauge::new(value.try_into().unwrap_or(i64::MAX)));
 }
 
@@ -168,66 +165,8 @@ fn group(node: &Node, status: &GroupStatus, registry: &mut Registry) {
 /// What the rows say; the same on every member.
 fn rows(state: &State, node: &Node, registry: &mut Registry) -> Result<(), StateError> {
     gauge(registry, "rocketmq_topic_number", "Topics", node.reporter.topic_count());
-    let groups = consumer_groups(state)?;
-    gauge(registry, "rocketmq_consumer_group_number", "Consumer groups", groups.len());
-
-    let family = Family::<Received, Gauge>::default;
-    let (lags, ready, in_flight, waiting, filters) = (family(), family(), family(), family(), family());
-    let (lag_ms, queueing_ms) = (family(), family());
     let now_ms = node.clock.now();
-    let (dead, expired): (Family<Received, Counter>, Family<Received, Counter>) =
-        (Family::default(), Family::default());
-    let (mut leases, mut shown, mut left_out) = (0, 0, 0_u64);
-    for group in &groups {
-        let group_id = ConsumerGroupId(group.id);
-        for id in consumed(state, group_id, usize::MAX)? {
-            let Some(topic) = named(state, id)? else { continue };
-            if shown >= CONSUMED_MAX {
-                left_out += 1;
-                continue;
-            }
-            shown += 1;
-            let lag = lag(state, &topic, group_id)?;
-            let labels = Received { topic: topic.name.clone(), consumer_group: group.name.clone() };
-            set(&lags, &labels, lag.messages());
-            let oldest = if lag.messages() > 0 { oldest(state, &topic, group_id)? } else { Oldest::default() };
-            let age = |since_ms: Option<u64>| since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
-            set(&lag_ms, &labels, age(oldest.open_ms));
-            set(&queueing_ms, &labels, age(oldest.ready_ms));
-            set(&ready, &labels, lag.ready);
-            set(&in_flight, &labels, lag.in_flight);
-            set(&waiting, &labels, lag.retry_waiting + lag.put_aside);
-            dead.get_or_create(&labels).inc_by(lag.dead_letters);
-            expired.get_or_create(&labels).inc_by(lag.expired);
-            let differing = session::filters(state, group_id, &topic.name)?.filters.len();
-            set(&filters, &labels, differing as u64);
-            leases += lag.in_flight;
-        }
-    }
-    registry.register("rocketmq_consumer_lag_messages", "Messages that are not finished", lags);
-    registry.register(
-        "rocketmq_consumer_lag_latency",
-        "Milliseconds since the oldest message became visible that is ready or leased",
-        lag_ms,
-    );
-    registry.register(
-        "rocketmq_consumer_queueing_latency",
-        "Milliseconds since the oldest message became visible that was never handed out",
-        queueing_ms,
-    );
-    registry.register("rocketmq_consumer_ready_messages", "Messages that were never handed out", ready);
-    registry.register("rocketmq_consumer_inflight_messages", "Messages that are leased", in_flight);
-    registry.register("rocketmq_pop_revive_lag", "Messages that wait for another attempt or their turn", waiting);
-    registry.register("rocketmq_send_to_dlq_messages", "Messages that became dead letters", dead);
-    registry.register(
-        "rocketmq_consumer_expired_messages",
-        "Messages that retention took before they were consumed",
-        expired,
-    );
-    registry.register("rocketmq_consumer_filters", "Filters among the members; more than 1 is a disagreement", filters);
-    gauge(registry, "rocketmq_lease_active", "Messages that are leased, of all consumer groups", leases);
-    gauge(registry, "rocketmq_consumer_left_out", "Consumer groups with their topics beyond what is shown", left_out);
-
+    consumers::register(state, now_ms, consumers::Limits::default(), registry)?;
     waits(state, registry, now_ms)
 }
 
@@ -265,16 +204,4 @@ fn waits(state: &State, registry: &mut Registry, now_ms: u64) -> Result<(), Stat
         reserve_ms,
     );
     Ok(())
-}
-
-/// A topic that people know, by its id.
-fn named(state: &impl ReadState, id: TopicId) -> Result<Option<raftmq_proto::command::Topic>, StateError> {
-    match topic::name(state, id)? {
-        Some(name) if !is_internal(&name) => topic::topic(state, &name),
-        _ => Ok(None),
-    }
-}
-
-fn set(family: &Family<Received, Gauge>, labels: &Received, value: u64) {
-    family.get_or_create(labels).set(i64::try_from(value).unwrap_or(i64::MAX));
 }

@@ -29,13 +29,39 @@ impl Lag {
     }
 }
 
+/// When the oldest messages that a consumer group has not finished became visible, ms since the Unix epoch; `None` where
+/// there are none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Oldest {
+    /// Of those that were never handed out.
+    pub ready_ms: Option<u64>,
+    /// Of those and the leased ones that came from a queue. What waits for another attempt is not among them: progress
+    /// has passed it.
+    pub open_ms: Option<u64>,
+}
+
 /// What a consumer group has still to do in a topic. Reads two rows a queue.
 ///
 /// # Errors
 /// When a row cannot be read.
 pub fn lag(state: &impl ReadState, topic: &Topic, group: ConsumerGroupId) -> Result<Lag, StateError> {
+    backlog(state, topic, group, &mut 0).map(|(lag, _)| lag)
+}
+
+/// What a consumer group has still to do in a topic, and since when. Reads two rows a queue, and some five more of each
+/// that holds something for the consumer group: of at most `looks` of those, which it takes off that. `None` when there
+/// are more.
+///
+/// # Errors
+/// When a row cannot be read.
+pub fn backlog(
+    state: &impl ReadState,
+    topic: &Topic,
+    group: ConsumerGroupId,
+    looks: &mut usize,
+) -> Result<(Lag, Option<Oldest>), StateError> {
     let id = TopicId(topic.id);
-    let mut lag = Lag::default();
+    let (mut lag, mut oldest) = (Lag::default(), Some(Oldest::default()));
     if let Some(row) = subscription::subscription(state, id, group)? {
         lag.retry_waiting = row.retry_waiting;
         lag.in_flight = row.retry_in_flight;
@@ -51,39 +77,38 @@ pub fn lag(state: &impl ReadState, topic: &Topic, group: ConsumerGroupId) -> Res
             Some(row) => row,
             None => progress::first(state, id, group, number, &queue)?,
         };
-        lag.ready += queue.next - row.cursor.clamp(queue.min, queue.next);
+        let ready = queue.next - row.cursor.clamp(queue.min, queue.next);
+        lag.ready += ready;
         lag.in_flight += row.in_flight;
+        if ready == 0 && row.in_flight == 0 {
+            continue;
+        }
+        if *looks == 0 {
+            oldest = None;
+        }
+        if let Some(oldest) = &mut oldest {
+            *looks -= 1;
+            let progress = progress::of_row(state, id, group, (number, &queue, row))?;
+            oldest.look(state, id, number, progress)?;
+        }
     }
-    Ok(lag)
+    Ok((lag, oldest))
 }
 
-/// When the oldest messages that a consumer group has not finished became visible, ms since the Unix epoch; `None` where
-/// there are none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Oldest {
-    /// Of those that were never handed out.
-    pub ready_ms: Option<u64>,
-    /// Of those and the leased ones that came from a queue. What waits for another attempt is not among them: progress
-    /// has passed it.
-    pub open_ms: Option<u64>,
-}
-
-/// When the oldest messages of a topic that a consumer group has not finished became visible. Reads some five rows a
-/// queue.
-///
-/// # Errors
-/// When a row cannot be read.
-pub fn oldest(state: &impl ReadState, topic: &Topic, group: ConsumerGroupId) -> Result<Oldest, StateError> {
-    let id = TopicId(topic.id);
-    let mut oldest = Oldest::default();
-    for number in 0..topic.read_queues.max(topic.write_queues) {
-        let Ok(number) = u16::try_from(number) else { break };
-        let progress = progress::progress(state, id, group, number)?;
+impl Oldest {
+    /// Looks at one more queue.
+    fn look(
+        &mut self,
+        state: &impl ReadState,
+        id: TopicId,
+        number: u16,
+        progress: progress::Progress,
+    ) -> Result<(), StateError> {
         let stored = |offset| Ok::<_, StateError>(message::run_of(state, id, number, offset)?.map(|run| run.store_ms));
         let ready_ms = stored(progress.cursor)?;
         let open_ms = if progress.progress < progress.cursor { stored(progress.progress)? } else { ready_ms };
-        oldest.ready_ms = [oldest.ready_ms, ready_ms].into_iter().flatten().min();
-        oldest.open_ms = [oldest.open_ms, open_ms, ready_ms].into_iter().flatten().min();
+        self.ready_ms = [self.ready_ms, ready_ms].into_iter().flatten().min();
+        self.open_ms = [self.open_ms, open_ms, ready_ms].into_iter().flatten().min();
+        Ok(())
     }
-    Ok(oldest)
 }

@@ -37,7 +37,7 @@ pub(crate) mod work;
 
 pub use available::available;
 pub use key::TABLES;
-pub use lag::{Lag, Oldest, lag, oldest};
+pub use lag::{Lag, Oldest, backlog, lag};
 pub use raft_store::StateError;
 
 /// One life of a topic: a topic deleted and created again has another.

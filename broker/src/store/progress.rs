@@ -191,6 +191,16 @@ pub fn progress(
         Some(row) => row,
         None => first(state, topic, group, number, &queue)?,
     };
+    of_row(state, topic, group, (number, &queue, row))
+}
+
+/// The same, where the rows of the queue are known already.
+pub(crate) fn of_row(
+    state: &impl ReadState,
+    topic: TopicId,
+    group: ConsumerGroupId,
+    (number, queue, row): (u16, &Queue, Row),
+) -> Result<Progress, StateError> {
     let void = void(state, topic, group, number)?;
     let cursor = row.cursor.max(queue.min);
     let mut progress = cursor;

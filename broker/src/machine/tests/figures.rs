@@ -3,6 +3,7 @@
 
 use super::{EntryAt, Rules, TABLES, TERM, encode_entry};
 use crate::command::EncodedBatch;
+use crate::metrics::consumers::{Limits, register};
 use bytes::Bytes;
 use prost::Message;
 use raft_store::{LogIndex, State, StateOptions};
@@ -175,5 +176,69 @@ fn figures() {
         node.receives(200, 16, 32, true);
         node.receives(2_000, 16, 1, false);
         node.receives(2_000, 1, 1, true);
+    }
+}
+
+/// Of 100 consumer groups in 100 topics, with messages in each queue.
+#[test]
+#[ignore = "figures, not a verdict"]
+fn figures_of_a_scrape() {
+    const MANY: usize = 100;
+    let dir = tempfile::tempdir().expect("folder");
+    let state = State::open(&dir.path().join("state"), TABLES, &StateOptions::default()).expect("open");
+    let mut node = Node {
+        state,
+        index: 0,
+        sequence: 0,
+        now_ms: 1_700_000_000_000,
+        machine: Rules::default(),
+        rules: Duration::ZERO,
+        write: Duration::ZERO,
+        bytes: 0,
+    };
+    for number in 0..MANY {
+        let name = format!("topic-name-{number}");
+        let topic = Topic { name: name.clone(), read_queues: 8, write_queues: 8, permission: 6, ..Topic::default() };
+        let topic = Topic { message_types: vec![1], ..topic };
+        node.apply(vec![command::Kind::PutTopic(PutTopic { topic: Some(topic), create_only: false })]);
+        let message = AppendMessage { message_type: 1, body_bytes: 1_024, ..AppendMessage::default() };
+        for _ in 0..10 {
+            let append = Append { topic: name.clone(), messages: vec![message.clone()], ..Append::default() };
+            node.apply(vec![command::Kind::Append(append); 16]);
+        }
+    }
+    for group in 0..MANY {
+        for number in 0..MANY {
+            let lease = Lease {
+                consumer_group: format!("consumer-group-{group}"),
+                topic: format!("topic-name-{number}"),
+                client_id: "client-host@1234@1@abcdefgh".into(),
+                messages_max: 1,
+                invisible_ms: 30_000,
+                create_consumer_group: true,
+                ..Lease::default()
+            };
+            // In each queue.
+            node.apply(vec![command::Kind::Lease(lease); 8]);
+        }
+    }
+    for flushed in [false, true] {
+        if flushed {
+            node.state.flush().expect("flush");
+        }
+        for (what, limits) in [
+            ("all", Limits { shown: usize::MAX, queues: usize::MAX, ages: usize::MAX }),
+            ("no ages", Limits { shown: usize::MAX, queues: usize::MAX, ages: 0 }),
+            ("as limited", Limits::default()),
+        ] {
+            let begin = on_cpu();
+            let mut registry = prometheus_client::registry::Registry::default();
+            register(&node.state, node.now_ms, limits, &mut registry).expect("read");
+            let looked = on_cpu() - begin;
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+            let told = on_cpu() - begin - looked;
+            println!("flushed {flushed}, {what}: {looked:?} to look, {told:?} to tell, {} bytes", text.len());
+        }
     }
 }

@@ -11,6 +11,7 @@ mod lite;
 mod random;
 mod repeats;
 mod retention;
+mod scrape;
 mod sql;
 mod timeline;
 mod trace;
