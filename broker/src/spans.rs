@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! SendMessage (node that was called) ─► propose (the same, until applied there) ─► commit (leader, until applied there)
+//!     └► SendMessage (node of the broker group that keeps the message group, when another was called) ─► propose ─► commit
 //! ReceiveMessage, AckMessage (nodes that were called), beside the producer's own span
 //! ```
 //!
@@ -60,6 +61,15 @@ pub(crate) enum Kind {
     Server,
     /// Something within.
     Internal,
+}
+
+/// Who sends messages to a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sender {
+    /// The client itself.
+    Client,
+    /// A node of another broker group that hands a call over: within this span of its own, if it traces that.
+    Node(Option<Context>),
 }
 
 /// What is said of a span.
@@ -153,17 +163,23 @@ impl Tracer {
     }
 
     /// The span of a send, when it is to be traced.
-    pub(crate) fn send(&self, request: &v2::SendMessageRequest) -> Option<Span> {
+    pub(crate) fn send(&self, request: &v2::SendMessageRequest, sender: Sender) -> Option<Span> {
+        const NAME: &str = "SendMessage";
         let inner = self.0.as_ref()?;
         let sampled = request.messages.iter().find_map(|message| {
             Some((message, Context::sampled(message.system_properties.as_ref()?.trace_context.as_deref()?)?))
         });
-        let (message, span) = match sampled {
-            Some((message, parent)) => (message, Span::within(parent, "SendMessage", Kind::Server)),
-            None if rand::random::<u64>() < inner.sampled => {
-                (request.messages.first()?, Span::of(Context::fresh(), "SendMessage", Kind::Server))
+        let (message, span) = match (sampled, sender) {
+            (sampled, Sender::Node(Some(parent))) => {
+                let message = sampled.map(|(message, _)| message).or(request.messages.first())?;
+                (message, Span::within(parent, NAME, Kind::Server))
             }
-            None => return None,
+            (Some((message, parent)), _) => (message, Span::within(parent, NAME, Kind::Server)),
+            // The node that hands over has decided about the others.
+            (None, Sender::Client) if rand::random::<u64>() < inner.sampled => {
+                (request.messages.first()?, Span::of(Context::fresh(), NAME, Kind::Server))
+            }
+            (None, _) => return None,
         };
         let topic = message.topic.as_ref().map_or("", |topic| topic.name.as_str());
         let id = message.system_properties.as_ref().map_or("", |of| of.message_id.as_str());
@@ -228,17 +244,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn sends_are_traced_by_their_context_or_by_the_ratio() {
-        let parent = Context::fresh();
+        let (parent, client) = (Context::fresh(), Sender::Client);
         let sampled = send(Some(&parent.to_string()));
-        assert!(Tracer::default().send(&sampled).is_none(), "there is no collector");
+        assert!(Tracer::default().send(&sampled, client).is_none(), "there is no collector");
         let tracer = |sampled| Tracer::new(&TraceConfig::of(sampled));
         let (none, _spans) = tracer(0);
-        assert!(none.send(&send(None)).is_none() && none.send(&send(Some("00-1"))).is_none());
-        let span = none.send(&sampled).expect("its context says so");
+        assert!(none.send(&send(None), client).is_none() && none.send(&send(Some("00-1")), client).is_none());
+        let span = none.send(&sampled, client).expect("its context says so");
         assert_eq!((span.context.trace, span.parent), (parent.trace, Some(parent.span)));
         let (all, _spans) = tracer(u64::MAX);
-        let span = all.send(&send(None)).expect("all are");
+        let span = all.send(&send(None), client).expect("all are");
         assert_eq!(span.parent, None);
+        // Of what is handed over the node that was called has decided.
+        assert!(all.send(&send(None), Sender::Node(None)).is_none());
+        let called = parent.child();
+        for request in [send(None), sampled] {
+            let span = none.send(&request, Sender::Node(Some(called))).expect("it is traced there");
+            assert_eq!((span.context.trace, span.parent), (parent.trace, Some(called.span)));
+        }
         assert_eq!(within(span.context, Box::pin(async { current() })).await, Some(span.context));
         assert_eq!(current(), None);
     }

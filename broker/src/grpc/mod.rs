@@ -326,7 +326,7 @@ impl MessagingService for Api {
 
     async fn send_message(&self, request: Request<v2::SendMessageRequest>) -> Answer<v2::SendMessageResponse> {
         // Apart, so that a call which is not traced is no larger for it.
-        match self.0.node.tracer.send(request.get_ref()) {
+        match self.0.node.tracer.send(request.get_ref(), owner::sender(request.metadata())) {
             None => self.timed("SendMessage", send::handle(&self.0, request)).await,
             Some(span) => self.traced(span, Box::pin(self.timed("SendMessage", send::handle(&self.0, request)))).await,
         }

@@ -8,6 +8,7 @@
 use super::Front;
 use super::caller::Caller;
 use super::status::ApiError;
+use crate::spans::{self, Context, Sender};
 use crate::store::fifo::{owner_of, slot_of};
 use parking_lot::Mutex;
 use raftmq_proto::command::Topic;
@@ -27,6 +28,9 @@ use tonic::{Request, Response, Status};
 /// Header of a call that was handed over.
 const HANDED_OVER: &str = "x-raftmq-handed-over";
 
+/// Header with the span that a call which was handed over is within, as W3C has it.
+const TRACEPARENT: &str = "traceparent";
+
 /// For a call without a deadline, as clients have it.
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// A send waits for an agreement at most this long, and looks for it so often.
@@ -42,6 +46,15 @@ const NODES_MAX: usize = 512;
 /// Whether a node of another broker group handed a call over.
 pub(super) fn is_handed_over(caller: &Caller) -> bool {
     caller.metadata().contains_key(HANDED_OVER)
+}
+
+/// Who sent a call, for its span.
+pub(super) fn sender(metadata: &MetadataMap) -> Sender {
+    if !metadata.contains_key(HANDED_OVER) {
+        return Sender::Client;
+    }
+    let parent = metadata.get(TRACEPARENT).and_then(|value| value.to_str().ok());
+    Sender::Node(parent.and_then(Context::sampled))
 }
 
 impl Front {
@@ -262,6 +275,10 @@ fn hand_over(from: &MetadataMap, to: &mut MetadataMap) {
         }
     }
     to.insert(HANDED_OVER, MetadataValue::from_static("1"));
+    // What the messages say stays: consumers go by it.
+    if let Some(Ok(context)) = spans::current().map(|context| context.to_string().parse()) {
+        to.insert(TRACEPARENT, context);
+    }
 }
 
 fn first_hash(messages: &[v2::Message]) -> u64 {
@@ -281,6 +298,7 @@ mod tests {
             ("authorization", "MQv2-HMAC-SHA1 x"),
             ("grpc-timeout", "3S"),
             ("user-agent", "grpc-java"),
+            ("traceparent", "the client's own"),
         ]);
         assert!(!is_handed_over(&caller));
         let mut handed = MetadataMap::new();
@@ -294,6 +312,19 @@ mod tests {
             .collect();
         names.sort_unstable();
         assert_eq!(names, ["authorization", "x-mq-client-id", HANDED_OVER]);
+        assert_eq!((sender(caller.metadata()), sender(&handed)), (Sender::Client, Sender::Node(None)));
+    }
+
+    #[tokio::test]
+    async fn the_span_of_the_call_goes_with_its_messages() {
+        let span = Context::fresh();
+        let handing = Box::pin(async {
+            let mut handed = MetadataMap::new();
+            hand_over(&MetadataMap::new(), &mut handed);
+            handed
+        });
+        let handed = spans::within(span, handing).await;
+        assert_eq!(sender(&handed), Sender::Node(Some(span)));
     }
 
     #[tokio::test]
