@@ -190,6 +190,9 @@ impl Broker {
     /// What is wrong with the store, the identity or the certificate, and what to do about it.
     pub async fn start(config: BrokerConfig, listeners: Listeners) -> anyhow::Result<Broker> {
         let config = Arc::new(config);
+        // Before anything is opened: with a file that cannot be used the program does not start.
+        let figures_to = config.export.as_ref().map(metrics::Export::connect).transpose()?;
+        let spans_to = config.traces.as_ref().map(spans::TraceConfig::connect).transpose()?.flatten();
         let clock = Arc::new(ClusterClock::new(system_clock));
         let (tracer, spans) = config.traces.as_ref().map(Tracer::new).unzip();
         let tracer = tracer.unwrap_or_default();
@@ -277,11 +280,11 @@ impl Broker {
         rest_tasks.spawn(reconnect::run(node.clone(), rest.clone()));
         rest_tasks.spawn(access::bootstrap::run(node.clone(), rest.clone()));
 
-        if let Some(wanted) = node.config.export.clone() {
-            rest_tasks.spawn(metrics::export(node.clone(), wanted, rest.clone()));
+        if let Some((wanted, to)) = node.config.export.clone().zip(figures_to) {
+            rest_tasks.spawn(metrics::export(node.clone(), wanted, to, rest.clone()));
         }
         if let Some((config, spans)) = node.config.traces.clone().zip(spans) {
-            rest_tasks.spawn(spans::run(node.clone(), config, spans, rest.clone()));
+            rest_tasks.spawn(spans::run(node.clone(), (config, spans_to), spans, rest.clone()));
         }
         if let Some(listener) = listeners.metrics {
             let server = Server::builder().accept_http1(true);

@@ -631,11 +631,15 @@ mod tests {
         let sent = format!("metricsExporterType=OTLP_GRPC\n{target}");
         let config = read(&format!("{sent}metricsGrpcExporterHeader=api-key:one:two, tenant:7\n")).expect("valid");
         assert!(config.export.is_some() && config.metrics.is_some(), "pages are there as well");
+        let secure = "metricsExporterType=OTLP_GRPC\nmetricsGrpcExporterTarget=https://collector:4317\n";
+        let missing = read(&format!("{secure}metricsGrpcExporterTrustCertPath=/no/such.pem\n")).expect("valid");
+        let error = missing.export.expect("it is wanted").connect().expect_err("there is no such file");
+        assert!(format!("{error:#}").contains("metricsGrpcExporterTrustCertPath = /no/such.pem"), "{error:#}");
         assert!(!format!("{config:?}").contains("one:two"), "headers are secrets");
         for (text, part) in [
             ("metricsExporterType=OTLP_GRPC\n", "metricsGrpcExporterTarget"),
             ("metricsGrpcExporterTarget=collector:4317\n", "metricsGrpcExporterTarget = collector:4317"),
-            ("metricsGrpcExporterTarget=https://collector:4317\n", "no TLS"),
+            ("metricsGrpcExporterTarget=https://collector\n", "https://host:port"),
             ("metricsGrpcExporterHeader=api-key\n", "metricsGrpcExporterHeader"),
             ("metricGrpcExporterIntervalInMills=0\n", "metricGrpcExporterIntervalInMills = 0"),
         ] {

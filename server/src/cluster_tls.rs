@@ -238,7 +238,7 @@ fn must_show(trust: &str) -> String {
 }
 
 /// What is wrong with a certificate, as the end of a sentence.
-fn fault(error: &CertificateError) -> String {
+pub(crate) fn fault(error: &CertificateError) -> String {
     use CertificateError as C;
     match error {
         C::Expired | C::ExpiredContext { .. } => "a certificate that has expired".to_owned(),
@@ -252,7 +252,8 @@ fn fault(error: &CertificateError) -> String {
     }
 }
 
-fn tls_error(error: &std::io::Error) -> Option<&Error> {
+/// What TLS itself said of a connection that broke off.
+pub(crate) fn tls_error(error: &std::io::Error) -> Option<&Error> {
     error.get_ref()?.downcast_ref()
 }
 

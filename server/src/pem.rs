@@ -45,6 +45,14 @@ pub enum TlsError {
         /// What does not fit.
         reason: String,
     },
+    /// There is nobody whose certificates are believed.
+    #[error("this system has no CA certificates{why}: set {key} to a file with those that are to be believed")]
+    NoRoots {
+        /// The configuration key that names a file.
+        key: &'static str,
+        /// From the system, in parentheses.
+        why: String,
+    },
     /// The self-signed certificate is of a kind that is not supported.
     #[error("the self-signed TLS certificate cannot be used: {0}")]
     Unusable(#[from] rustls::Error),

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 
 /// Spans of one request. A span has some 500 bytes, and collectors take 4 MiB unless told otherwise.
 const BATCH_MAX: usize = 512;
@@ -38,6 +39,14 @@ impl TraceConfig {
         let target = Target::read(s, "tracesGrpcExporterTarget", false);
         let sampled = s.parsed("tracesSampledRatio", Ratio(0.0), "a number from 0 to 1", Ratio::read);
         Some(TraceConfig { collector: Some(target?.called(calls?)), sampled: sampled.of_u64() })
+    }
+
+    /// A connection to the collector.
+    ///
+    /// # Errors
+    /// As [`Collector::connect`].
+    pub(crate) fn connect(&self) -> anyhow::Result<Option<Channel>> {
+        self.collector.as_ref().map(Collector::connect).transpose()
     }
 
     #[cfg(test)]
@@ -78,29 +87,33 @@ pub(crate) struct Ended {
     pub(crate) end_ns: u64,
 }
 
-/// Sends spans until `stop`.
-pub(crate) async fn run(node: Arc<Node>, config: TraceConfig, spans: mpsc::Receiver<Ended>, stop: CancellationToken) {
-    if let Some(collector) = config.collector {
-        stop.run_until_cancelled(send_on(&node, &collector, spans)).await;
+/// Sends spans until `stop`, and those that have ended by then.
+pub(crate) async fn run(
+    node: Arc<Node>,
+    (config, to): (TraceConfig, Option<Channel>),
+    spans: mpsc::Receiver<Ended>,
+    stop: CancellationToken,
+) {
+    if let Some((collector, to)) = config.collector.zip(to) {
+        collector.until(&stop, "spans", send_on(&node, &collector, to, spans, &stop)).await;
     }
 }
 
-async fn send_on(node: &Node, collector: &Collector, mut spans: mpsc::Receiver<Ended>) {
-    let mut client = TraceServiceClient::new(collector.connect());
+async fn send_on(
+    node: &Node,
+    collector: &Collector,
+    to: Channel,
+    mut spans: mpsc::Receiver<Ended>,
+    stop: &CancellationToken,
+) {
+    let mut client = TraceServiceClient::new(to);
     let mut told = Told::new(collector, "spans");
     let (mut batch, mut lost) = (Vec::new(), 0);
     let warns = Limited::every(WARN_EVERY);
     loop {
-        if spans.recv_many(&mut batch, BATCH_MAX).await == 0 {
+        gather(&mut spans, &mut batch, stop).await;
+        if batch.is_empty() {
             return;
-        }
-        let until = tokio::time::Instant::now() + TOGETHER;
-        while batch.len() < BATCH_MAX {
-            let room = BATCH_MAX - batch.len();
-            match tokio::time::timeout_at(until, spans.recv_many(&mut batch, room)).await {
-                Ok(1..) => {}
-                Ok(0) | Err(_) => break,
-            }
         }
         let request = collector.request(request(node, batch.drain(..)));
         let answer = collector.answer(client.export(request)).await;
@@ -118,8 +131,28 @@ async fn send_on(node: &Node, collector: &Collector, mut spans: mpsc::Receiver<E
             lost = 0;
         }
         if failed {
-            tokio::time::sleep(AGAIN).await;
+            stop.run_until_cancelled(tokio::time::sleep(AGAIN)).await;
         }
+    }
+}
+
+/// Waits for spans that go together; after `stop` only for those that are there. None are left when there are none.
+async fn gather(spans: &mut mpsc::Receiver<Ended>, batch: &mut Vec<Ended>, stop: &CancellationToken) {
+    if stop.run_until_cancelled(spans.recv_many(batch, BATCH_MAX)).await.is_some_and(|count| count > 0) {
+        let until = tokio::time::Instant::now() + TOGETHER;
+        while batch.len() < BATCH_MAX {
+            let room = BATCH_MAX - batch.len();
+            let more = tokio::time::timeout_at(until, spans.recv_many(batch, room));
+            match stop.run_until_cancelled(more).await {
+                Some(Ok(1..)) => {}
+                Some(Ok(0) | Err(_)) => return,
+                None => break,
+            }
+        }
+    }
+    if stop.is_cancelled() {
+        spans.close();
+        while batch.len() < BATCH_MAX && spans.recv_many(batch, BATCH_MAX - batch.len()).await > 0 {}
     }
 }
 
@@ -155,5 +188,33 @@ fn to_wire(Ended { span, end_ns }: Ended) -> wire::Span {
         attributes: span.said.into_iter().map(attribute).collect(),
         status: span.failed.map(failed),
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spans::{Context, Tracer};
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_ended_when_the_node_stops_is_sent_and_nobody_waits_for_more() {
+        let (tracer, mut spans) = Tracer::new(&TraceConfig::of(0));
+        let end = |count| (0..count).for_each(|_| tracer.end(Span::within(Context::fresh(), "commit", Kind::Internal)));
+        let (stop, mut batch) = (CancellationToken::new(), Vec::new());
+        end(3);
+        let began = Instant::now();
+        gather(&mut spans, &mut batch, &stop).await;
+        assert_eq!((batch.len(), began.elapsed()), (3, TOGETHER));
+        batch.clear();
+        end(2 * BATCH_MAX + 1);
+        stop.cancel();
+        let began = Instant::now();
+        for count in [BATCH_MAX, BATCH_MAX, 1, 0, 0] {
+            gather(&mut spans, &mut batch, &stop).await;
+            assert_eq!(batch.len(), count);
+            batch.clear();
+        }
+        assert_eq!(began.elapsed(), Duration::ZERO);
     }
 }
