@@ -224,6 +224,59 @@ async fn messages_are_found_by_id_by_key_and_by_time() -> Result<()> {
     Ok(())
 }
 
+/// By what a consumer would subscribe with: tags, or SQL92 over properties.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_are_found_by_a_subscription() -> Result<()> {
+    use pb::list_message_request::SearchKey;
+    const MESSAGES: u64 = 600;
+    let mut cluster = Cluster::start(Options::default()).await?;
+    cluster.create_topic(TOPIC, 4).await?;
+    let (_, near) = roles(&mut cluster).await?;
+    let mut asks = admin(cluster.nodes[near].grpc).await?;
+    let by = |text: &str| query(Some(SearchKey::Subscription(text.to_owned())));
+    let none = asks.query_message(by("price = 1")).await?.into_inner();
+    ensure!(code(none.status.clone()) == pb::Code::MessageNotFound, "{none:?}");
+
+    let producer = Producer::new(&cluster.access(0), &[TOPIC])?;
+    let order = |number: u64| {
+        let tag = ["vip", "plain", "late-1"][usize::try_from(number % 3).unwrap_or_default()];
+        let mut order = message(TOPIC, &message_id(number), (!number.is_multiple_of(4)).then_some(tag), "body".into());
+        order.user_properties.insert("price".to_owned(), number.to_string());
+        order
+    };
+    for numbers in (0..MESSAGES).collect::<Vec<_>>().chunks(16) {
+        producer.send_messages(TOPIC, numbers.iter().map(|number| order(*number)).collect()).await?;
+    }
+    cluster.caught_up(0, LEADER_WITHIN).await?;
+    let tagged = |number: u64, tag: u64| !number.is_multiple_of(4) && number % 3 == tag;
+    let ids = |wanted: &dyn Fn(u64) -> bool| {
+        let mut ids: Vec<_> = (0..MESSAGES).filter(|number| wanted(*number)).map(message_id).collect();
+        ids.sort();
+        ids
+    };
+    for (text, expected) in [
+        ("*", ids(&|_| true)),
+        ("vip", ids(&|number| tagged(number, 0))),
+        ("vip || late-1", ids(&|number| tagged(number, 0) || tagged(number, 2))),
+        ("price BETWEEN 100 AND 199", ids(&|number| (100..200).contains(&number))),
+        ("TAGS = 'plain' AND price >= 300", ids(&|number| tagged(number, 1) && number >= 300)),
+        ("TAGS IS NULL", ids(&|number| number.is_multiple_of(4))),
+    ] {
+        // In pieces: each goes on where the one before stopped, and all of them together find each message once.
+        let pieces = pb::ListMessageRequest { max_message_nums: 7, ..by(text) };
+        let (ids, answers) = found(&mut asks, pieces).await?;
+        ensure!(ids == expected && answers >= expected.len() / 7, "{text}: {answers} answers with {ids:?}");
+    }
+    let nobodys = asks.query_message(by("price > 600")).await?.into_inner();
+    ensure!(code(nobodys.status.clone()) == pb::Code::MessageNotFound, "{nobodys:?}");
+    for (wrong, place) in [("price >", "at line 1, column 8"), ("price = 1 AND\n(note = 2", "at line 2, column 10")] {
+        let refused = asks.query_message(by(wrong)).await?.into_inner();
+        let status = refused.status.context("a status")?;
+        ensure!(status.code() == pb::Code::IllegalFilterExpression && status.message.contains(place), "{status:?}");
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_topics_and_groups_are_and_where_groups_stand() -> Result<()> {
     let mut cluster = Cluster::start(Options::default()).await?;

@@ -44,6 +44,17 @@ pub(crate) fn filter(
     }
 }
 
+/// The filter of an expression that comes without its type. Tags are words joined by `||`: what has more within one, such
+/// as a blank, a quote, a parenthesis or a comparison, is SQL92.
+pub(super) fn untyped_filter(expression: String, limits: &GrpcConfig) -> Result<MessageFilter, ApiError> {
+    let no_word = |tag: &str| tag.contains(|c: char| c.is_whitespace() || "=<>()'\"".contains(c));
+    let kind = match expression.split("||").map(str::trim).any(no_word) {
+        true => v2::FilterType::Sql,
+        false => v2::FilterType::Tag,
+    };
+    filter(Some(&v2::FilterExpression { r#type: kind.into(), expression }), limits)
+}
+
 /// Milliseconds since the Unix epoch; out of range becomes the nearest that can be said.
 pub(crate) fn unix_ms(timestamp: &Timestamp) -> i64 {
     timestamp.seconds.saturating_mul(1000).saturating_add(i64::from(timestamp.nanos) / 1_000_000)
@@ -131,7 +142,8 @@ pub(crate) fn shown(stored: StoredMessage, topic: &v2::Resource, stored_ms: u64)
 
 #[cfg(test)]
 mod tests {
-    use super::{Delivery, delivered, duration, duration_ms, filter, timestamp, unix_ms};
+    use super::{Delivery, delivered, duration, duration_ms, filter, timestamp, unix_ms, untyped_filter};
+    use crate::filter::MessageFilter;
     use crate::grpc::status::code_name;
     use crate::grpc::tests::limits;
     use bytes::Bytes;
@@ -170,6 +182,38 @@ mod tests {
         check(v2::FilterType::Sql, &format!("a = '{}'", "x".repeat(16 << 10)), "ILLEGAL_FILTER_EXPRESSION");
         check(v2::FilterType::Unspecified, "", "");
         assert!(filter(None, &limits()).is_ok());
+    }
+
+    #[test]
+    fn filters_without_their_type() {
+        let shown = |expression: &str| match untyped_filter(expression.to_owned(), &limits()) {
+            Ok(MessageFilter::Tags(tags)) => format!("tags {}", tags.to_command().tags.join(",")),
+            Ok(MessageFilter::Sql(sql)) => format!("sql {}", sql.text()),
+            Err(error) => format!("{} {error}", code_name(&error.status())),
+        };
+        for (expression, expected) in [
+            ("", "tags "),
+            (" * ", "tags "),
+            ("vip-1", "tags vip-1"),
+            (" b || a.x||", "tags a.x,b"),
+            ("TRUE", "tags TRUE"),
+            ("price>10", "sql price>10"),
+            ("note IS NULL", "sql note IS NULL"),
+            ("TAGS IN ('a', 'b')", "sql TAGS IN ('a', 'b')"),
+        ] {
+            assert_eq!(shown(expression), expected);
+        }
+        let long = "x".repeat((16 << 10) + 1);
+        for (expression, place) in [
+            ("||", "\"||\" names no tag"),
+            ("price > ", "line 1, column 9"),
+            ("a = 1 AND\n(b = ", "line 2, column 6"),
+            ("vip || price > 1", "line 1, column 5"),
+            (long.as_str(), "has 16385 bytes"),
+        ] {
+            let shown = shown(expression);
+            assert!(shown.starts_with("ILLEGAL_FILTER_EXPRESSION ") && shown.contains(place), "{shown}");
+        }
     }
 
     fn stored() -> StoredMessage {

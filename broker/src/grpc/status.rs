@@ -140,8 +140,6 @@ pub(crate) enum ApiError {
          slower"
     )]
     OwnersBusy { limit: usize },
-    #[error("{0} is not implemented yet")]
-    NotImplemented(&'static str),
     #[error("{0}")]
     DiskFull(std::sync::Arc<str>),
     #[error(transparent)]
@@ -239,7 +237,6 @@ impl ApiError {
             ApiError::NoClient(_) => Code::NotFound,
             ApiError::ClientSilent(_) => Code::ProxyTimeout,
             ApiError::NoSuchMessage(_) => Code::MessageNotFound,
-            ApiError::NotImplemented(_) => Code::NotImplemented,
             ApiError::Submit(SubmitError::Overloaded { .. }) => Code::TooManyRequests,
             ApiError::Submit(SubmitError::Deadline) => Code::ProxyTimeout,
             // Clients turn to the next endpoint.

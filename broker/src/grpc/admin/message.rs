@@ -1,9 +1,9 @@
-//! Finding messages of a topic by id, by key and by the time at which they were stored; sending one; having one client
-//! process one.
+//! Finding messages of a topic by id, by key, by the filter of a subscription and by the time at which they were stored;
+//! sending one; having one client process one.
 //!
-//! There is no index of ids and keys: it would cost every message a row. A query reads the log of the time that it
-//! names, queue after queue, for a bounded time, and says where to go on when it did not come to the end. The ids that
-//! SDKs make tell when their messages were made, so that a query by such an id begins there.
+//! There is no index of ids, keys and properties: it would cost every message a row. A query reads the log of the time
+//! that it names, queue after queue, for a bounded time, and says where to go on when it did not come to the end. The ids
+//! that SDKs make tell when their messages were made, so that a query by such an id begins there.
 
 use super::super::caller::Caller;
 use super::super::status::{self, ApiError};
@@ -14,6 +14,7 @@ use crate::admin::progress::numbers;
 use crate::client::streams::Told;
 use crate::deliver::handle::upper_hex;
 use crate::deliver::read::Reader;
+use crate::filter::MessageFilter;
 use crate::store::message::{Place, offset_at, places};
 use crate::store::queue::queue;
 use crate::store::{self as rows, StateError, TopicId};
@@ -36,6 +37,8 @@ const BODY_BYTES_MAX: usize = 4 << 20;
 const LOOK_FOR: Duration = Duration::from_secs(3);
 /// Rows that are read at once.
 const LOOK_MESSAGES_MAX: usize = 256;
+/// Messages that are looked at before others get a turn: a filter may take its time over each.
+const TURN_MESSAGES: u32 = 32;
 /// A message is stored no earlier than this before the time in its id: clocks of clients differ.
 const CLOCKS_APART_MS: u64 = 600_000;
 /// 2021-01-01 in UTC, from which the ids of SDKs count their seconds.
@@ -47,6 +50,8 @@ enum Search {
     Every,
     Id(String),
     Key(String),
+    /// What a consumer with this filter would get.
+    Filter(MessageFilter),
 }
 
 impl Search {
@@ -55,6 +60,7 @@ impl Search {
             Search::Every => true,
             Search::Id(id) => message.message_id == *id,
             Search::Key(key) => message.keys.contains(key),
+            Search::Filter(filter) => filter.matches(message),
         }
     }
 }
@@ -121,7 +127,7 @@ fn next(state: &impl ReadState, query: &Query, at: Bookmark) -> Result<(Vec<Plac
 /// Looks until there are enough, or the time is over; then also where to go on.
 async fn look(front: &Front, query: &Query, until: Instant) -> Result<(Vec<Found>, Option<Bookmark>), ApiError> {
     let id = TopicId(query.topic.id);
-    let (mut found, mut body_bytes) = (Vec::new(), 0);
+    let (mut found, mut body_bytes, mut looked) = (Vec::new(), 0, 0_u32);
     let mut reader = Reader::new(&front.node.group);
     let first = query.start.map_or(0, |start| start.queue);
     let wanted = |number: &u16| *number >= first && query.queue.is_none_or(|only| only == *number);
@@ -147,6 +153,10 @@ async fn look(front: &Front, query: &Query, until: Instant) -> Result<(Vec<Found
                     let (topic, offset) = (&query.topic.name, place.offset);
                     ApiError::Internal(format!("{topic} queue {number} offset {offset}: {error}"))
                 })?;
+                looked += 1;
+                if looked.is_multiple_of(TURN_MESSAGES) {
+                    tokio::task::yield_now().await;
+                }
                 if query.search.finds(&message) {
                     body_bytes += message.body.len();
                     found.push(Found { queue: number, place, message });
@@ -159,8 +169,6 @@ async fn look(front: &Front, query: &Query, until: Instant) -> Result<(Vec<Found
             if !more {
                 break;
             }
-            // Others get a turn.
-            tokio::task::yield_now().await;
         }
     }
     Ok((found, None))
@@ -190,7 +198,10 @@ pub(super) async fn query(
         Some(SearchKey::MessageId(id)) if !id.is_empty() => Search::Id(id),
         Some(SearchKey::MessageKey(key)) if !key.is_empty() => Search::Key(key),
         Some(SearchKey::MessageId(_) | SearchKey::MessageKey(_)) => Search::Every,
-        Some(SearchKey::Subscription(_)) => return Err(ApiError::NotImplemented("a query by subscription")),
+        Some(SearchKey::Subscription(text)) => match convert::untyped_filter(text, &front.node.settings().grpc)? {
+            all if all == MessageFilter::all() => Search::Every,
+            filter => Search::Filter(filter),
+        },
         Some(SearchKey::LiteTopic(lite)) => {
             let found = rows::topic::topic(&front.state(), &rows::lite::row_name(TopicId(topic.id), &lite))?;
             topic = found.ok_or(ApiError::NoSuchMessage(topic.name))?;
@@ -241,7 +252,7 @@ pub(super) async fn query(
 fn begin(search: &Search) -> u64 {
     match search {
         Search::Id(id) => made_ms(id).map_or(0, |ms| ms.saturating_sub(CLOCKS_APART_MS)),
-        Search::Every | Search::Key(_) => 0,
+        Search::Every | Search::Key(_) | Search::Filter(_) => 0,
     }
 }
 
@@ -299,6 +310,8 @@ pub(super) async fn send(
 #[cfg(test)]
 mod tests {
     use super::{Bookmark, Search, StoredMessage, made_ms};
+    use crate::grpc::convert::untyped_filter;
+    use crate::grpc::tests::limits;
 
     #[test]
     fn ids_of_sdks_tell_when_they_were_made() {
@@ -320,6 +333,8 @@ mod tests {
         assert!(Search::Every.finds(&message) && Search::Id("x".to_owned()).finds(&message));
         assert!(Search::Key("b".to_owned()).finds(&message) && !Search::Key("x".to_owned()).finds(&message));
         assert!(!Search::Id("a".to_owned()).finds(&message));
+        let filter = |text: &str| Search::Filter(untyped_filter(text.to_owned(), &limits()).expect("a filter"));
+        assert!(filter("KEYS = 'a b'").finds(&message) && !filter("KEYS = 'a'").finds(&message));
     }
 
     #[test]
