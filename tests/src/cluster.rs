@@ -311,12 +311,12 @@ fn build() -> Result<PathBuf> {
     let dir = test.ancestors().skip(1).find(|dir| dir.file_name().is_some_and(|name| name != "deps"));
     let dir = dir.context("the test runs from a build folder")?.to_path_buf();
     let target = dir.parent().context("a build folder has a parent")?;
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the package is in a workspace")?;
+    let workspace = crate::root();
     // By itself cargo would build RocksDB anew: the script knows the environment that all builds share.
     let output = Command::new(workspace.join("scripts/cargo.sh"))
         .args(["build", "--release", "--workspace", "--offline", "--quiet"])
         .env("CARGO_TARGET_DIR", target)
-        .current_dir(workspace)
+        .current_dir(&workspace)
         .output()
         .context("running cargo")?;
     ensure!(output.status.success(), "building the programs failed:\n{}", String::from_utf8_lossy(&output.stderr));

@@ -2,6 +2,7 @@
 //! and an oracle of what their clients were told.
 //!
 //! - [`cluster`] starts, breaks and ends processes; [`client`] speaks to them as an SDK does.
+//! - [`local_cluster`] is the one that `raftmq-cluster up` starts, as a user has it.
 //! - [`certificates`] has a CA; [`browser`] starts the dashboard and reads its pages.
 //! - [`relay`] stands in front of ports and loses bytes; [`netns`] cuts links between hosts.
 //! - [`workload`] runs clients through a fault and writes down in [`oracle`] what they were told.
@@ -24,6 +25,7 @@ pub mod do_nothing;
 pub mod emulate;
 pub mod invariant;
 pub mod load;
+pub mod local_cluster;
 pub mod matrix;
 #[cfg(feature = "nats")]
 pub mod nats;

@@ -1,7 +1,6 @@
 //! Access control: users and access rules, at the clients' and at the administrators' port. Real processes.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use raftmq_proto::signature::Credentials;
 use raftmq_tests::client::{eventually, message};
 use raftmq_tests::cluster::{Cluster, Options};
 use raftmq_tests::load::resource;
+use raftmq_tests::root;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, metadata::MetadataValue};
 
@@ -110,16 +110,15 @@ fn errors(output: &Output) -> String {
 
 /// Runs the official Python client; its result, or what it failed with.
 async fn official(cluster: &Cluster, scenario: &[&str], keys: (&str, &str)) -> Result<Result<String, String>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = match std::env::var("RAFTMQ_PYTHON") {
         Ok(python) => python,
         Err(_) => {
-            let output = tokio::process::Command::new(root.join("../scripts/python-client.sh")).output().await?;
+            let output = tokio::process::Command::new(root().join("scripts/python-client.sh")).output().await?;
             String::from_utf8(output.stdout)?.trim().to_string()
         }
     };
     let run = tokio::process::Command::new(python)
-        .arg(root.join("official/python/official.py"))
+        .arg(root().join("tests/official/python/official.py"))
         .args(scenario)
         .env("HOME", cluster.dir())
         .env("OFFICIAL_ACCESS_KEY", keys.0)

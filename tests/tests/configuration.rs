@@ -5,6 +5,7 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use raftmq_tests::cluster::program;
+use raftmq_tests::root;
 
 const EXAMPLES: [(&str, &str); 4] = [
     ("mqbroker", "broker-n0.conf"),
@@ -32,10 +33,9 @@ fn printed(name: &str, file: &Path, flags: &[&str], environment: &[(&str, &str)]
 
 #[test]
 fn examples_are_good_and_what_is_printed_can_be_read_back() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the tests are one folder below the root")?;
     let dir = tempfile::tempdir()?;
     for (name, example) in EXAMPLES {
-        let file = root.join("deploy/config").join(example);
+        let file = root().join("deploy/config").join(example);
         let effective = printed(name, &file, &[], &[])?;
         // Every key of the file stands in it with its value, and what is printed prints itself.
         let properties = raftmq_server::properties::parse(&fs::read_to_string(&file)?);
@@ -53,8 +53,7 @@ fn examples_are_good_and_what_is_printed_can_be_read_back() -> Result<()> {
 
 #[test]
 fn flags_stand_above_the_environment_and_that_above_the_file() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the tests are one folder below the root")?;
-    let file = root.join("deploy/config/broker-n0.conf");
+    let file = root().join("deploy/config/broker-n0.conf");
     let environment = [("RAFTMQ_GRPC_SERVER_PORT", "8999"), ("RAFTMQ_LISTEN_PORT", "30999")];
     let effective = printed("mqbroker", &file, &["-D", "listenPort=31000"], &environment)?;
     for line in ["grpcServerPort=8999", "listenPort=31000", "brokerName=RaftNode00"] {
@@ -100,7 +99,7 @@ fn reference(name: &str, written: &str) -> Result<String> {
 #[test]
 fn the_reference_says_what_the_programs_say() -> Result<()> {
     const HEAD: &str = "| --- | --- | --- | --- |\n";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    let path = root().join("docs/configuration.md");
     let written = fs::read_to_string(&path)?;
     let mut parts = written.split(HEAD);
     let mut text = parts.next().context("it begins with text")?.to_owned();

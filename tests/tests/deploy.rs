@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     fs,
     net::TcpListener,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Output, Stdio},
     time::Duration,
 };
@@ -14,10 +14,11 @@ use anyhow::{Context, Result, ensure};
 use raftmq_tests::{
     client::eventually,
     cluster::{LEADER_WITHIN, program},
+    root,
 };
 
 fn deploy() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
+    root().join("deploy")
 }
 
 fn read(path: &str) -> Result<String> {

@@ -2,11 +2,11 @@
 //! command. The gate runs all workloads at once under three of the faults.
 
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use raftmq_tests::invariant::Verdict;
 use raftmq_tests::matrix::{self, Cell, fault::Fault, page, workload::Kind};
+use raftmq_tests::root;
 
 /// Runs cells with the seed of `SEED`, or any. All workloads side by side, or each on a group of its own.
 async fn cells(faults: &[Fault], workloads: &[Kind], side_by_side: bool) -> Result<()> {
@@ -74,7 +74,7 @@ async fn chosen_cells() -> Result<()> {
 /// `make docs` writes them anew.
 #[test]
 fn the_page_has_every_cell() -> Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/faults.md");
+    let path = root().join("docs/faults.md");
     let page = fs::read_to_string(&path)?;
     let anew = page::written_anew(&page).context("docs/faults.md lacks the marks around its three tables")?;
     if std::env::var_os("RAFTMQ_WRITE_DOCS").is_some() {

@@ -5,11 +5,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use raftmq_tests::client::eventually;
-use raftmq_tests::cluster::{LEADER_WITHIN, Place, Process, program};
+use raftmq_tests::local_cluster::LocalCluster;
 use raftmq_tests::official::Client;
 use raftmq_tests::root;
-use rustix::process::Signal;
 use tokio::time::timeout;
 
 /// Each program: whose it is, its file, how the page marks it, and what it sends.
@@ -24,9 +22,6 @@ const PROGRAMS: [(Client, &str, &str, &str); 5] = [
 /// No program takes longer for its one message, on two cores with other work.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Until the cluster has stopped.
-const STOPS_WITHIN: Duration = Duration::from_secs(30);
-
 #[test]
 fn the_page_shows_the_files() -> Result<()> {
     let page = std::fs::read_to_string(root().join("docs/quickstart.md"))?;
@@ -40,32 +35,11 @@ fn the_page_shows_the_files() -> Result<()> {
     Ok(())
 }
 
-/// The local cluster; its supervisor stops what it started.
-struct Up(Process);
-
-impl Drop for Up {
-    fn drop(&mut self) {
-        if self.0.signal(Signal::INT).is_ok() {
-            let _ = self.0.ended(STOPS_WITHIN);
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_program_gets_its_message_back() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let data = dir.path().join("data");
-    let data = data.to_str().context("a path of ours is text")?;
-    let arguments = ["up", "--free-ports", "--data", data];
-    let up =
-        Up(Process::start(&program("raftmq-cluster")?, &arguments, &dir.path().join("up.log"), &Place::default())?);
-    let clients = || {
-        let said = up.0.output();
-        let line = said.lines().find_map(|line| line.trim_start().strip_prefix("clients "))?;
-        Some(line.trim().split(';').map(str::to_owned).collect::<Vec<_>>())
-    };
-    eventually("the cluster is ready", LEADER_WITHIN, async || clients().is_some()).await?;
-    let addresses = clients().context("it was there")?;
+    let local = LocalCluster::start(dir.path()).await?;
+    let addresses = &local.clients;
     ensure!(addresses.len() == 3, "{addresses:?}");
     for (number, (client, file, _, sent)) in PROGRAMS.into_iter().enumerate() {
         let mut command = client.quickstart().await?.with_context(|| format!("{file} has a client"))?;

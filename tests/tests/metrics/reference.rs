@@ -1,9 +1,10 @@
 //! What `docs/metrics.md` says of the metrics, against what nodes show.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::{fs, path::Path};
+use std::fs;
 
 use anyhow::{Context, Result, ensure};
+use raftmq_tests::root;
 
 /// Labels that every series has.
 pub const OF_NODE: [&str; 4] = ["broker_group", "cluster", "node_id", "node_type"];
@@ -74,7 +75,7 @@ fn rows(pages: &[String], leader: usize, written: &str) -> Result<String> {
 /// Holds the reference against the pages of all nodes; `make docs` writes it anew.
 pub fn check(pages: &[String], leader: usize) -> Result<()> {
     const HEAD: &str = "| --- | --- | --- | --- | --- |\n";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
+    let path = root().join("docs/metrics.md");
     let written = fs::read_to_string(&path)?;
     let (before, table) = written.split_once(HEAD).context("it has a table")?;
     let after: String = table.split_inclusive('\n').skip_while(|line| line.starts_with('|')).collect();

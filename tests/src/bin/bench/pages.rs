@@ -9,7 +9,7 @@ use raftmq_tests::{
     cluster::{Cluster, Options},
 };
 
-use super::{Column, Run, scale, thousands};
+use super::{Column, middle_and_longest, scale, thousands};
 
 /// Topics of the cluster that is looked at.
 const TOPICS: usize = 10_000;
@@ -20,7 +20,7 @@ const CALLS: usize = 20;
 /// Until the dashboard has counted what it shows, after which it counts again and again by itself.
 const SETTLED: Duration = Duration::from_secs(10);
 
-pub async fn measure(_options: &Run, column: &mut Column) -> Result<()> {
+pub async fn measure(column: &mut Column) -> Result<()> {
     column.name = "dashboard".into();
     let mut cluster = Cluster::start(Options::default()).await?;
     let topics: Vec<String> = (0..TOPICS).map(|number| format!("topic-{number:05}")).collect();
@@ -57,7 +57,6 @@ async fn times(browser: &mut Browser, path: &str) -> Result<String> {
         browser.page(path).await?;
         times.push(started.elapsed());
     }
-    times.sort();
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    Ok(format!("p50 {:.0} ms, longest {:.0} ms", ms(times[CALLS / 2]), ms(times[CALLS - 1])))
+    let (middle, longest) = middle_and_longest(times);
+    Ok(format!("p50 {:.0} ms, longest {:.0} ms", middle.as_secs_f64() * 1e3, longest.as_secs_f64() * 1e3))
 }
