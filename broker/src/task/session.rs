@@ -14,9 +14,11 @@ use raftmq_proto::forward::forward_client::ForwardClient;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The leader reads all sessions this often, and hears of those that begin and end meanwhile. A member reports all its
-/// clients this often, and meanwhile those that it heard from.
-const ALL_EVERY: Duration = Duration::from_secs(30);
+/// The leader reads all sessions this often, and hears of those that begin and end meanwhile.
+const SESSIONS_READ_EVERY: Duration = Duration::from_secs(30);
+
+/// A member reports all its clients this often, and meanwhile those that it heard from.
+const ALL_REPORTED_EVERY: Duration = Duration::from_secs(30);
 
 /// So many sessions are ended side by side.
 const ENDED_MAX: usize = 64;
@@ -35,7 +37,7 @@ pub(super) async fn run(node: &Node, term: Term) {
         node.gate.decide(&node.group);
         watchdog.adjust(&node.settings().slow_disk);
         watchdog.watch(node).await;
-        if read_at.is_none_or(|at| at.elapsed() >= ALL_EVERY) {
+        if read_at.is_none_or(|at| at.elapsed() >= SESSIONS_READ_EVERY) {
             let now = Instant::now();
             match clients_with_session(node).await {
                 Ok(clients) => {
@@ -99,7 +101,7 @@ pub(super) async fn report(node: &Node) {
         let mut wait = REPORT_EVERY;
         if let Some(channel) = leader.and_then(|leader| node.group.peer_channel(leader)) {
             let now = Instant::now();
-            told = told.filter(|told| told.term == leadership.term && told.all_at.elapsed() < ALL_EVERY);
+            told = told.filter(|told| told.term == leadership.term && told.all_at.elapsed() < ALL_REPORTED_EVERY);
             let request = ReportRequest {
                 node: node.group.node(),
                 term: leadership.term.0,
