@@ -28,7 +28,8 @@ impl Turn<'_, '_> {
     /// Something is done to the messages of a part.
     pub(super) fn note_trace(&mut self, topic: TopicId, group: ConsumerGroupId, part: &Part, what: What) {
         if self.has_traces() {
-            self.note_some(topic, group, part, (part.first.offset, part.count), what);
+            let (place, about) = ((topic, part.queue), (part.first.offset, part.count));
+            self.note_some(place, about, (group, part.attempt), what);
         }
     }
 
@@ -43,22 +44,23 @@ impl Turn<'_, '_> {
             for stretch in lease.items[base..base + part.count as usize].chunk_by(PartialEq::eq) {
                 let count = stretch.len() as u32;
                 if stretch[0] == Item::Open {
-                    self.note_some(lease.topic, group, part, (first, count), what.clone());
+                    let who = (group, part.attempt);
+                    self.note_some((lease.topic, part.queue), (first, count), who, what.clone());
                 }
                 first += u64::from(count);
             }
         }
     }
 
+    /// Something is done to messages of a queue, from the first one's offset on, for a consumer group in an attempt.
     fn note_some(
         &mut self,
-        topic: TopicId,
-        group: ConsumerGroupId,
-        part: &Part,
+        (topic, queue): (TopicId, u16),
         (first, count): (u64, u32),
+        (group, attempt): (ConsumerGroupId, u32),
         what: What,
     ) {
-        let (queue, phase, attempt) = (part.queue, self.trace_phase, part.attempt);
+        let phase = self.trace_phase;
         self.traces.push(Happened { topic, queue, group, phase, attempt, what, first, count });
     }
 
@@ -78,9 +80,8 @@ impl Turn<'_, '_> {
     /// Messages that waited in the log get their places in a queue.
     pub(super) fn note_visible(&mut self, topic: TopicId, queue: u16, run: &Run) {
         if self.has_traces() {
-            let (group, phase, attempt, what) = (ConsumerGroupId(0), self.trace_phase, 0, What::Visible);
-            let (first, count) = (run.first, run.count);
-            self.traces.push(Happened { topic, queue, group, phase, attempt, what, first, count });
+            // No consumer group's doing.
+            self.note_some((topic, queue), (run.first, run.count), (ConsumerGroupId(0), 0), What::Visible);
         }
     }
 
