@@ -25,6 +25,7 @@
 //! 3. What apply does: whatever is new goes behind `self.version` of [`Turn`], which is the version that is active at
 //!    the command under way. Nothing else may decide it.
 //! 4. A test as `tests/tests/upgrade.rs`, which does all this with [`TRIAL`].
+//! 5. A pin of what it makes of the commands in `machine/tests/checksum.rs`, which holds that of each version.
 //!
 //! [`VERSION_OLDEST`] is raised, and old behaviour deleted, once no log can hold it any more.
 

@@ -4,6 +4,7 @@
 
 mod access;
 mod bounds;
+mod checksum;
 mod explain;
 mod fifo;
 mod figures;

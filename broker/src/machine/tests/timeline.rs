@@ -21,11 +21,11 @@ use crate::store::{
     ConsumerGroupId, TopicId, consumer_group, fifo, lag, lite, progress, queue, retention, subscription, topic,
 };
 use raftmq_proto::command::{
-    Ack, Append, AppendMessage, ChangeInvisible, Checked, CheckedMessage, Checks, ConfirmLeases, ConsumerGroup,
-    DeadLetter, DeleteConsumerGroup, DeleteTopic, DropShare, EndSession, EndTransaction, Expire, Expired, Filter,
-    Handle, Judgement, Lease, LeaseName, Property, PutConsumerGroup, PutOffset, PutSession, PutSetting, PutTopic,
-    QueueOffset, Reappend, Reappended, Recall, Refusal, Reply, Reset, StoredMessage, Subscription, Tick, Topic, Trim,
-    Trimmed, WaitingMessage, Waits, command, reply,
+    Ack, Activate, Append, AppendMessage, ChangeInvisible, Checked, CheckedMessage, Checks, ConfirmLeases,
+    ConsumerGroup, DeadLetter, DeleteConsumerGroup, DeleteTopic, DropShare, EndSession, EndTransaction, Expire,
+    Expired, Filter, Handle, Judgement, Lease, LeaseName, Property, PutConsumerGroup, PutOffset, PutSession,
+    PutSetting, PutTopic, QueueOffset, Reappend, Reappended, Recall, Refusal, Reply, Reset, StoredMessage,
+    Subscription, Tick, Topic, Trim, Trimmed, WaitingMessage, Waits, command, reply,
 };
 use std::collections::BTreeMap;
 
@@ -193,6 +193,10 @@ impl Timeline {
                     }
                 }
                 format!("{repeats} {others}")
+            }
+            "activate" => {
+                let version = words[1].parse().expect("a version");
+                self.simple(command::Kind::Activate(Activate { version }))
             }
             "restart" => {
                 self.harness.rules = Rules::default();
@@ -602,8 +606,9 @@ pub(super) fn check_activated(script: &str) {
     check_with(Harness::activated(), script);
 }
 
+/// The same, and what it led to.
 #[track_caller]
-fn check_with(harness: Harness, script: &str) {
+pub(super) fn check_with(harness: Harness, script: &str) -> Harness {
     let mut timeline = Timeline::new(harness);
     let mut said = Vec::new();
     let mut shown = Vec::new();
@@ -621,6 +626,7 @@ fn check_with(harness: Harness, script: &str) {
     for chunk in [1, 3, 1_000] {
         timeline.harness.assert_replays(chunk);
     }
+    timeline.harness
 }
 
 #[track_caller]
