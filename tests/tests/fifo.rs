@@ -1,6 +1,6 @@
-//! Message groups through the death of a leader: what is stored of each is in order, one message of it is out at a
-//! time, a failed one comes before its successors, and one that nobody finishes holds up its own group alone.
-//! Real processes.
+//! Message groups through the death of a leader, and while queues are added and taken away: what is stored of each is in
+//! order, one message of it is out at a time, a failed one comes before its successors, and one that nobody finishes holds
+//! up its own group alone. Real processes.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use raftmq_proto::admin::ConsumerProgressRequest;
+use raftmq_proto::admin::{ConsumerProgressRequest, TopicStatusRequest};
 use raftmq_proto::rocketmq::{self as pb};
 use raftmq_tests::client::{Consumer, Delivery, Producer, eventually, message};
 use raftmq_tests::cluster::{Cluster, LEADER_WITHIN, Options};
 use raftmq_tests::oracle::{message_id, sequence_of};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 const TOPIC: &str = "ordered";
@@ -21,7 +22,10 @@ const CONSUMERS: &str = "in-order";
 const MESSAGE_GROUPS: usize = 120;
 /// Messages of each message group, two a call.
 const MESSAGES: usize = 24;
+const CALLS: usize = MESSAGE_GROUPS * MESSAGES / 2;
 const SENDERS: usize = 8;
+/// That the topic is made with.
+const QUEUES: u16 = 4;
 /// Nobody finishes its first message until the end.
 const POISONED: usize = 7;
 /// One delivery in so many fails, and comes back soon.
@@ -92,10 +96,17 @@ impl Watch {
     }
 }
 
-async fn send(access: Vec<SocketAddr>, groups: Vec<usize>, sent: Arc<AtomicUsize>) -> Result<()> {
+/// Each call takes one of `calls`.
+async fn send(
+    access: Vec<SocketAddr>,
+    groups: Vec<usize>,
+    sent: Arc<AtomicUsize>,
+    calls: Arc<Semaphore>,
+) -> Result<()> {
     let producer = Producer::new(&access, &[TOPIC])?;
     for number in (0..MESSAGES).step_by(2) {
         for group in &groups {
+            calls.acquire().await?.forget();
             let messages = (number..number + 2).map(|number| {
                 let mut message = message(TOPIC, &id(*group, number), None, "in order".into());
                 if let Some(system) = &mut message.system_properties {
@@ -168,31 +179,59 @@ async fn check(tasks: &mut JoinSet<Result<()>>) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn message_groups_keep_their_order_through_the_death_of_a_leader() -> Result<()> {
+/// Makes the topic, or changes the number of its queues. What `mqadmin` said where it was refused.
+async fn put_topic(cluster: &Cluster, queues: u16) -> Result<Result<(), String>> {
+    let queues = queues.to_string();
+    let arguments = ["updateTopic", "-c", "RaftCluster", "-t", TOPIC, "-r", &queues, "-w", &queues];
+    let output = cluster.mqadmin(&[&arguments[..], &["-a", "+message.type=FIFO"]].concat()).await?;
+    let said = || [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    Ok(if output.status.success() { Ok(()) } else { Err(said()) })
+}
+
+/// A cluster with the topic.
+async fn with_topic() -> Result<Cluster> {
     let mut cluster = Cluster::start(Options::default()).await?;
-    let leader = cluster.leader(0).await?;
-    let made = async || {
-        let arguments = ["updateTopic", "-c", "RaftCluster", "-t", TOPIC, "-r", "4", "-w", "4"];
-        let output = cluster.mqadmin(&[&arguments[..], &["-a", "+message.type=FIFO"]].concat()).await;
-        output.is_ok_and(|output| output.status.success())
-    };
+    cluster.leader(0).await?;
+    let made = async || put_topic(&cluster, QUEUES).await.is_ok_and(|made| made.is_ok());
     eventually("mqadmin makes a FIFO topic", LEADER_WITHIN, made).await?;
     cluster.caught_up(0, LEADER_WITHIN).await?;
+    Ok(cluster)
+}
+
+/// Finishes the poisoned message, and waits until all message groups are.
+async fn release(
+    access: &[SocketAddr],
+    (watch, held): (&Mutex<Watch>, &Mutex<Option<Held>>),
+    consumers: &mut JoinSet<Result<()>>,
+) -> Result<()> {
+    let first = held.lock().expect("no holder panics").take().context("the poisoned message is held")?;
+    let consumer = Consumer::new(access, CONSUMERS, TOPIC, "*", false)?;
+    watch.lock().expect("no holder panics").acknowledging(POISONED);
+    consumer.ack_handle(&first.delivery, &first.handle).await?;
+    let finished = || watch.lock().expect("no holder panics").finished();
+    let all = async || check(consumers).await.is_err() || finished() == MESSAGE_GROUPS;
+    eventually("the poisoned message group goes on", LEASE + Duration::from_secs(10), all).await?;
+    check(consumers).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn message_groups_keep_their_order_through_the_death_of_a_leader() -> Result<()> {
+    let mut cluster = with_topic().await?;
+    let leader = cluster.leader(0).await?;
     let access = cluster.access(0);
     let producer = Producer::new(&access, &[TOPIC])?;
     let refused = producer.send(TOPIC, "S1", None, "not in order".into()).await.err().context("a NORMAL message")?;
     ensure!(refused.last.code() == Some(pb::Code::MessagePropertyConflictWithType), "{refused}");
 
     let (watch, held) = (Arc::new(Mutex::new(Watch::default())), Arc::new(Mutex::new(None)));
-    let sent = Arc::new(AtomicUsize::new(0));
+    let (sent, calls) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(CALLS)));
     let (mut senders, mut consumers) = (JoinSet::new(), JoinSet::new());
     for _ in 0..4 {
         consumers.spawn(consume(access.clone(), watch.clone(), held.clone()));
     }
     for sender in 0..SENDERS {
         let groups = (0..MESSAGE_GROUPS).filter(|group| group % SENDERS == sender).collect();
-        senders.spawn(send(access.clone(), groups, sent.clone()));
+        senders.spawn(send(access.clone(), groups, sent.clone(), calls.clone()));
     }
     let third = async || sent.load(Ordering::Relaxed) > MESSAGE_GROUPS * MESSAGES / 3;
     eventually("a third is sent", Duration::from_secs(30), third).await?;
@@ -236,13 +275,7 @@ async fn message_groups_keep_their_order_through_the_death_of_a_leader() -> Resu
     };
     waits(MESSAGES as u64 - 1).await?;
 
-    let first = held.lock().expect("no holder panics").take().context("the poisoned message is held")?;
-    let consumer = Consumer::new(&access, CONSUMERS, TOPIC, "*", false)?;
-    seen().acknowledging(POISONED);
-    consumer.ack_handle(&first.delivery, &first.handle).await?;
-    let all = async || check(&mut consumers).await.is_err() || seen().finished() == MESSAGE_GROUPS;
-    eventually("the poisoned message group goes on", LEASE + Duration::from_secs(10), all).await?;
-    check(&mut consumers).await?;
+    release(&access, (&watch, &held), &mut consumers).await?;
     let none = async || waits(0).await.is_ok_and(|waiting| waiting == 0);
     eventually("everything is consumed", LEASE + Duration::from_secs(10), none).await?;
     let (deliveries, failures) = {
@@ -251,5 +284,62 @@ async fn message_groups_keep_their_order_through_the_death_of_a_leader() -> Resu
     };
     println!("{} sent, {deliveries} deliveries, {failures} failed on purpose", sent.load(Ordering::Relaxed));
     ensure!(failures >= 10, "only {failures} deliveries failed");
+    Ok(())
+}
+
+/// Whatever becomes of the number of queues, message groups stay in those that the topic was made with, and in order; fewer
+/// are refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn message_groups_keep_their_order_while_queues_come_and_go() -> Result<()> {
+    const STEPS: [u16; 6] = [8, 4, 16, 5, 4, 12];
+    let mut cluster = with_topic().await?;
+    let access = cluster.access(0);
+    let (watch, held) = (Arc::new(Mutex::new(Watch::default())), Arc::new(Mutex::new(None)));
+    // So many of the calls are made in each step, while the number of queues changes.
+    let share = CALLS / STEPS.len();
+    let (sent, calls) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    let (mut senders, mut consumers) = (JoinSet::new(), JoinSet::new());
+    for _ in 0..4 {
+        consumers.spawn(consume(access.clone(), watch.clone(), held.clone()));
+    }
+    for sender in 0..SENDERS {
+        let groups = (0..MESSAGE_GROUPS).filter(|group| group % SENDERS == sender).collect();
+        senders.spawn(send(access.clone(), groups, sent.clone(), calls.clone()));
+    }
+    for (step, queues) in (1..).zip(STEPS) {
+        calls.add_permits(share);
+        let half = async || sent.load(Ordering::Relaxed) > (2 * step - 1) * share;
+        eventually("half of the step is sent", LEADER_WITHIN, half).await?;
+        if step == 3 {
+            // The new leader knows no more of the queues than its rows say.
+            let leader = cluster.leader(0).await?;
+            cluster.kill(leader);
+            cluster.start_node(leader)?;
+        }
+        let put = async || put_topic(&cluster, queues).await.is_ok_and(|put| put.is_ok());
+        eventually("the number of queues changes", LEADER_WITHIN, put).await?;
+        let refused =
+            put_topic(&cluster, QUEUES - 1).await?.err().context("fewer queues than message groups are in")?;
+        ensure!(refused.contains("keeps its message groups in 4 queues"), "{refused}");
+        check(&mut consumers).await?;
+    }
+    while let Some(ended) = senders.join_next().await {
+        ended.context("a sender panicked")??;
+        check(&mut consumers).await?;
+    }
+    let finished = || watch.lock().expect("no holder panics").finished();
+    let others = async || check(&mut consumers).await.is_err() || finished() == MESSAGE_GROUPS - 1;
+    eventually("all but the poisoned message group end", LEASE + Duration::from_secs(20), others).await?;
+    check(&mut consumers).await?;
+    release(&access, (&watch, &held), &mut consumers).await?;
+
+    let leader = cluster.leader(0).await?;
+    let request = TopicStatusRequest { name: TOPIC.to_owned(), ..Default::default() };
+    let status = cluster.admin_client(leader).await?.topic_status(request).await?.into_inner();
+    let stored: Vec<u64> = status.queues.iter().map(|queue| queue.max_offset).collect();
+    let (old, added) = stored.split_at(QUEUES.into());
+    ensure!(old.iter().sum::<u64>() == (MESSAGE_GROUPS * MESSAGES) as u64, "{stored:?}");
+    ensure!(old.iter().all(|messages| *messages > 0) && added.iter().all(|messages| *messages == 0), "{stored:?}");
+    ensure!(added.len() == 8, "{stored:?}");
     Ok(())
 }

@@ -425,6 +425,37 @@ fn an_open_topic_keeps_nothing_until_its_owners_are_settled() {
     harness.assert_replays(1);
 }
 
+/// Whatever becomes of the number of queues, a message group stays in the queue that it began in. Fewer queues than that are
+/// refused, and so is what would bring message groups back to fewer.
+#[test]
+fn message_groups_stay_in_their_queues_while_others_come_and_go() {
+    check(
+        "topic t types=2 queues=2
+         send t k.a l.b m.c n.d   => 1@0+1 0@0+3
+         receive c g t            => b:1 c:1 d:1 a:1
+         topic t types=2 queues=5 => version 2
+         send t k.e l.f m.g n.h o.i p.j => 1@1+1 0@3+3 1@2+2
+         receive c g t            => i:1 j:1
+         ack g t a                => ok
+         receive d g t            => e:1
+         topic t types=2 queues=1 => invalid_argument
+         topic t types=1 queues=1 => version 3
+         topic t types=2 queues=1 => invalid_argument
+         topic t types=1 queues=5 => version 4
+         send t x                 => 0@6+1
+         topic t types=1,2 queues=2 => version 5
+         topic t types=1,2 queues=3 => version 6
+         send t y; send t z1 z2   => 2@0+2
+         send t k.k l.l           => 1@5+1 0@7+1
+         ack g t b c d e          => ok ok ok ok
+         receive d g t            => f:1 g:1 h:1 x:1 y:1 k:1 z1:1 z2:1
+         topic t types=1,2 queues=2 => version 7
+         ack g t f                => ok
+         receive d g t            => l:1
+         progress g t             => 6/8/8 flying 1, 2/6/6 flying 4, retry 0 flying 3, lag 0+0+8",
+    );
+}
+
 /// A topic that broker groups A and B share stays theirs, and takes from each what its owner was sent.
 #[test]
 fn message_groups_stay_with_the_broker_groups_that_the_topic_was_made_for() {
