@@ -27,10 +27,11 @@ const PINS: [(u64, u64); VERSION as usize + 1] = [
     (0x4da5_3472_0c54_47a3, 0x446a_583f_d9c3_427e),
     (0x8249_b5be_5cac_4631, 0xfe3f_9c31_4ff7_0225),
     (0x7b27_542b_9a85_43f6, 0x5c4a_1d5a_ee45_169b),
+    (0xc250_8da6_7b7e_9c5a, 0xdfbc_7bbc_0bfe_546b),
 ];
 
 /// The same of a broker group that was upgraded in between, version after version.
-const UPGRADED: (u64, u64) = (0x21b6_9d82_4db0_33fa, 0x11f6_840f_187c_aed7);
+const UPGRADED: (u64, u64) = (0x708a_4f0e_750c_217f, 0xddce_858d_0b07_8347);
 
 /// What there is in every version, up to where a broker group is upgraded.
 const FIRST: &str = "
