@@ -32,7 +32,9 @@ const CHUNK_ENTRIES_MAX: usize = 128;
 /// A chunk of more bytes is handed to a thread that may block; up to here that would cost more than it spares.
 const INLINE_BYTES_MAX: usize = 256 << 10;
 
-/// A follower applies up to so many bytes without letting anything else of the group go first.
+/// A follower applies up to so many entries, of so many bytes together, without letting anything else of the group go
+/// first.
+const AT_ONCE_ENTRIES_MAX: usize = 4;
 const AT_ONCE_BYTES_MAX: usize = 16 << 10;
 
 type Chunk = Vec<EntryResponder<Types>>;
@@ -116,7 +118,7 @@ impl Replica {
         // committed, and a member whose client waits for the answer cannot apply it before it knows. A follower only
         // has to say that it heard of it; while there is much to apply, also what else it has on disk.
         let leads = chunk.iter().any(|(_, responder)| responder.is_some());
-        if leads || bytes > AT_ONCE_BYTES_MAX {
+        if leads || chunk.len() > AT_ONCE_ENTRIES_MAX || bytes > AT_ONCE_BYTES_MAX {
             tokio::task::yield_now().await;
         }
         let flusher = self.flusher.clone();
