@@ -122,14 +122,16 @@ impl Turn<'_, '_> {
         self.rows.put(key::RETENTION, &run.key(self.index.0), run.encode(self.now_ms));
     }
 
-    /// Removes the rows that tell of no message at `min` or behind it, of a queue that began at `before`, as far as the
-    /// entry's share reaches. Returns the first offset that the queue may have then.
+    /// Removes the rows that tell of no message behind these runs, with which a queue began at `before`, as far as the
+    /// entry's share reaches. Returns where one of the runs ends: the first offset that the queue may have then.
     pub(super) fn drop_traces(
         &mut self,
         topic: TopicId,
         number: u16,
-        (before, min): (u64, u64),
+        before: u64,
+        runs: &[Run],
     ) -> Result<u64, StateError> {
+        let min = runs.last().map_or(before, Run::end);
         let from = key::traces(topic, number, before.saturating_sub(u64::from(RUN_MAX) - 1));
         let (mut rows, mut stays, mut failed) = (Vec::new(), None, None);
         self.rows.scan(key::RETENTION, &from, &key::traces(topic, number, min), &mut |key, value| {
@@ -137,7 +139,7 @@ impl Turn<'_, '_> {
                 // Others of its messages stay, and the next trim finds it.
                 Ok((_, end)) if end > min => {}
                 Ok((first, _)) if rows.len() == self.trace_rows_left => stays = Some(first),
-                Ok((first, end)) => rows.push((key.to_vec(), first, end)),
+                Ok((_, end)) => rows.push((key.to_vec(), end)),
                 Err(error) => failed = Some(error),
             }
             if stays.is_some() || failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -146,16 +148,18 @@ impl Turn<'_, '_> {
             return Err(error);
         }
         self.trace_rows_left -= rows.len();
-        if let Some(at) = stays.filter(|_| self.version >= NEIGHBOURS_STAY) {
-            // So do others of their messages, until the next piece. Where that would leave most of the rows, they go all
-            // the same: a piece must get on.
-            let tells_on = |(_, first, end): &(Vec<u8>, u64, u64)| *first < at && at < *end;
+        // Runs go as a whole.
+        let reach = stays.map(|at| runs.iter().map(Run::end).take_while(|end| *end <= at).last().unwrap_or(before));
+        if let Some(reach) = reach.filter(|_| self.version >= NEIGHBOURS_STAY) {
+            // What tells of messages that stay does so until the next piece. Where that would leave most of the rows, they
+            // go all the same: a piece must get on.
+            let tells_on = |(_, end): &(Vec<u8>, u64)| *end > reach;
             if rows.iter().filter(|row| tells_on(row)).count() * 2 <= rows.len() {
                 rows.retain(|row| !tells_on(row));
             }
         }
-        rows.iter().for_each(|(key, ..)| self.rows.delete(key::RETENTION, key));
-        Ok(stays.unwrap_or(min))
+        rows.iter().for_each(|(key, _)| self.rows.delete(key::RETENTION, key));
+        Ok(reach.unwrap_or(min))
     }
 
     /// Leaves the rows of a topic that is gone for Tick: after all other work, since there may be many.

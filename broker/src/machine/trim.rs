@@ -180,7 +180,7 @@ impl Turn<'_, '_> {
         }
         if min > before.min && self.has_traces() {
             // None of them goes before what was done to it.
-            let reach = self.drop_traces(topic.id, number, (before.min, min))?;
+            let reach = self.drop_traces(topic.id, number, before.min, &runs)?;
             far_enough &= reach >= min;
             runs.retain(|run| run.end() <= reach);
             min = runs.last().map_or(before.min, Run::end);

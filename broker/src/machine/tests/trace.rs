@@ -258,13 +258,17 @@ fn a_run_to_which_more_was_done_than_a_trim_removes_at_once_goes_all_the_same() 
 }
 
 /// Where the pieces of a trim end, before the last one, and how much is told of the first two messages that stay then.
-fn pieces(version: u32) -> Vec<(u64, [usize; 2])> {
+/// Messages are stored `batch` at a time, and `whole` consumer groups took many at once.
+fn pieces(version: u32, batch: usize, whole: usize) -> Vec<(u64, [usize; 2])> {
     let mut harness = with_topic(Harness { begins: Some(version), ..Harness::new() });
     let message = AppendMessage { message_type: 1, body_bytes: 1, ..AppendMessage::default() };
-    let append = Append { topic: "t".into(), messages: vec![message], ..Append::default() };
+    let append = Append { topic: "t".into(), messages: vec![message; batch], ..Append::default() };
     let count = 12 * trace::RUN_MAX;
-    (0..count).for_each(|_| drop(harness.run(command::Kind::Append(append.clone()))));
-    deal(&mut harness, count, &[("whole", trace::RUN_MAX), ("a", 1), ("b", 1), ("c", 1)]);
+    (0..count as usize / batch).for_each(|_| drop(harness.run(command::Kind::Append(append.clone()))));
+    let mut groups = vec![("whole", trace::RUN_MAX), ("more", trace::RUN_MAX)];
+    groups.truncate(whole);
+    groups.extend([("a", 1), ("b", 1), ("c", 1)]);
+    deal(&mut harness, count, &groups);
     assert!(traces(&harness.state).len() > TRACE_ROWS_MAX);
     harness.now_ms += 1_000;
     let upto = harness.log.len() as u64 + 1;
@@ -291,12 +295,19 @@ fn pieces(version: u32) -> Vec<(u64, [usize; 2])> {
 /// A piece of a trim ends amid neighbours that share a row: those that stay for the moment lose nothing by it.
 #[test]
 fn neighbours_that_stay_until_the_next_piece_of_a_trim_are_still_told_of() {
-    let ends = pieces(NEIGHBOURS_STAY);
-    assert!(ends.iter().any(|(end, _)| end % u64::from(trace::RUN_MAX) != 0), "no piece ends within a row: {ends:?}");
-    // Leased and acknowledged, by each of four.
-    assert!(ends.iter().all(|(_, events)| *events == [8, 8]), "{ends:?}");
+    // Between two messages, amid what was done to one, and amid messages that were stored together.
+    for (batch, whole) in [(1, 1), (1, 2), (16, 1), (16, 2)] {
+        let ends = pieces(NEIGHBOURS_STAY, batch, whole);
+        assert!(
+            ends.iter().any(|(end, _)| end % u64::from(trace::RUN_MAX) != 0),
+            "no piece ends within a row: {ends:?}"
+        );
+        // Leased and acknowledged, by each of the consumer groups.
+        let all = 2 * (whole + 3);
+        assert!(ends.iter().all(|(_, events)| *events == [all, all]), "{batch} at a time: {ends:?}");
+    }
     // Before the version they were not told of what they shared.
-    assert!(pieces(NEIGHBOURS_STAY - 1).iter().any(|(_, events)| *events == [6, 6]));
+    assert!(pieces(NEIGHBOURS_STAY - 1, 1, 1).iter().any(|(_, events)| *events == [6, 6]));
 }
 
 /// Rows that all tell of the same neighbours, more than a piece removes: it gets on all the same.
