@@ -181,6 +181,7 @@ phrases! {
     MessageType: "Message type", "消息类型";
     Queues: "Queues", "队列列表";
     Queue: "Queue", "队列";
+    LiteTopics: "Lite topics", "轻量主题";
     ReadQueues: "Read queues", "读队列数";
     WriteQueues: "Write queues", "写队列数";
     Permission: "Permission", "权限";

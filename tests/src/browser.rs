@@ -115,7 +115,8 @@ pub struct Browser {
 }
 
 impl Browser {
-    fn new(address: SocketAddr) -> Self {
+    /// One without cookies, for the pages of a process.
+    pub fn new(address: SocketAddr) -> Self {
         Self { address, cookies: BTreeMap::new(), host: address.to_string() }
     }
 

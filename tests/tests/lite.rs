@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
+use raftmq_proto::rocketmq::admin_client::AdminClient;
 use raftmq_proto::rocketmq::receive_message_response::Content;
 use raftmq_proto::rocketmq::settings::PubSub;
 use raftmq_proto::rocketmq::telemetry_command::Command;
 use raftmq_proto::rocketmq::{self as pb, LiteSubscriptionAction as Action};
+use raftmq_tests::browser::Browser;
 use raftmq_tests::client::{CALL_TIMEOUT, Producer, duration, eventually, filter, message};
 use raftmq_tests::cluster::{Cluster, LEADER_WITHIN, Options};
 use raftmq_tests::load::resource;
@@ -201,6 +203,35 @@ async fn each_lite_topic_comes_in_order_through_the_death_of_a_leader() -> Resul
     let (_, messages) = receive(&consumer, GROUP, TOPIC, Duration::from_secs(5)).await?;
     let names: Vec<_> = messages.iter().map(|system| system.lite_topic.as_deref().unwrap_or_default()).collect();
     ensure!(names == ["chat-0"], "{names:?}");
+    lag_is_told(&mut cluster, CHATS).await
+}
+
+/// One message is out and one waits, each in a lite topic of its own; what nobody subscribed to is nobody's.
+async fn lag_is_told(cluster: &mut Cluster, lite_topics: u64) -> Result<()> {
+    let output = cluster.mqadmin(&["consumerProgress", "-g", GROUP, "-o", "json"]).await?;
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    ensure!((&shown["diffTotal"], &shown["inflightTotal"]) == (&2.into(), &1.into()), "{shown}");
+    let topic = &shown["queues"][0];
+    ensure!((&topic["topic"], &topic["liteTopics"]) == (&TOPIC.into(), &lite_topics.into()), "{shown}");
+    let leader = cluster.leader(0).await?;
+    let mut asks = AdminClient::connect(format!("http://{}", cluster.nodes[leader].grpc)).await?;
+    for topics in [Vec::new(), vec![resource(TOPIC)]] {
+        let group = Some(resource(GROUP));
+        let lite_topic = Some("chat-1".to_owned());
+        let asked = pb::DescribeGroupAccumulationRequest { group, topics, lite_topic, ..Default::default() };
+        let told = asks.describe_group_accumulation(asked).await?.into_inner();
+        let all = told.accumulation.as_ref().context("a sum")?;
+        ensure!((all.accumulation, all.inflight_messages, all.ready_messages) == (2, 1, 1), "{told:?}");
+        ensure!(told.topic_accumulation.keys().eq([TOPIC]), "{told:?}");
+        ensure!(told.lite_topic_accumulation["chat-1"].accumulation == 1, "{told:?}");
+    }
+    let metrics = Browser::new(cluster.nodes[leader].metrics).page("/metrics").await?.text;
+    for (name, value) in [("lag", 2), ("inflight", 1), ("ready", 1)] {
+        let name = format!("rocketmq_consumer_{name}_messages{{");
+        let mut lines = metrics.lines().filter(|line| line.starts_with(&name) && line.contains(GROUP));
+        let line = lines.next().with_context(|| format!("no {name} in {metrics}"))?;
+        ensure!(line.contains(TOPIC) && line.ends_with(&format!(" {value}")) && lines.next().is_none(), "{line}");
+    }
     Ok(())
 }
 

@@ -57,7 +57,10 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
                 continue;
             }
         };
-        for queue in queues {
+        if queues.iter().any(|queue| queue.lite_topics > 0) {
+            unknown.push(format!("broker group {}: lite topics of {topic} have no queue to go on in", group.name));
+        }
+        for queue in queues.into_iter().filter(|queue| queue.lite_topics == 0) {
             let request = ResetOffsetRequest {
                 consumer_group: to.clone(),
                 topic: topic.clone(),

@@ -15,8 +15,8 @@ pub(super) use raftmq_admin_client::progress::{diff, queues_of};
 /// Show how far a consumer group has come in each queue, or a line for each consumer group without -g.
 ///
 /// #Diff counts what was not acknowledged yet: messages never handed out, those in flight, and those that wait for
-/// another attempt (#Retrying, shown once for a topic). Members of the group that filter a topic differently are named
-/// below the table.
+/// another attempt (#Retrying, shown once for a topic). Lite topics are summed up in one line for the topic that they
+/// belong to. Members of the group that filter a topic differently are named below the table.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: mqadmin consumerProgress -n localhost:9876 -g YourConsumerGroup")]
 pub(crate) struct Arguments {
@@ -104,6 +104,8 @@ fn details(mut queues: Vec<(String, QueueProgress)>) -> Outcome {
             "retrying": queue.retrying,
             "lastTimeMs": queue.last_ms,
             "filters": queue.filters,
+            "liteTopics": queue.lite_topics,
+            "liteMore": queue.lite_more,
         }));
     }
     let mut text = format!("{table}\nConsume Diff Total: {diff_total}\nConsume Inflight Total: {flight_total}\n");
@@ -111,6 +113,11 @@ fn details(mut queues: Vec<(String, QueueProgress)>) -> Outcome {
         let QueueProgress { topic, filters, .. } = queue;
         text +=
             &format!("Members filter topic {topic} in {filters} ways ({broker_group}); they should have one filter\n");
+    }
+    for (broker_group, queue) in queues.iter().filter(|(_, queue)| queue.lite_topics > 0) {
+        let QueueProgress { topic, lite_topics, lite_more, .. } = queue;
+        let more = if *lite_more { ", of more than one look takes" } else { "" };
+        text += &format!("Topic {topic} in {broker_group}: the sum over {lite_topics} lite topics{more}\n");
     }
     Outcome::done(text, json!({ "queues": rows, "diffTotal": diff_total, "inflightTotal": flight_total }))
 }
@@ -147,6 +154,7 @@ mod tests {
             retrying,
             last_ms: 1,
             filters: u32::from(queue == 0) * 2,
+            ..QueueProgress::default()
         };
         let queues = vec![("B".to_owned(), queue(1, 10, 7, 2, 0)), ("B".to_owned(), queue(0, 5, 5, 0, 4))];
         let outcome = summary(&queues);
@@ -158,5 +166,13 @@ mod tests {
         let end = "\nConsume Diff Total: 7\nConsume Inflight Total: 2\n\
                    Members filter topic T in 2 ways (B); they should have one filter\n";
         assert!(outcome.text.ends_with(end), "{}", outcome.text);
+        let lite = QueueProgress { lite_topics: 3, lite_more: true, filters: 0, ..queue(0, 9, 4, 1, 2) };
+        let outcome = details(vec![("B".to_owned(), lite)]);
+        assert!(
+            outcome.text.ends_with("Topic T in B: the sum over 3 lite topics, of more than one look takes\n"),
+            "{}",
+            outcome.text
+        );
+        assert_eq!(outcome.json["queues"][0]["diff"], 7);
     }
 }

@@ -178,7 +178,8 @@ fn judge(queues: &[QueueProgress], queue: u32, offset: u64) -> BTreeMap<String, 
     for known in queues {
         *open.entry(&known.consumer_group).or_default() += known.in_flight + known.retrying;
     }
-    let at = queues.iter().filter(|known| known.queue == queue);
+    // A sum over lite topics says nothing of one message.
+    let at = queues.iter().filter(|known| known.queue == queue && known.lite_topics == 0);
     at.map(|known| {
         let open = open.get(known.consumer_group.as_str()).copied().unwrap_or_default();
         let track = match (offset < known.progress, open) {

@@ -9,7 +9,7 @@ use crate::store::queue::queue;
 use crate::store::session;
 use crate::store::subscription::subscription;
 use crate::store::topic::{self, topic};
-use crate::store::{ConsumerGroupId, StateError, TopicId};
+use crate::store::{ConsumerGroupId, LITE_LOOKED_MAX, LiteLooks, LiteShare, StateError, TopicId};
 use raft_store::ReadState;
 use raftmq_proto::admin::{
     ConsumerProgressRequest, ConsumerProgressResponse, QueueProgress, QueueStatus, TopicStatusRequest,
@@ -72,6 +72,7 @@ fn progress_of(state: &impl ReadState, name: &str, topic_name: &str) -> Result<O
         },
     };
     let mut rows = Vec::new();
+    let mut looks = LiteLooks::new(&groups, LITE_LOOKED_MAX);
     for group in groups {
         for id in consumed(state, ConsumerGroupId(group.id), usize::MAX)? {
             // Rows of a deleted topic stay for a while; the topic is gone.
@@ -82,8 +83,39 @@ fn progress_of(state: &impl ReadState, name: &str, topic_name: &str) -> Result<O
                 progress_in(state, &group, &topic, &mut rows)?;
             }
         }
+        if let Some(lite) = looks.share(state, &group)?
+            && !lite.topics.is_empty()
+            && (topic_name.is_empty() || topic_name == lite.parent.name)
+        {
+            rows.push(lite_progress(state, &group, &lite)?);
+        }
     }
     Ok(Some(rows))
+}
+
+/// How far a consumer group has come in the lite topics of a topic, summed up.
+fn lite_progress(state: &impl ReadState, group: &ConsumerGroup, lite: &LiteShare) -> Result<QueueProgress, StateError> {
+    let mut queues = Vec::new();
+    for id in &lite.topics {
+        if let Some(name) = topic::name(state, *id)?
+            && let Some(topic) = topic(state, &name)?
+        {
+            progress_in(state, group, &topic, &mut queues)?;
+        }
+    }
+    let sum = |of: fn(&QueueProgress) -> u64| queues.iter().map(of).sum();
+    Ok(QueueProgress {
+        consumer_group: group.name.clone(),
+        topic: lite.parent.name.clone(),
+        broker_offset: sum(|queue| queue.broker_offset),
+        progress: sum(|queue| queue.progress),
+        in_flight: sum(|queue| queue.in_flight),
+        retrying: sum(|queue| queue.retrying),
+        last_ms: queues.iter().map(|queue| queue.last_ms).max().unwrap_or_default(),
+        lite_topics: lite.topics.len() as u64,
+        lite_more: lite.more,
+        ..QueueProgress::default()
+    })
 }
 
 fn progress_in(
@@ -114,6 +146,7 @@ fn progress_in(
             retrying: if first { waiting } else { 0 },
             last_ms: last.map_or(0, |run| run.store_ms),
             filters: if first { u32::try_from(filters).unwrap_or(u32::MAX) } else { 0 },
+            ..QueueProgress::default()
         });
     }
     Ok(())

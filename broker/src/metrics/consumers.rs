@@ -5,7 +5,9 @@
 use super::counters::Received;
 use crate::store::consumer_group::{consumed, consumer_groups};
 use crate::store::topic::{self, is_internal};
-use crate::store::{ConsumerGroupId, Oldest, StateError, TopicId, backlog, session};
+use crate::store::{
+    ConsumerGroupId, LITE_LOOKED_MAX, Lag, LiteLooks, Oldest, StateError, TopicId, backlog, lite_backlog, session,
+};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -62,6 +64,7 @@ pub(crate) fn register(
     super::scrape::gauge(registry, "rocketmq_consumer_group_number", "Consumer groups", groups.len());
     let families = Families::default();
     let mut left = limits;
+    let mut looks = LiteLooks::new(&groups, LITE_LOOKED_MAX);
     let (mut leases, mut left_out, mut ages_left_out) = (0, 0_u64, 0_u64);
     for group in &groups {
         let group_id = ConsumerGroupId(group.id);
@@ -83,32 +86,50 @@ pub(crate) fn register(
             let (lag, oldest) = backlog(state, &topic, group_id, &mut left.ages)?;
             let labels = Received { topic: topic.name.clone(), consumer_group: group.name.clone() };
             ages_left_out += u64::from(oldest.is_none());
-            if let Some(Oldest { ready_ms, open_ms }) = oldest {
-                let age = |since_ms: Option<u64>| since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
-                set(&families.lag_ms, &labels, age(open_ms));
-                set(&families.queueing_ms, &labels, age(ready_ms));
-            }
-            set(&families.lags, &labels, lag.messages());
-            set(&families.ready, &labels, lag.ready);
-            set(&families.in_flight, &labels, lag.in_flight);
-            set(&families.waiting, &labels, lag.retry_waiting + lag.put_aside);
+            families.add(&labels, &lag, oldest, now_ms);
             families.dead.get_or_create(&labels).inc_by(lag.dead_letters);
             families.expired.get_or_create(&labels).inc_by(lag.expired);
             let differing = session::filters(state, group_id, &topic.name)?.filters.len();
             set(&families.filters, &labels, differing as u64);
             leases += lag.in_flight;
         }
+        // A series for all lite topics of a topic together.
+        let Some(lite) = looks.share(state, group)? else { continue };
+        if left.shown == 0 {
+            left_out += 1;
+            continue;
+        }
+        left.shown -= 1;
+        let (lag, oldest) = lite_backlog(state, &lite.topics, group_id, &mut left.ages)?;
+        let labels = Received { topic: lite.parent.name.clone(), consumer_group: group.name.clone() };
+        ages_left_out += u64::from(oldest.is_none());
+        families.add(&labels, &lag, oldest, now_ms);
+        leases += lag.in_flight;
+        left_out += u64::from(lite.more);
     }
     families.register(registry);
     let gauge = super::scrape::gauge;
     gauge(registry, "rocketmq_lease_active", "Messages that are leased, of all consumer groups", leases);
-    gauge(registry, "rocketmq_consumer_left_out", "Consumer groups with their topics beyond what is shown", left_out);
+    let help = "Consumer groups with their topics beyond what is shown, or with lite topics beyond what is counted";
+    gauge(registry, "rocketmq_consumer_left_out", help, left_out);
     let without = "Consumer groups with their topics that are shown without the age of their oldest messages";
     gauge(registry, "rocketmq_consumer_ages_left_out", without, ages_left_out);
     Ok(())
 }
 
 impl Families {
+    fn add(&self, labels: &Received, lag: &Lag, oldest: Option<Oldest>, now_ms: u64) {
+        if let Some(Oldest { ready_ms, open_ms }) = oldest {
+            let age = |since_ms: Option<u64>| since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
+            set(&self.lag_ms, labels, age(open_ms));
+            set(&self.queueing_ms, labels, age(ready_ms));
+        }
+        set(&self.lags, labels, lag.messages());
+        set(&self.ready, labels, lag.ready);
+        set(&self.in_flight, labels, lag.in_flight);
+        set(&self.waiting, labels, lag.retry_waiting + lag.put_aside);
+    }
+
     fn register(self, registry: &mut Registry) {
         registry.register("rocketmq_consumer_lag_messages", "Messages that are not finished", self.lags);
         registry.register(

@@ -37,7 +37,7 @@ pub(crate) mod work;
 
 pub use available::available;
 pub use key::TABLES;
-pub use lag::{Lag, Oldest, backlog, lag};
+pub use lag::{LITE_LOOKED_MAX, Lag, LiteLooks, LiteShare, Oldest, backlog, lag, lite_backlog};
 pub use raft_store::StateError;
 
 /// One life of a topic: a topic deleted and created again has another.

@@ -69,7 +69,9 @@ pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
     for (_, queue) in queues.iter().filter(|(_, queue)| queue.filters > 1) {
         ways.insert(&queue.topic, queue.filters);
     }
-    let topics: BTreeSet<&str> = queues.iter().map(|(_, queue)| queue.topic.as_str()).collect();
+    // Lite topics have no queue that could be moved.
+    let movable = queues.iter().filter(|(_, queue)| queue.lite_topics == 0);
+    let topics: BTreeSet<&str> = movable.map(|(_, queue)| queue.topic.as_str()).collect();
     let body = html! {
         dl.cards {
             div { dt { (visit.t(P::Lag)) } dd { (total(diff)) } }
@@ -97,7 +99,10 @@ fn progress(visit: &Visit, queues: &[(String, QueueProgress)]) -> Markup {
         .map(|(group, queue)| {
             vec![
                 html! { a href=(link("/topic", &[("name", &queue.topic)])) { (queue.topic) } },
-                html! { (group) " · " (queue.queue) },
+                match queue.lite_topics {
+                    0 => html! { (group) " · " (queue.queue) },
+                    count => html! { (group) " · " (visit.t(P::LiteTopics)) ": " (number(count)) @if queue.lite_more { "+" } },
+                },
                 html! { (number(queue.broker_offset)) },
                 html! { (number(queue.progress)) },
                 html! { (number(diff(queue))) },

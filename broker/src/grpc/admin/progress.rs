@@ -12,7 +12,7 @@ use crate::store::message::run_of;
 use crate::store::progress::progress;
 use crate::store::queue::queue;
 use crate::store::topic::{self, topic};
-use crate::store::{ConsumerGroupId, Lag, StateError, TopicId, lag};
+use crate::store::{ConsumerGroupId, LITE_LOOKED_MAX, Lag, LiteLooks, StateError, TopicId, lag};
 use raft_store::ReadState;
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::command::{ConsumerGroup, DropShare, Reset, Topic};
@@ -58,6 +58,15 @@ struct Backlog {
     oldest_ms: Option<u64>,
     /// Store time of the last message that is finished.
     last_ms: u64,
+}
+
+impl Backlog {
+    /// Counts that of a lite topic in.
+    fn add(&mut self, lite: &Backlog) {
+        self.lag.add(&lite.lag);
+        self.oldest_ms = [self.oldest_ms, lite.oldest_ms].into_iter().flatten().min();
+        self.last_ms = self.last_ms.max(lite.last_ms);
+    }
 }
 
 fn backlog(state: &impl ReadState, topic: &Topic, group: ConsumerGroupId) -> Result<Backlog, StateError> {
@@ -153,14 +162,24 @@ pub(super) async fn accumulated(
     fresh(front, caller).await?;
     let (name, now_ms) = (group.clone(), front.node.clock.now());
     let found = rows(front, move |state| {
-        let Some((group, topics)) = subject(state, &name, &named)? else { return Ok(None) };
+        let Some((group, mut topics)) = subject(state, &name, &named)? else { return Ok(None) };
+        let group_id = ConsumerGroupId(group.id);
+        let share = LiteLooks::new(std::slice::from_ref(&group), LITE_LOOKED_MAX).share(state, &group)?;
+        topics.extend(share.as_ref().filter(|_| named.is_empty()).map(|share| share.parent.clone()));
         let (mut parts, mut lite_parts) = (HashMap::new(), HashMap::new());
         for topic in topics {
-            let backlog = backlog(state, &topic, ConsumerGroupId(group.id))?;
+            let mut backlog = backlog(state, &topic, group_id)?;
+            for id in share.iter().filter(|share| share.parent.id == topic.id).flat_map(|share| &share.topics) {
+                if let Some(name) = topic::name(state, *id)?
+                    && let Some(found) = self::topic(state, &name)?
+                {
+                    backlog.add(&self::backlog(state, &found, group_id)?);
+                }
+            }
             if let Some(name) = &lite_topic
                 && let Some(found) = self::topic(state, &lite::row_name(TopicId(topic.id), name))?
             {
-                let backlog = self::backlog(state, &found, ConsumerGroupId(group.id))?;
+                let backlog = self::backlog(state, &found, group_id)?;
                 lite_parts.insert(name.clone(), accumulation(&backlog, now_ms));
             }
             parts.insert(topic.name, accumulation(&backlog, now_ms));

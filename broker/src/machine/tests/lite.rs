@@ -4,7 +4,7 @@
 use super::timeline::{check, option};
 use super::{Effect, Harness, START_MS, dump};
 use crate::store::lite::{self, LAPSE_MS};
-use crate::store::{ConsumerGroupId, TopicId, consumer_group, key, lease, topic};
+use crate::store::{ConsumerGroupId, LiteLooks, TopicId, consumer_group, key, lease, lite_backlog, topic};
 use raft_store::{ReadState, State};
 use raftmq_proto::command::lite_start::At;
 use raftmq_proto::command::{
@@ -47,6 +47,33 @@ pub(super) fn lite_topics(state: &State, words: &[&str]) -> Vec<u64> {
     found.into_iter().map(|id| id.0).collect()
 }
 
+/// What a consumer group has left to do in all its lite topics: ready + waiting for another attempt + leased, in how many, and
+/// for how long. `max=` is how many are looked at.
+pub(super) fn lite_left(state: &State, now_ms: u64, words: &[&str]) -> String {
+    let group = consumer_group::consumer_group(state, words[1]).expect("read").expect("exists");
+    let max = option(words, "max").map_or(100, |max| max.parse().expect("a number"));
+    let mut looks = LiteLooks::new(std::slice::from_ref(&group), max);
+    let Some(share) = looks.share(state, &group).expect("read") else { return "none".to_owned() };
+    let left = lite_backlog(state, &share.topics, ConsumerGroupId(group.id), &mut 1_000).expect("read");
+    let (lag, oldest) = (left.0, left.1.expect("few"));
+    assert_eq!((lag.put_aside, lag.expired, lag.dead_letters), (0, 0, 0));
+    let age = |at: Option<u64>| at.map_or("none".to_owned(), |at| format!("{}s", (now_ms - at) / 1_000));
+    let of = if share.more { "of more" } else { "of all" };
+    let (open, ready) = (age(oldest.open_ms), age(oldest.ready_ms));
+    format!("{}+{}+{} in {} {of}, {open} {ready}", lag.ready, lag.retry_waiting, lag.in_flight, share.topics.len())
+}
+
+/// How many lite topics of each consumer group are looked at for one answer about all of them, of `max=`.
+pub(super) fn lite_shares(state: &State, words: &[&str]) -> String {
+    let all = consumer_group::consumer_groups(state).expect("read");
+    let mut looks = LiteLooks::new(&all, option(words, "max").map_or(100, |max| max.parse().expect("a number")));
+    let shares = all.iter().filter_map(|group| Some((&group.name, looks.share(state, group).expect("read")?)));
+    let shares: Vec<_> = shares
+        .map(|(name, share)| format!("{name} {} of {}", share.topics.len(), if share.more { "more" } else { "all" }))
+        .collect();
+    shares.join(", ")
+}
+
 /// Who was told what of lite topics.
 pub(super) fn told(effects: &[Effect]) -> String {
     let tell = |effect: &Effect| match effect {
@@ -83,6 +110,60 @@ fn one_message_of_a_lite_topic_is_out_and_others_go_on() {
          ack g t n x              => ok ok
          receive c g t            => nothing
          lite c g t +z; receive c g t => u:1",
+    );
+}
+
+#[test]
+fn what_is_left_in_lite_topics_is_counted_for_the_topic_that_they_belong_to() {
+    check(
+        "topic t types=5; topic n
+         lite c g t +a +b +empty; lite d h t +b
+         lite-left g              => 0+0+0 in 0 of all, none none
+         send t lite=a m n
+         +5s; send t lite=b x; send t lite=nobody u
+         lite-left g              => 3+0+0 in 2 of all, 5s 5s
+         lite-left h              => 1+0+0 in 1 of all, 0s 0s
+         receive c g t            => m:1 x:1
+         lite-left g              => 1+0+2 in 2 of all, 5s 5s
+         ack g t x; hide g t m 0s
+         lite-left g              => 1+1+0 in 2 of all, 5s 5s
+         receive c g t            => m:2
+         ack g t m; receive c g t => n:1
+         lite-left g              => 0+0+1 in 2 of all, 5s none
+         lite c g t -a
+         lite-left g              => 0+0+1 in 2 of all, 5s none
+         session e k n=*; send n y; receive e k n
+         lite-left k              => none
+         drop-topic t; tick
+         lite-left g              => none",
+    );
+}
+
+#[test]
+fn of_many_lite_topics_those_with_something_to_hand_out_are_counted_first() {
+    check(
+        "topic t types=5
+         lite c g t +a +b +d +e
+         send t lite=a m n; send t lite=b x; send t lite=d y; send t lite=e z
+         receive c g t            => m:1 x:1 y:1 z:1
+         ack g t m x
+         lite-left g              => 1+0+2 in 4 of all, 0s 0s
+         lite-left g max=4        => 1+0+2 in 4 of all, 0s 0s
+         lite-left g max=3        => 1+0+2 in 3 of more, 0s 0s
+         lite-left g max=1        => 1+0+0 in 1 of more, 0s 0s
+         lite-left g max=0        => 0+0+0 in 0 of more, none none",
+    );
+}
+
+#[test]
+fn no_consumer_group_takes_what_others_need_of_an_answer() {
+    check(
+        "topic t types=5; topic n; group x; group gone bind=nowhere
+         lite c f t +a +b; lite c g t +a +b +d +e; lite c h t +a +b +d +e
+         send t lite=a m; send t lite=b m; send t lite=d m; send t lite=e m
+         lite-shares max=100      => f 2 of all, g 4 of all, h 4 of all
+         lite-shares max=12       => f 2 of all, g 3 of more, h 4 of all
+         lite-shares max=4        => f 1 of more, g 1 of more, h 2 of more",
     );
 }
 
@@ -347,6 +428,8 @@ struct Model {
     /// What is out, with its handle and the end of its lease.
     out: BTreeMap<(u8, u8), (u32, Handle, u64)>,
     receives: BTreeSet<(u8, u8, u8)>,
+    /// Consumer groups and lite topics that they received from.
+    received: BTreeSet<(u8, u8)>,
 }
 
 /// The same numbers for the same seed.
@@ -469,6 +552,7 @@ impl Run {
             };
             let ends = self.harness.now_ms + invisible_ms;
             assert!(self.model.out.insert((group, name), (message, handle, ends)).is_none());
+            self.model.received.insert((group, name));
         }
     }
 
@@ -527,6 +611,28 @@ impl Run {
             .expect("read");
         assert_eq!(count, self.model.receives.len());
         assert_eq!(lite::subscription_count(state).expect("read"), count as u64);
+        for group in 0..GROUPS as u8 {
+            self.assert_left(group);
+        }
+    }
+
+    /// What is told of all lite topics of a consumer group is what is left to do in those that concern it.
+    fn assert_left(&self, group: u8) {
+        let state = &self.harness.state;
+        let Some(row) = consumer_group::consumer_group(state, &format!("g{group}")).expect("read") else { return };
+        let mut looks = LiteLooks::new(std::slice::from_ref(&row), 100);
+        let share = looks.share(state, &row).expect("read").expect("it is bound");
+        let (lag, _) = lite_backlog(state, &share.topics, ConsumerGroupId(row.id), &mut 0).expect("read");
+        let concerns = |name: u8| {
+            let receives = (0..CLIENTS as u8).any(|client| self.model.receives.contains(&(group, client, name)));
+            receives || self.model.received.contains(&(group, name))
+        };
+        let sent = |name: u8| self.model.sent.get(&name).map_or(0, Vec::len);
+        let names = (0..LITE_TOPICS as u8).filter(|name| concerns(*name));
+        let left: usize = names.map(|name| sent(name) - self.finished(group, name)).sum();
+        assert_eq!(lag.messages(), left as u64, "{lag:?}");
+        assert_eq!(lag.in_flight, self.model.out.keys().filter(|(of, _)| *of == group).count() as u64);
+        assert!(!share.more);
     }
 }
 

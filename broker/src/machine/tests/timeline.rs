@@ -8,7 +8,7 @@
 //! `lite c g t +x -y` says that client `c` receives `x` from now on, and `y` no longer.
 
 use super::explain::{fate, timers, waits};
-use super::lite::{lite_topics, subscription_of, told};
+use super::lite::{lite_left, lite_shares, lite_topics, subscription_of, told};
 use super::retention::assert_kept;
 use super::trace::{history, traces};
 use super::{Effect, Harness, Rules, START_MS, judged};
@@ -287,6 +287,8 @@ impl Timeline {
                 }
             },
             "progress" => self.progress(words[1], words[2]),
+            "lite-shares" => lite_shares(&self.harness.state, &words),
+            "lite-left" => lite_left(&self.harness.state, self.harness.now_ms, &words),
             "reset" => {
                 let queues = words[3..].iter().map(|word| {
                     let (queue, offset) = word.split_once('=').expect("queue=offset");
