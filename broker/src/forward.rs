@@ -483,12 +483,69 @@ impl Forward for ForwardService {
 
 #[cfg(test)]
 mod tests {
-    use super::{EncodedBatch, encode_entry, fitting};
+    use super::{
+        ClusterClock, EncodedBatch, Link, MergeLimits, Merger, Rates, SendGate, Tracer, encode_entry, fitting,
+    };
+    use crate::access::{Access, AccessConfig};
     use crate::command::Payload;
+    use crate::rate::Limit;
     use bytes::Bytes;
+    use futures::FutureExt as _;
     use prost::Message as _;
+    use raft_store::{
+        Committed, Leadership, LogIndex, Machine, Peer, RaftConfig, RaftGroup, StateBatch, StateError, Term,
+    };
     use raftmq_proto::command::command::Kind;
     use raftmq_proto::command::{Append, AppendMessage, Batch, Command, Refusal, Refuse, Tick};
+    use std::sync::Arc;
+
+    struct NoRows;
+
+    impl Machine for NoRows {
+        fn tables(&self) -> &'static [&'static str] {
+            &[]
+        }
+
+        fn apply(&mut self, _: &Committed, _: &mut StateBatch<'_>) -> Result<(), StateError> {
+            Ok(())
+        }
+
+        fn applied(&mut self, _: LogIndex) {}
+
+        fn restored(&mut self, _: LogIndex) {}
+    }
+
+    /// As a member is that formed its group with others a moment ago: a heartbeat tells it who leads, and the entry that
+    /// says where that one is comes later. Nothing would tell it then to look again, so that the link has to.
+    #[tokio::test]
+    async fn a_link_to_a_leader_whose_address_is_not_known_yet_is_opened_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let peer = |label: &str, address: &str| Peer { label: label.to_owned(), address: address.to_owned() };
+        let config = RaftConfig {
+            peers: vec![peer("n0", "127.0.0.1:1"), peer("n1", "127.0.0.1:2")],
+            segment_bytes: 1 << 20,
+            ..RaftConfig::new("cluster", "group", "n0", folder.path().to_path_buf())
+        };
+        let (group, _) = RaftGroup::start(config, raft_store::disk::from_env(), NoRows).await.expect("starts");
+        let clock = Arc::new(ClusterClock::new(|| 0));
+        let rates = Rates::new(Limit::default(), Arc::new(Access::new(AccessConfig::default())));
+        let merger = Merger::new(
+            MergeLimits::default(),
+            clock,
+            Arc::new(SendGate::default()),
+            Arc::new(rates),
+            Tracer::default(),
+        );
+        let merger = Arc::new(merger);
+        let open = |leader| {
+            let leadership = Leadership { term: Term(1), leader, ..Leadership::default() };
+            Link::open(&group, &merger, &leadership).broken().now_or_never()
+        };
+        assert_eq!(open(Some(group.node() + 1)), Some(()), "it says that it is broken");
+        assert_eq!(open(Some(group.node())), None);
+        assert_eq!(open(None), None, "whoever wins an election is told of");
+        group.stop().await;
+    }
 
     #[test]
     fn a_batch_of_a_full_disk_has_refusals_for_its_sends_and_no_message() {
