@@ -74,8 +74,12 @@ func (o *official) producer() (rmq.Producer, error) {
 }
 
 func (o *official) simpleConsumer() (rmq.SimpleConsumer, error) {
+	return o.simpleConsumerOf(rmq.SUB_ALL)
+}
+
+func (o *official) simpleConsumerOf(filter *rmq.FilterExpression) (rmq.SimpleConsumer, error) {
 	consumer, err := rmq.NewSimpleConsumer(o.config(), rmq.WithSimpleAwaitDuration(5*time.Second),
-		rmq.WithSimpleSubscriptionExpressions(map[string]*rmq.FilterExpression{o.topic: rmq.SUB_ALL}))
+		rmq.WithSimpleSubscriptionExpressions(map[string]*rmq.FilterExpression{o.topic: filter}))
 	if err != nil {
 		return nil, err
 	}

@@ -28,8 +28,8 @@ async function started(client) {
 
 const producer = options => started(new Producer({ ...configuration(), topics: [ topic ], ...options }));
 
-const simpleConsumer = (from = topic, consumerGroup = group) => started(new SimpleConsumer({
-  ...configuration(), consumerGroup, awaitDuration: 5000, subscriptions: new Map([[ from, '*' ]]),
+const simpleConsumer = (from = topic, consumerGroup = group, tags = '*') => started(new SimpleConsumer({
+  ...configuration(), consumerGroup, awaitDuration: 5000, subscriptions: new Map([[ from, tags ]]),
 }));
 
 const pushConsumer = (consume, filter = FilterExpression.SUB_ALL) => started(new PushConsumer({

@@ -176,6 +176,7 @@ const scenarios = {
   ...require('./features'),
   ...require('./carry'),
   ...require('./lite'),
+  ...require('./apart'),
 };
 
 async function main() {

@@ -81,8 +81,9 @@ def send_all(access, topic, count):
     producer.shutdown()
 
 
-def simple_consumer(access, topic, group, wait=5):
-    consumer = SimpleConsumer(configuration(access), group, {topic: FilterExpression("*")}, wait, tls_enable=TLS)
+def simple_consumer(access, topic, group, wait=5, expression="*"):
+    subscriptions = {topic: FilterExpression(expression)}
+    consumer = SimpleConsumer(configuration(access), group, subscriptions, wait, tls_enable=TLS)
     consumer.startup()
     return consumer
 

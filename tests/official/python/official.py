@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 
+import apart
 import carry
 import features
 import lite
@@ -22,7 +23,8 @@ from common import (RECEIVE_WITHIN, Again, Seen, body, numbered, push_consumer, 
 from rocketmq import ConsumeResult, MessageListener
 
 # A little before the test gives up, the program says on stderr where each of its threads is, and ends.
-LIMIT_S = {"roundtrip": 140, "push": 140, "take": 95, "send": 50, "lite": 140, "lite-simple": 140}
+LIMIT_S = {"roundtrip": 140, "push": 140, "take": 95, "send": 50, "lite": 140, "lite-simple": 140,
+           "fifo-apart": 140}
 LIMIT_ELSE_S = 80
 # These go on until they are told or killed.
 WITHOUT_LIMIT = ("hold", "carry")
@@ -199,7 +201,7 @@ def take(access, topic, group, count):
 
 SCENARIOS = {"send": send, "roundtrip": roundtrip, "push": push, "redelivery": redelivery, "invisible": invisible,
              "retry": retry, "filter": filter_by_tag, "hold": hold, "take": take, **features.SCENARIOS,
-             **carry.SCENARIOS, **lite.SCENARIOS}
+             **carry.SCENARIOS, **lite.SCENARIOS, **apart.SCENARIOS}
 
 
 def main():

@@ -11,6 +11,9 @@ pub const MARGIN: Duration = Duration::from_secs(8);
 /// Message groups of a FIFO scenario, in turn.
 const MESSAGE_GROUPS: u64 = 3;
 
+/// Message groups of the scenario with two broker groups, in turn.
+const APART_GROUPS: u64 = 12;
+
 /// Lite topics of a scenario, in turn.
 const LITE_TOPICS: u64 = 3;
 
@@ -134,6 +137,24 @@ pub fn fifo(name: &str, count: u64, result: &Value) -> Result<()> {
     };
     let expected: Vec<_> = (0..MESSAGE_GROUPS).map(in_order).collect();
     ensure!(result["orders"] == json!(expected), "{name}: expected {expected:?}, got {result}");
+    Ok(())
+}
+
+/// Each message group came in order and whole, whichever broker group keeps it, but for the messages whose tag the consumer
+/// did not want.
+///
+/// # Errors
+///
+/// It is not so.
+pub fn apart(name: &str, count: u64, result: &Value) -> Result<()> {
+    exactly(name, result, &[("sent", count)])?;
+    let mut orders: Vec<Vec<u64>> = serde_json::from_value(result["orders"].clone())?;
+    // A send whose answer was lost is made again, as another message.
+    orders.iter_mut().for_each(Vec::dedup);
+    let wanted = |sequence: &u64| sequence / APART_GROUPS % 3 != 1;
+    let of = |group: u64| (group..count).step_by(APART_GROUPS as usize).filter(wanted).collect::<Vec<_>>();
+    let expected: Vec<Vec<u64>> = (0..APART_GROUPS).map(of).collect();
+    ensure!(orders == expected, "{name}: expected {expected:?}, got {result}");
     Ok(())
 }
 

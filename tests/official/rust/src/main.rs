@@ -1,6 +1,7 @@
 //! The official Rust client (`rocketmq` 5.0.0) against a running cluster: `official-rust SCENARIO ACCESS TOPIC GROUP COUNT`.
 //! The last line on stdout is `RESULT` and a JSON object; `tests/tests/official*.rs` judge it.
 
+mod apart;
 mod carry;
 mod common;
 mod features;
@@ -147,6 +148,7 @@ async fn main() -> Result<(), Failure> {
         "hold" => hold(access, topic, group).await?,
         "take" => take(access, topic, group, count).await?,
         "carry" => carry::carry(task).await?,
+        "fifo-apart" => apart::fifo_apart(task).await?,
         "delay" => features::delay(task).await?,
         "transaction" => features::transaction(task).await?,
         "orphans" => features::orphans(task).await?,

@@ -80,7 +80,7 @@ public final class Official {
             Official official =
                 new Official(arguments[1], arguments[2], arguments[3], Integer.parseInt(arguments[4]));
             Scenario scenario = Stream
-                .of(SCENARIOS, Features.SCENARIOS, Carry.SCENARIOS, Lite.SCENARIOS)
+                .of(SCENARIOS, Features.SCENARIOS, Carry.SCENARIOS, Lite.SCENARIOS, Apart.SCENARIOS)
                 .map(scenarios -> scenarios.get(arguments[0])).filter(Objects::nonNull).findFirst().orElse(null);
             if (scenario == null) {
                 throw new IllegalArgumentException("no scenario is called " + arguments[0]);
@@ -106,9 +106,13 @@ public final class Official {
     }
 
     SimpleConsumer simpleConsumer() throws ClientException {
+        return simpleConsumer(FilterExpression.SUB_ALL);
+    }
+
+    SimpleConsumer simpleConsumer(FilterExpression filter) throws ClientException {
         return CLIENT.newSimpleConsumerBuilder().setClientConfiguration(configuration()).setConsumerGroup(group)
             .setAwaitDuration(Duration.ofSeconds(5))
-            .setSubscriptionExpressions(Map.of(topic, FilterExpression.SUB_ALL)).build();
+            .setSubscriptionExpressions(Map.of(topic, filter)).build();
     }
 
     PushConsumer pushConsumer(FilterExpression filter, int threads, MessageListener listener)
