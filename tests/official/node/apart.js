@@ -62,19 +62,23 @@ module.exports = {
     console.log('HALF');
     await awaitLine();
     const held = [];
-    const refused = new Set();
-    for (let sequence = count; sequence < 2 * count; sequence++) {
-      if (!refused.has(sequence % MESSAGE_GROUPS)) {
-        try {
-          await send(sequence);
-          continue;
-        } catch (failure) {
-          console.error(String(failure));
-          refused.add(sequence % MESSAGE_GROUPS);
+    // Clients wait seconds for a node that is down, so that the message groups are sent at the same time.
+    await Promise.all(orders.map(async (_, group) => {
+      let refused = false;
+      for (let sequence = count + group; sequence < 2 * count; sequence += MESSAGE_GROUPS) {
+        if (!refused) {
+          try {
+            await send(sequence);
+            continue;
+          } catch (failure) {
+            console.error(String(failure));
+            refused = true;
+          }
         }
+        held.push(sequence);
       }
-      held.push(sequence);
-    }
+    }));
+    held.sort((one, other) => one - other);
     console.log('HELD', held.length);
     await awaitLine();
     for (const sequence of held) {

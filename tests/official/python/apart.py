@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from common import PATIENCE_S, body, numbered, simple_consumer, start_producer, until
 
@@ -61,16 +62,20 @@ def fifo_apart(access, topic, group, count):
         send_until_taken(sequence)
     print("HALF", flush=True)
     sys.stdin.readline()
-    held, refused = [], set()
-    for sequence in range(count, 2 * count):
-        if sequence % MESSAGE_GROUPS not in refused:
+
+    def send_while_down(message_group):
+        sequences = range(count + message_group, 2 * count, MESSAGE_GROUPS)
+        for taken, sequence in enumerate(sequences):
             try:
                 send(sequence)
-                continue
             except Exception as failure:
                 print(repr(failure), file=sys.stderr, flush=True)
-                refused.add(sequence % MESSAGE_GROUPS)
-        held.append(sequence)
+                return sequences[taken:]
+        return ()
+
+    # Clients wait seconds for a node that is down, so that the message groups are sent at the same time.
+    with ThreadPoolExecutor(MESSAGE_GROUPS) as senders:
+        held = sorted(sequence for part in senders.map(send_while_down, range(MESSAGE_GROUPS)) for sequence in part)
     print("HELD", len(held), flush=True)
     sys.stdin.readline()
     for sequence in held:

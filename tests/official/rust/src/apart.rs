@@ -70,24 +70,31 @@ async fn receive(task: &Task, orders: &Orders) -> Result<(), Failure> {
 pub async fn fifo_apart(task: Task) -> Result<Value, Failure> {
     let orders: Orders = Arc::new(Mutex::new(vec![Vec::new(); MESSAGE_GROUPS]));
     receive(&task, &orders).await?;
-    let producer = producer(&task.access, &task.topic).await?;
+    let producer = Arc::new(producer(&task.access, &task.topic).await?);
     let mut input = BufReader::new(tokio::io::stdin()).lines();
     for sequence in 0..task.count {
         send_until_taken(&producer, &task.topic, sequence).await?;
     }
     println!("HALF");
     input.next_line().await?;
-    let (mut held, mut refused) = (Vec::new(), BTreeSet::new());
-    for sequence in task.count..2 * task.count {
-        if !refused.contains(&(sequence % MESSAGE_GROUPS)) {
-            match send(&producer, &task.topic, sequence).await {
-                Ok(()) => continue,
-                Err(failure) => eprintln!("{failure}"),
+    // Clients wait seconds for a node that is down, so that the message groups are sent at the same time.
+    let mut senders = tokio::task::JoinSet::new();
+    for first in task.count..task.count + MESSAGE_GROUPS {
+        let (producer, topic) = (producer.clone(), task.topic.clone());
+        senders.spawn(async move {
+            let mut rest: Vec<usize> = (first..2 * task.count).step_by(MESSAGE_GROUPS).collect();
+            while let Some(sequence) = rest.first() {
+                if let Err(failure) = send(&producer, &topic, *sequence).await {
+                    eprintln!("{failure}");
+                    break;
+                }
+                rest.remove(0);
             }
-            refused.insert(sequence % MESSAGE_GROUPS);
-        }
-        held.push(sequence);
+            rest
+        });
     }
+    let mut held: Vec<usize> = senders.join_all().await.concat();
+    held.sort_unstable();
     println!("HELD {}", held.len());
     input.next_line().await?;
     for sequence in &held {

@@ -4,6 +4,7 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.concurrent.ConcurrentSkipListSet;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import org.apache.rocketmq.client.apis.ClientException;
@@ -84,6 +85,23 @@ final class Apart {
         }
     }
 
+    /** Sends the rest of a message group from one message on, but what would come before one that is refused. */
+    private void sendWhileDown(Producer producer, int first, Set<Integer> held) {
+        boolean refused = false;
+        for (int sequence = first; sequence < 2 * official.count; sequence += MESSAGE_GROUPS) {
+            if (!refused) {
+                try {
+                    send(producer, sequence);
+                    continue;
+                } catch (Exception failure) {
+                    System.err.println(failure);
+                    refused = true;
+                }
+            }
+            held.add(sequence);
+        }
+    }
+
     /**
      * Sends {@code count} messages before and {@code count} while one broker group is down, until the test says that it is
      * back: a message that is refused, and those that follow it in its message group, are sent then.
@@ -100,19 +118,17 @@ final class Apart {
         }
         Official.say("HALF");
         Official.INPUT.readLine();
-        List<Integer> held = new ArrayList<>();
-        Set<Integer> refused = new HashSet<>();
-        for (int sequence = count; sequence < 2 * count; sequence++) {
-            if (!refused.contains(sequence % MESSAGE_GROUPS)) {
-                try {
-                    send(producer, sequence);
-                    continue;
-                } catch (Exception failure) {
-                    System.err.println(failure);
-                    refused.add(sequence % MESSAGE_GROUPS);
-                }
-            }
-            held.add(sequence);
+        Set<Integer> held = new ConcurrentSkipListSet<>();
+        // Clients wait seconds for a node that is down, so that the message groups are sent at the same time.
+        List<Thread> senders = new ArrayList<>();
+        for (int group = 0; group < MESSAGE_GROUPS; group++) {
+            int first = count + group;
+            Thread sender = new Thread(() -> sendWhileDown(producer, first, held));
+            sender.start();
+            senders.add(sender);
+        }
+        for (Thread sender : senders) {
+            sender.join();
         }
         Official.say("HELD " + held.size());
         Official.INPUT.readLine();
