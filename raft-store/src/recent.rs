@@ -24,6 +24,8 @@ pub(crate) struct Recent {
     old: Generation,
     /// Rows of the younger generation.
     rows: usize,
+    /// How many that may be.
+    rows_max: usize,
     /// Tables of which a row was asked for by its key: rows of others are written and scanned, and not kept.
     asked: Vec<bool>,
     /// Those of which a row was found here since the younger generation began. A table whose machine keeps what it looks
@@ -33,11 +35,16 @@ pub(crate) struct Recent {
 
 impl Recent {
     pub(crate) fn new(tables: usize) -> Recent {
+        Recent::with_rows_max(tables, ROWS_MAX)
+    }
+
+    pub(crate) fn with_rows_max(tables: usize, rows_max: usize) -> Recent {
         let generation = || vec![Default::default(); tables];
         Recent {
             young: generation(),
             old: generation(),
             rows: 0,
+            rows_max,
             asked: vec![false; tables],
             found: vec![false; tables],
         }
@@ -76,7 +83,7 @@ impl Recent {
     }
 
     fn keep(&mut self, table: usize, key: Key, row: Row) {
-        if self.rows == ROWS_MAX {
+        if self.rows == self.rows_max {
             mem::swap(&mut self.young, &mut self.old);
             self.young.iter_mut().for_each(|rows| rows.clear());
             self.rows = 0;

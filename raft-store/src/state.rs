@@ -616,30 +616,39 @@ impl ReadState for StateBatch<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ControlFlow, ReadState, State, StateOptions, Table};
+    use super::{ControlFlow, ReadState, Recent, State, StateOptions, Table};
     use proptest::prelude::{Just, Strategy, any, prop_assert_eq, prop_oneof, proptest};
     use std::collections::BTreeMap;
 
+    const TABLES: &[&str] = &["rows", "others"];
+
+    /// What is done to a table, or to all.
     #[derive(Debug, Clone)]
     enum Step {
-        Put(u8, u8),
-        Delete(u8),
+        Put(u8, u8, u8),
+        Delete(u8, u8),
+        Get(u8, u8),
         Write,
+        /// A snapshot replaces the store: its rows have this value.
+        Replace(u8),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let row = || (0u8..2, 0u8..24);
         let step = prop_oneof![
-            4 => (0u8..24, any::<u8>()).prop_map(|(key, value)| Step::Put(key, value)),
-            2 => (0u8..24).prop_map(Step::Delete),
-            1 => Just(Step::Write),
+            16 => (row(), any::<u8>()).prop_map(|((table, key), value)| Step::Put(table, key, value)),
+            8 => row().prop_map(|(table, key)| Step::Delete(table, key)),
+            24 => row().prop_map(|(table, key)| Step::Get(table, key)),
+            8 => Just(Step::Write),
+            1 => any::<u8>().prop_map(Step::Replace),
         ];
-        proptest::collection::vec(step, 0..80)
+        proptest::collection::vec(step, 0..200)
     }
 
-    fn rows(state: &impl ReadState, from: u8, until: u8) -> Vec<(u8, u8)> {
+    fn rows(state: &impl ReadState, table: u8, from: u8, until: u8) -> Vec<(u8, u8)> {
         let mut rows = Vec::new();
         state
-            .scan(Table(0), &[from], &[until], &mut |key, value| {
+            .scan(Table(table), &[from], &[until], &mut |key, value| {
                 rows.push((key[0], value[0]));
                 ControlFlow::Continue(())
             })
@@ -647,10 +656,10 @@ mod tests {
         rows
     }
 
-    fn rows_back(state: &impl ReadState, from: u8, upto: u8) -> Vec<(u8, u8)> {
+    fn rows_back(state: &impl ReadState, table: u8, from: u8, upto: u8) -> Vec<(u8, u8)> {
         let mut rows = Vec::new();
         state
-            .scan_back(Table(0), &[from], &[upto], &mut |key, value| {
+            .scan_back(Table(table), &[from], &[upto], &mut |key, value| {
                 rows.push((key[0], value[0]));
                 ControlFlow::Continue(())
             })
@@ -658,30 +667,55 @@ mod tests {
         rows
     }
 
+    /// A store whose batches soon forget what they read and wrote: generations of recent rows come and go.
+    fn forgetful(state: State) -> State {
+        *state.recent.lock() = Recent::with_rows_max(state.tables.len(), 6);
+        state
+    }
+
     fn check(state: &State, steps: &[Step]) -> Result<(), proptest::test_runner::TestCaseError> {
-        let mut model = BTreeMap::new();
+        let mut model = [BTreeMap::new(), BTreeMap::new()];
         let mut batch = state.batch();
         for step in steps {
             match step {
-                Step::Put(key, value) => {
-                    model.insert(*key, *value);
-                    batch.put(Table(0), [*key], [*value]);
+                Step::Put(table, key, value) => {
+                    model[usize::from(*table)].insert(*key, *value);
+                    batch.put(Table(*table), [*key], [*value]);
                 }
-                Step::Delete(key) => {
-                    model.remove(key);
-                    batch.delete(Table(0), [*key]);
+                Step::Delete(table, key) => {
+                    model[usize::from(*table)].remove(key);
+                    batch.delete(Table(*table), [*key]);
+                }
+                Step::Get(table, key) => {
+                    let row = batch.get(Table(*table), &[*key]).expect("get");
+                    prop_assert_eq!(row, model[usize::from(*table)].get(key).map(|value| vec![*value]));
                 }
                 Step::Write => {
                     batch.write().expect("write");
                     batch = state.batch();
-                    let all: Vec<_> = model.iter().map(|(k, v)| (*k, *v)).collect();
-                    prop_assert_eq!(rows(state, 0, 255), all);
+                    for (table, model) in (0..).zip(&model) {
+                        let all: Vec<_> = model.iter().map(|(k, v)| (*k, *v)).collect();
+                        prop_assert_eq!(rows(state, table, 0, 255), all);
+                    }
+                }
+                Step::Replace(value) => {
+                    let snapshot = State::ordered(TABLES);
+                    let mut filling = snapshot.batch();
+                    for (table, model) in (0..).zip(&mut model) {
+                        *model = (0..24).step_by(3).map(|key| (key, *value)).collect();
+                        model.iter().for_each(|(key, value)| filling.put(Table(table), [*key], [*value]));
+                    }
+                    filling.write().expect("write");
+                    state.replace(&snapshot);
+                    batch = state.batch();
                 }
             }
-            let part: Vec<_> = model.range(3..20).map(|(k, v)| (*k, *v)).collect();
-            prop_assert_eq!(rows(&batch, 3, 20), part);
-            let back: Vec<_> = model.range(3..=19).rev().map(|(k, v)| (*k, *v)).collect();
-            prop_assert_eq!(rows_back(&batch, 3, 19), back);
+            for (table, model) in (0..).zip(&model) {
+                let part: Vec<_> = model.range(3..20).map(|(k, v)| (*k, *v)).collect();
+                prop_assert_eq!(rows(&batch, table, 3, 20), part);
+                let back: Vec<_> = model.range(3..=19).rev().map(|(k, v)| (*k, *v)).collect();
+                prop_assert_eq!(rows_back(&batch, table, 3, 19), back);
+            }
         }
         Ok(())
     }
@@ -689,7 +723,12 @@ mod tests {
     proptest! {
         #[test]
         fn batch_reads_like_a_map(steps in steps()) {
-            check(&State::ordered(&["rows"]), &steps)?;
+            check(&State::ordered(TABLES), &steps)?;
+        }
+
+        #[test]
+        fn batch_reads_like_a_map_whatever_it_forgets(steps in steps()) {
+            check(&forgetful(State::ordered(TABLES)), &steps)?;
         }
     }
 
@@ -697,16 +736,26 @@ mod tests {
     fn rocks_reads_like_a_map_and_keeps_what_was_flushed() {
         let dir = tempfile::tempdir().expect("folder");
         let path = dir.path().join("state");
-        let state = State::open(&path, &["rows"], &StateOptions::default()).expect("open");
-        let steps = [Step::Put(4, 1), Step::Put(9, 2), Step::Write, Step::Delete(4), Step::Put(7, 3), Step::Write];
+        let state = State::open(&path, TABLES, &StateOptions::default()).expect("open");
+        let steps = [
+            Step::Put(0, 4, 1),
+            Step::Put(0, 9, 2),
+            Step::Get(0, 9),
+            Step::Write,
+            Step::Delete(0, 4),
+            Step::Put(0, 7, 3),
+            Step::Get(0, 4),
+            Step::Write,
+            Step::Get(0, 7),
+        ];
         check(&state, &steps).expect("same as a map");
         state.flush().expect("flush");
         let copy = dir.path().join("copy");
         state.checkpoint(&copy).expect("checkpoint");
         drop(state);
         for path in [path, copy] {
-            let state = State::open(&path, &["rows"], &StateOptions::default()).expect("open again");
-            assert_eq!(rows(&state, 0, 255), vec![(7, 3), (9, 2)]);
+            let state = State::open(&path, TABLES, &StateOptions::default()).expect("open again");
+            assert_eq!(rows(&state, 0, 0, 255), vec![(7, 3), (9, 2)]);
         }
     }
 
