@@ -16,6 +16,7 @@ async fn cluster() -> Result<Cluster> {
     let nodes: Vec<usize> = (0..cluster.nodes.len()).collect();
     cluster.set(&[0, 1], &nodes, "tls.server.mode = enforcing\nautoCreateTopicEnable = false")?;
     cluster.start_all().await?;
+    ensure!(!cluster.mqadmin(&["clusterList"]).await?.status.success(), "who shows no certificate is let in");
     cluster.tools_speak_tls = true;
     Ok(cluster)
 }

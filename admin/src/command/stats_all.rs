@@ -47,9 +47,12 @@ fn add(look: &mut Look, queues: Vec<QueueProgress>) {
     for queue in queues {
         let waiting = diff(&queue);
         let sums = look.entry((queue.topic, queue.consumer_group)).or_default();
-        sums.stored += queue.broker_offset;
-        sums.passed += queue.progress;
         sums.waiting += waiting;
+        // Of lite topics others may be among them in the next look: their sums tell of no rate.
+        if queue.lite_topics == 0 {
+            sums.stored += queue.broker_offset;
+            sums.passed += queue.progress;
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{AdminService, Parts, in_parts};
 use crate::store::consumer_group::{consumed, consumer_group, consumer_groups};
 use crate::store::fifo::put_aside;
+use crate::store::lite;
 use crate::store::message::run_of;
 use crate::store::progress::progress;
 use crate::store::queue::queue;
@@ -72,7 +73,9 @@ fn progress_of(state: &impl ReadState, name: &str, topic_name: &str) -> Result<O
         },
     };
     let mut rows = Vec::new();
-    let mut looks = LiteLooks::new(&groups, LITE_LOOKED_MAX);
+    // Consumer groups of other topics take no share of what may be looked at.
+    let asked = |group: &ConsumerGroup| topic_name.is_empty() || lite::bound_to(group) == Some(topic_name);
+    let mut looks = LiteLooks::new(groups.iter().filter(|group| asked(group)), LITE_LOOKED_MAX);
     for group in groups {
         for id in consumed(state, ConsumerGroupId(group.id), usize::MAX)? {
             // Rows of a deleted topic stay for a while; the topic is gone.
@@ -83,9 +86,9 @@ fn progress_of(state: &impl ReadState, name: &str, topic_name: &str) -> Result<O
                 progress_in(state, &group, &topic, &mut rows)?;
             }
         }
-        if let Some(lite) = looks.share(state, &group)?
+        if asked(&group)
+            && let Some(lite) = looks.share(state, &group)?
             && !lite.topics.is_empty()
-            && (topic_name.is_empty() || topic_name == lite.parent.name)
         {
             rows.push(lite_progress(state, &group, &lite)?);
         }

@@ -166,8 +166,8 @@ pub struct LiteLooks {
 impl LiteLooks {
     /// For an answer about these consumer groups, each of which is asked about once.
     #[must_use]
-    pub fn new(groups: &[ConsumerGroup], topics_max: usize) -> LiteLooks {
-        let consumer_groups = groups.iter().filter(|group| lite::bound_to(group).is_some()).count();
+    pub fn new<'g>(groups: impl IntoIterator<Item = &'g ConsumerGroup>, topics_max: usize) -> LiteLooks {
+        let consumer_groups = groups.into_iter().filter(|group| lite::bound_to(group).is_some()).count();
         LiteLooks { topics: topics_max, consumer_groups }
     }
 

@@ -24,7 +24,7 @@ from rocketmq import ConsumeResult, MessageListener
 
 # A little before the test gives up, the program says on stderr where each of its threads is, and ends.
 LIMIT_S = {"roundtrip": 140, "push": 140, "take": 95, "send": 50, "lite": 140, "lite-simple": 140,
-           "fifo-apart": 140}
+           "fifo-apart": 240}
 LIMIT_ELSE_S = 80
 # These go on until they are told or killed.
 WITHOUT_LIMIT = ("hold", "carry")

@@ -164,7 +164,11 @@ pub(super) async fn accumulated(
     let found = rows(front, move |state| {
         let Some((group, mut topics)) = subject(state, &name, &named)? else { return Ok(None) };
         let group_id = ConsumerGroupId(group.id);
-        let share = LiteLooks::new(std::slice::from_ref(&group), LITE_LOOKED_MAX).share(state, &group)?;
+        let asked = named.is_empty() || topics.iter().any(|topic| lite::bound_to(&group) == Some(topic.name.as_str()));
+        let share = match asked {
+            true => LiteLooks::new([&group], LITE_LOOKED_MAX).share(state, &group)?,
+            false => None,
+        };
         topics.extend(share.as_ref().filter(|_| named.is_empty()).map(|share| share.parent.clone()));
         let (mut parts, mut lite_parts) = (HashMap::new(), HashMap::new());
         for topic in topics {
