@@ -127,6 +127,28 @@ async fn send(
     Ok(())
 }
 
+/// Each message group is sent by one of them.
+fn start_senders(access: &[SocketAddr], sent: &Arc<AtomicUsize>, calls: &Arc<Semaphore>) -> JoinSet<Result<()>> {
+    let mut senders = JoinSet::new();
+    for sender in 0..SENDERS {
+        let groups = (0..MESSAGE_GROUPS).filter(|group| group % SENDERS == sender).collect();
+        senders.spawn(send(access.to_vec(), groups, sent.clone(), calls.clone()));
+    }
+    senders
+}
+
+fn start_consumers(
+    access: &[SocketAddr],
+    watch: &Arc<Mutex<Watch>>,
+    held: &Arc<Mutex<Option<Held>>>,
+) -> JoinSet<Result<()>> {
+    let mut consumers = JoinSet::new();
+    for _ in 0..4 {
+        consumers.spawn(consume(access.to_vec(), watch.clone(), held.clone()));
+    }
+    consumers
+}
+
 async fn consume(access: Vec<SocketAddr>, watch: Arc<Mutex<Watch>>, held: Arc<Mutex<Option<Held>>>) -> Result<()> {
     let consumer = Consumer::new(&access, CONSUMERS, TOPIC, "*", false)?;
     loop {
@@ -225,14 +247,8 @@ async fn message_groups_keep_their_order_through_the_death_of_a_leader() -> Resu
 
     let (watch, held) = (Arc::new(Mutex::new(Watch::default())), Arc::new(Mutex::new(None)));
     let (sent, calls) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(CALLS)));
-    let (mut senders, mut consumers) = (JoinSet::new(), JoinSet::new());
-    for _ in 0..4 {
-        consumers.spawn(consume(access.clone(), watch.clone(), held.clone()));
-    }
-    for sender in 0..SENDERS {
-        let groups = (0..MESSAGE_GROUPS).filter(|group| group % SENDERS == sender).collect();
-        senders.spawn(send(access.clone(), groups, sent.clone(), calls.clone()));
-    }
+    let mut senders = start_senders(&access, &sent, &calls);
+    let mut consumers = start_consumers(&access, &watch, &held);
     let third = async || sent.load(Ordering::Relaxed) > MESSAGE_GROUPS * MESSAGES / 3;
     eventually("a third is sent", Duration::from_secs(30), third).await?;
     cluster.kill(leader);
@@ -298,14 +314,8 @@ async fn message_groups_keep_their_order_while_queues_come_and_go() -> Result<()
     // So many of the calls are made in each step, while the number of queues changes.
     let share = CALLS / STEPS.len();
     let (sent, calls) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
-    let (mut senders, mut consumers) = (JoinSet::new(), JoinSet::new());
-    for _ in 0..4 {
-        consumers.spawn(consume(access.clone(), watch.clone(), held.clone()));
-    }
-    for sender in 0..SENDERS {
-        let groups = (0..MESSAGE_GROUPS).filter(|group| group % SENDERS == sender).collect();
-        senders.spawn(send(access.clone(), groups, sent.clone(), calls.clone()));
-    }
+    let mut senders = start_senders(&access, &sent, &calls);
+    let mut consumers = start_consumers(&access, &watch, &held);
     for (step, queues) in (1..).zip(STEPS) {
         calls.add_permits(share);
         let half = async || sent.load(Ordering::Relaxed) > (2 * step - 1) * share;

@@ -175,14 +175,8 @@ fn is_steady(name: &str, labels: &BTreeMap<String, String>) -> bool {
 async fn a_collector_is_sent_what_the_page_shows_and_holds_nothing_up_while_it_is_away() -> Result<()> {
     // Connections are made, and nobody answers on them.
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let setting = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    let settings = vec![
-        setting("metricsExporterType", "OTLP_GRPC"),
-        setting("metricsGrpcExporterTarget", &format!("http://{}", listener.local_addr()?)),
-        setting("metricsGrpcExporterHeader", "tenant:a:b"),
-        setting("metricGrpcExporterTimeOutInMills", "1000"),
-        setting("metricGrpcExporterIntervalInMills", "100"),
-    ];
+    let mut settings = exporting(&format!("http://{}", listener.local_addr()?), "100");
+    settings.push(setting("metricGrpcExporterTimeOutInMills", "1000"));
     let environment = vec![setting("RUST_LOG", "info,raftmq_broker::collector=debug")];
     let mut cluster = Cluster::start(Options { nodes: 1, settings, environment, ..Default::default() }).await?;
     cluster.create_topic(TOPIC, 4).await?;
@@ -232,6 +226,20 @@ async fn a_collector_is_sent_what_the_page_shows_and_holds_nothing_up_while_it_i
     Ok(())
 }
 
+fn setting(key: &str, value: &str) -> (String, String) {
+    (key.to_owned(), value.to_owned())
+}
+
+/// Figures go to `target` every so many milliseconds, under a tenant.
+fn exporting(target: &str, interval_ms: &str) -> Vec<(String, String)> {
+    vec![
+        setting("metricsExporterType", "OTLP_GRPC"),
+        setting("metricsGrpcExporterTarget", target),
+        setting("metricsGrpcExporterHeader", "tenant:a:b"),
+        setting("metricGrpcExporterIntervalInMills", interval_ms),
+    ]
+}
+
 fn now_ns() -> Result<u64> {
     Ok(u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos())?)
 }
@@ -241,13 +249,7 @@ fn now_ns() -> Result<u64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_counted_last_is_sent_when_the_node_stops() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let setting = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    let settings = vec![
-        setting("metricsExporterType", "OTLP_GRPC"),
-        setting("metricsGrpcExporterTarget", &format!("http://{}", listener.local_addr()?)),
-        setting("metricsGrpcExporterHeader", "tenant:a:b"),
-        setting("metricGrpcExporterIntervalInMills", "3600000"),
-    ];
+    let settings = exporting(&format!("http://{}", listener.local_addr()?), "3600000");
     let collector = Collector::default();
     collector.serve(listener, None)?;
     let started = now_ns()?;
@@ -286,7 +288,6 @@ async fn what_was_counted_last_is_sent_when_the_node_stops() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_hangs_does_not_hold_up_a_node_that_stops() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let setting = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     let target = format!("http://{}", listener.local_addr()?);
     let settings = vec![
         setting("metricsExporterType", "OTLP_GRPC"),
@@ -325,16 +326,10 @@ async fn a_collector_over_tls_must_prove_itself() -> Result<()> {
     let trusted = dir.path().join("trusted.pem");
     std::fs::copy(other.path("ca.pem"), &trusted)?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let setting = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     let target = format!("https://{}", listener.local_addr()?);
     let collector = Collector::default();
     collector.serve(listener, Some(identity()?))?;
-    let common = [
-        setting("metricsExporterType", "OTLP_GRPC"),
-        setting("metricsGrpcExporterTarget", &target),
-        setting("metricsGrpcExporterHeader", "tenant:a:b"),
-        setting("metricGrpcExporterIntervalInMills", "100"),
-    ];
+    let common = exporting(&target, "100");
     let by_file = setting("metricsGrpcExporterTrustCertPath", &trusted.display().to_string());
     let settings = common.iter().cloned().chain([by_file]).collect();
     let cluster = Cluster::start(Options { nodes: 1, settings, ..Default::default() }).await?;

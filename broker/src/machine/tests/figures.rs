@@ -10,6 +10,7 @@ use raft_store::{LogIndex, State, StateOptions};
 use raftmq_proto::command::{
     Ack, Append, AppendMessage, Batch, Command, Handle, Lease, PutTopic, Tick, Topic, command, reply,
 };
+use std::path::Path;
 use std::time::Duration;
 
 /// Time that this thread had a CPU: other work on the machine does not count.
@@ -30,6 +31,19 @@ struct Node {
 }
 
 impl Node {
+    fn new(dir: &Path) -> Node {
+        Node {
+            state: State::open(&dir.join("state"), TABLES, &StateOptions::default()).expect("open"),
+            index: 0,
+            sequence: 0,
+            now_ms: 1_700_000_000_000,
+            machine: Rules::default(),
+            rules: Duration::ZERO,
+            write: Duration::ZERO,
+            bytes: 0,
+        }
+    }
+
     fn apply(&mut self, kinds: Vec<command::Kind>) -> Vec<reply::Kind> {
         self.sequence += 1;
         let slots = kinds.iter().map(|kind| match kind {
@@ -143,17 +157,7 @@ impl Node {
 #[ignore = "figures, not a verdict"]
 fn figures() {
     let dir = tempfile::tempdir().expect("folder");
-    let state = State::open(&dir.path().join("state"), TABLES, &StateOptions::default()).expect("open");
-    let mut node = Node {
-        state,
-        index: 0,
-        sequence: 0,
-        now_ms: 1_700_000_000_000,
-        machine: Rules::default(),
-        rules: Duration::ZERO,
-        write: Duration::ZERO,
-        bytes: 0,
-    };
+    let mut node = Node::new(dir.path());
     let topic = Topic {
         name: "topic-name".into(),
         read_queues: 8,
@@ -185,17 +189,7 @@ fn figures() {
 fn figures_of_a_scrape() {
     const MANY: usize = 100;
     let dir = tempfile::tempdir().expect("folder");
-    let state = State::open(&dir.path().join("state"), TABLES, &StateOptions::default()).expect("open");
-    let mut node = Node {
-        state,
-        index: 0,
-        sequence: 0,
-        now_ms: 1_700_000_000_000,
-        machine: Rules::default(),
-        rules: Duration::ZERO,
-        write: Duration::ZERO,
-        bytes: 0,
-    };
+    let mut node = Node::new(dir.path());
     for number in 0..MANY {
         let name = format!("topic-name-{number}");
         let topic = Topic { name: name.clone(), read_queues: 8, write_queues: 8, permission: 6, ..Topic::default() };
