@@ -8,6 +8,7 @@
 use bytes::Bytes;
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
 use raft_store::disk::{Disk, DiskFile, Fault, MemoryDisk, OpenMode, Unsynced};
+use raft_store::log::frame::{Frame, HEADER_BYTES};
 use raft_store::log::{Entry, EntryKind, Log, LogOptions, LogOwner, OpenError, Recovery, SyncMode, WriterMode};
 use raft_store::{LogId, Vote};
 use std::collections::BTreeMap;
@@ -263,12 +264,21 @@ fn trim(log: &Log) -> io::Result<()> {
     log.trim(u64::MAX).map(|_| ())
 }
 
-/// A disk as a kill leaves it between the last write and its sync, the run on it, and the files.
+/// A run of which nothing is truncated or purged, over three segments.
+fn plain_script() -> Vec<Vec<Operation>> {
+    vec![vec![vote(1)], vec![entries(1, 0..20, 700)], vec![entries(1, 20..45, 600)], vec![entries(1, 45..48, 333)]]
+}
+
+/// What [`script`] leaves.
 fn recorded() -> (MemoryDisk, Run, Vec<PathBuf>) {
+    recorded_of(&script())
+}
+
+/// A disk as a kill leaves it between the last write and its sync, the run on it, and the files.
+fn recorded_of(script: &[Vec<Operation>]) -> (MemoryDisk, Run, Vec<PathBuf>) {
     let disk = MemoryDisk::new();
     let mut run = Run::new();
     let (log, _) = open(&disk, options()).expect("an empty disk");
-    let script = script();
     let (last, before) = script.split_last().expect("not empty");
     carry_out(&mut run, &log, before);
     assert_eq!(run.acked(), run.states.len() - 1);
@@ -357,18 +367,89 @@ fn a_recorded_log_has_every_kind_of_frame() {
     assert_eq!(verdict(&image.copy(), &run, &|| "untouched".to_owned()), Verdict::Kept);
 }
 
-#[test]
-fn a_flipped_bit_at_every_byte() {
-    let (image, run, files) = recorded();
-    let (newest, durable) = newest(&files, &image);
-    let mut counts = BTreeMap::new();
-    for path in &files {
+/// What a byte of a recorded log is part of.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Clone, Copy)]
+enum Part {
+    /// Nothing reads it: space that was reserved, or what fills a frame up.
+    Idle,
+    /// What a segment that was sealed had of entries that are gone, of other records, and of its footer.
+    Past,
+    /// An entry that the log shows, in a segment that was sealed.
+    Sealed,
+    /// A frame of the newest segment that was written and not synced.
+    Unsynced,
+    /// One that was synced.
+    Synced,
+    /// The header of a segment.
+    Header,
+}
+
+impl Part {
+    /// Whether `found` is what damage in it must come to. Damage is no torn tail: a frame that is there as a whole and wrong
+    /// was not left so by a power loss, so that the log is not used, below the durable mark and above. A sealed segment is
+    /// trusted by its footer; what is wrong in it shows when it is read.
+    fn allows(self, found: Verdict) -> bool {
+        match self {
+            Part::Idle => found == Verdict::Kept,
+            Part::Past => found != Verdict::Lost,
+            Part::Sealed => found == Verdict::Refused,
+            Part::Unsynced | Part::Synced | Part::Header => found == Verdict::Quarantined,
+        }
+    }
+}
+
+/// The frames of a segment, and where they are.
+fn frames(bytes: &[u8], number: u64) -> Vec<(usize, Frame)> {
+    let seed = raft_store::log::frame::seed(owner().disk_id, number);
+    let mut frames = Vec::new();
+    let mut at = 4096;
+    while let Some(header) = bytes.get(at..).and_then(|rest| rest.first_chunk())
+        && let Ok((frame, _)) = Frame::decode(header, seed)
+    {
+        frames.push((at, frame));
+        at += frame.bytes() as usize;
+    }
+    frames
+}
+
+/// Each byte of each file.
+fn parts(image: &MemoryDisk, run: &Run, files: &[PathBuf]) -> Vec<Vec<Part>> {
+    let (newest, durable) = newest(files, image);
+    let shown = &run.states[run.acked()].entries;
+    let of_file = |(number, path): (usize, &PathBuf)| {
         let bytes = image.bytes(path).expect("there");
-        let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-        for at in 0..bytes.len() {
+        let mut parts = vec![Part::Idle; bytes.len()];
+        if bytes.iter().all(|&byte| byte == 0) {
+            return parts;
+        }
+        parts[..512].fill(Part::Header);
+        for (at, frame) in frames(&bytes, number as u64 + 1) {
+            let is_shown =
+                frame.kind.is_entry() && shown.get(&frame.id.index).is_some_and(|entry| entry.id == frame.id);
+            let part = match path == &newest {
+                true if (at as u64) < durable => Part::Synced,
+                true => Part::Unsynced,
+                false if is_shown => Part::Sealed,
+                false => Part::Past,
+            };
+            parts[at..at + HEADER_BYTES + frame.payload_bytes as usize].fill(part);
+        }
+        parts
+    };
+    files.iter().enumerate().map(of_file).collect()
+}
+
+/// Flips a bit of each byte of a recorded log, of some that nothing reads; gives how often what was found where.
+fn flip_bits(script: &[Vec<Operation>]) -> BTreeMap<(Part, String), usize> {
+    let (image, run, files) = recorded_of(script);
+    let parts = parts(&image, &run, &files);
+    let mut counts = BTreeMap::new();
+    for (path, parts) in files.iter().zip(parts) {
+        let bytes = image.bytes(path).expect("there");
+        let end = parts.iter().rposition(|part| *part != Part::Idle).map_or(0, |last| last + 1);
+        for (at, part) in parts.into_iter().enumerate() {
             // Zeros that nothing reads, or that are all alike: a sample is enough.
-            let idle = (512..4096).contains(&at) || at > end + 128;
-            if idle && at % 509 != 0 {
+            if ((512..4096).contains(&at) || at > end + 128) && at % 509 != 0 {
                 continue;
             }
             let damaged = image.copy();
@@ -377,12 +458,26 @@ fn a_flipped_bit_at_every_byte() {
             damaged.replace(path, changed);
             let context = || format!("bit {} of byte {at} of {}", at % 8, path.display());
             let found = verdict(&damaged, &run, &context);
-            let below = path < &newest || (at as u64) < durable;
-            assert_ne!(found, Verdict::Lost, "{}: durable up to {durable} of {}", context(), newest.display());
-            *counts.entry((below, format!("{found:?}"))).or_insert(0) += 1;
+            assert!(part.allows(found), "{}, which is {part:?}: {found:?}", context());
+            *counts.entry((part, format!("{found:?}"))).or_insert(0) += 1;
         }
     }
-    println!("below the durable mark, verdict: bytes {counts:?}");
+    counts
+}
+
+#[test]
+fn a_flipped_bit_at_every_byte() {
+    let (whole, plain) = (flip_bits(&script()), flip_bits(&plain_script()));
+    println!("part, verdict: bytes {whole:?}, {plain:?}");
+    let count = |counts: &BTreeMap<(Part, String), usize>, part| {
+        let of_part = counts.iter().filter(|((of, _), _)| *of == part);
+        of_part.map(|(_, count)| count).sum::<usize>()
+    };
+    // Three entries and a hint.
+    assert_eq!(count(&whole, Part::Unsynced), 3 * (56 + 333) + 56);
+    assert!(count(&whole, Part::Header) >= 4 * 512 && count(&whole, Part::Header).is_multiple_of(512), "{whole:?}");
+    assert!(count(&whole, Part::Synced) > 4000 && count(&whole, Part::Past) > 20_000, "{whole:?}");
+    assert!(count(&plain, Part::Sealed) > 20_000 && count(&plain, Part::Synced) > 1000, "{plain:?}");
 }
 
 #[test]
@@ -390,9 +485,11 @@ fn zeros_from_every_byte_on_and_a_file_cut_at_every_byte() {
     let (image, run, files) = recorded();
     let (newest, durable) = newest(&files, &image);
     let mut doubtful = 0;
-    for path in files.iter().filter(|path| *path <= &newest) {
+    for (number, path) in files.iter().enumerate().filter(|(_, path)| *path <= &newest) {
         let bytes = image.bytes(path).expect("there");
         let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        let frames = frames(&bytes, number as u64 + 1);
+        let sealed = frames.last().map_or(0, |(at, frame)| at + frame.bytes() as usize);
         for at in 0..end + 16 {
             let context = || format!("from byte {at} of {}", path.display());
             let torn = image.copy();
@@ -416,8 +513,13 @@ fn zeros_from_every_byte_on_and_a_file_cut_at_every_byte() {
             cut.replace(path, bytes[..at].to_vec());
             let found = verdict(&cut, &run, &|| format!("cut {}", context()));
             // Length was durable before the first frame: a shorter file lost what may have been promised. An empty
-            // one looks like a reserve that was never used.
-            assert!(found != Verdict::Lost || at == 0, "cut {}", context());
+            // one looks like a reserve that was never used, and one that was sealed ended where its successor says.
+            let shortened = if path == &newest { bytes.len() } else { sealed };
+            match at {
+                0 => {}
+                at if at < shortened => assert_eq!(found, Verdict::Quarantined, "cut {}", context()),
+                _ => assert_eq!(found, Verdict::Kept, "cut {}", context()),
+            }
         }
     }
     assert!(doubtful <= 4, "{doubtful}: more than one place in each frame");
@@ -426,8 +528,9 @@ fn zeros_from_every_byte_on_and_a_file_cut_at_every_byte() {
 #[test]
 fn every_sector_zeroed() {
     let (image, run, files) = recorded();
-    let (newest, durable) = newest(&files, &image);
-    for path in files.iter().filter(|path| *path <= &newest) {
+    let parts = parts(&image, &run, &files);
+    let mut counts = BTreeMap::new();
+    for (path, parts) in files.iter().zip(parts) {
         let bytes = image.bytes(path).expect("there");
         for from in (0..bytes.len()).step_by(512) {
             let damaged = image.copy();
@@ -436,10 +539,20 @@ fn every_sector_zeroed() {
             damaged.replace(path, changed);
             let context = || format!("zeros at {from} of {}", path.display());
             let found = verdict(&damaged, &run, &context);
-            // A sector below the durable mark that is lost looks like a torn tail, but for the frames after it.
-            assert_ne!(found, Verdict::Lost, "{}, durable up to {durable}", context());
+            // A sector below the durable mark that is lost looks like a torn tail, but for the frames after it. One above
+            // it is a torn tail.
+            let part = parts[from..from + 512].iter().max().expect("not empty");
+            let expected = match part {
+                Part::Idle | Part::Unsynced => found == Verdict::Kept,
+                part => part.allows(found),
+            };
+            assert!(expected, "{}, which is {part:?}: {found:?}", context());
+            *counts.entry((*part, format!("{found:?}"))).or_insert(0) += 1;
         }
     }
+    println!("part, verdict: sectors {counts:?}");
+    let count = |part, found: Verdict| counts.get(&(part, format!("{found:?}"))).copied().unwrap_or(0);
+    assert!(count(Part::Synced, Verdict::Quarantined) >= 8 && count(Part::Unsynced, Verdict::Kept) >= 2, "{counts:?}");
 }
 
 /// Every way in which a call may fail.

@@ -133,7 +133,8 @@ impl Shared {
         let start = u64::from(start);
         let wanted = offsets.partition_point(|&offset| u64::from(offset).saturating_sub(start) <= left).max(1);
         let region_end = match offsets.get(wanted) {
-            Some(&next) => u64::from(next),
+            // What the offsets of a damaged footer ask for is no more than there is.
+            Some(&next) => u64::from(next).min(plan.bytes),
             None => (u64::from(offsets[wanted - 1]) + LAST_BYTES).min(plan.bytes),
         };
         let mut region = vec![0; region_end.saturating_sub(start) as usize];
@@ -168,6 +169,14 @@ fn corrupt(offset: u64, what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{what} at offset {offset} of a log segment"))
 }
 
+/// Reads what must be there.
+fn read_within(file: &Arc<dyn DiskFile>, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+    read_exact_at(file.as_ref(), offset, buffer).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => corrupt(offset, "the end of the file"),
+        _ => error,
+    })
+}
+
 fn decode_entry(header: &[u8; HEADER_BYTES], seed: u32, index: u64, offset: u64) -> io::Result<Frame> {
     match Frame::decode(header, seed) {
         Ok((frame, _)) if frame.kind.is_entry() && frame.id.index == index => Ok(frame),
@@ -188,10 +197,10 @@ fn entry_of(frame: &Frame, payload: Bytes, offset: u64) -> io::Result<Entry> {
 
 fn read_entry(file: &Arc<dyn DiskFile>, offset: u64, seed: u32, index: u64) -> io::Result<Entry> {
     let mut header = [0; HEADER_BYTES];
-    read_exact_at(file.as_ref(), offset, &mut header)?;
+    read_within(file, offset, &mut header)?;
     let frame = decode_entry(&header, seed, index, offset)?;
     debug_assert!(frame_bytes(frame.payload_bytes as usize) >= HEADER_BYTES as u64);
     let mut payload = vec![0; frame.payload_bytes as usize];
-    read_exact_at(file.as_ref(), offset + HEADER_BYTES as u64, &mut payload)?;
+    read_within(file, offset + HEADER_BYTES as u64, &mut payload)?;
     entry_of(&frame, Bytes::from(payload), offset)
 }
