@@ -64,14 +64,17 @@ pub struct History {
     pub sends: BTreeMap<Sequence, SendRecord>,
     /// By stored copy, in the order of receipt.
     pub deliveries: HashMap<Place, Vec<DeliveryRecord>>,
-    /// When the fault was injected.
+    /// When the fault had struck, the last time if it has several parts.
     pub fault: Option<Duration>,
-    /// Send calls under way at that moment.
+    /// Send calls under way just before it struck.
     pub in_flight_at_fault: usize,
-    /// Acknowledgements of sends and of deliveries before the fault, and after it.
+    /// Sends that were acknowledged before the fault, or its first part.
     pub acknowledged_before: usize,
-    /// See [`History::acknowledged_before`].
+    /// Sends that were acknowledged and were begun after the fault: what a dead node answered in its last moment, and
+    /// what came between two parts of the fault, is not among them.
     pub acknowledged_after: usize,
+    /// First deliveries of messages whose sends were begun after the fault.
+    pub delivered_after: usize,
 }
 
 /// Writes the [`History`]. Shared by all clients of a run.
@@ -117,16 +120,13 @@ impl Oracle {
     pub fn sent(&self, sequence: Sequence, ok: bool, calls: usize) {
         let now = self.now();
         self.write(|history| {
-            let fault = history.fault;
-            if let Some(send) = history.sends.get_mut(&sequence) {
-                send.calls = calls;
-                send.acknowledged = ok.then_some(now);
-            }
-            if ok {
-                match fault {
-                    None => history.acknowledged_before += 1,
-                    Some(_) => history.acknowledged_after += 1,
-                }
+            let Some(send) = history.sends.get_mut(&sequence) else { return };
+            send.calls = calls;
+            send.acknowledged = ok.then_some(now);
+            match history.fault {
+                None if ok => history.acknowledged_before += 1,
+                Some(fault) if ok && send.started >= fault => history.acknowledged_after += 1,
+                _ => {}
             }
         });
     }
@@ -138,6 +138,9 @@ impl Oracle {
         let received = self.at(delivery.received);
         self.write(|history| {
             let Some(send) = history.sends.get(&sequence) else { return false };
+            if delivery.attempt() == 1 && history.fault.is_some_and(|fault| send.started >= fault) {
+                history.delivered_after += 1;
+            }
             let record = DeliveryRecord {
                 sequence,
                 attempt: delivery.attempt(),
@@ -164,18 +167,28 @@ impl Oracle {
         });
     }
 
-    /// The fault happens now, with `in_flight` sends under way.
-    pub fn fault(&self, in_flight: usize) {
+    /// The fault, or another part of it, has struck by now; `in_flight` sends were under way just before.
+    pub fn struck(&self, in_flight: usize) {
         let now = self.now();
         self.write(|history| {
             history.fault = Some(now);
             history.in_flight_at_fault = in_flight;
+            history.acknowledged_after = 0;
+            history.delivered_after = 0;
         });
     }
 
-    /// Sends acknowledged so far: before the fault, and after it.
-    pub fn acknowledged(&self) -> (usize, usize) {
-        self.write(|history| (history.acknowledged_before, history.acknowledged_after))
+    /// Sends acknowledged so far: after the fault if it has struck, and else before it.
+    pub fn acknowledged(&self) -> usize {
+        self.write(|history| match history.fault {
+            None => history.acknowledged_before,
+            Some(_) => history.acknowledged_after,
+        })
+    }
+
+    /// Messages that were sent after the fault and delivered so far.
+    pub fn delivered_after(&self) -> usize {
+        self.write(|history| history.delivered_after)
     }
 
     /// Acknowledged messages of which no copy was delivered so far.

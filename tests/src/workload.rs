@@ -1,5 +1,5 @@
-//! Clients that go through a fault: senders, receivers that acknowledge most and leave some, and holders that keep
-//! handles from before the fault for after it.
+//! Clients that go through a fault: senders, receivers that acknowledge most at once, some just after the fault, and leave
+//! some, and holders that keep handles from long before the fault for after it.
 
 use std::{
     net::SocketAddr,
@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
@@ -64,6 +64,15 @@ pub const TRIED: usize = 2;
 /// Lease of what is held: longer than any run.
 const HELD_LEASE: Duration = Duration::from_secs(300);
 
+/// Deliveries that receivers keep at a time before the fault strikes, to acknowledge them after it.
+const SPANNING_MAX: usize = 64;
+
+/// How long they keep each: the lease, and the time that an election takes, must not be over then.
+const KEPT_FOR: Duration = Duration::from_secs(5);
+
+/// After the end of its lease, by when a group that was down answers an acknowledgement.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
+
 /// A delivery under a lease that outlasts the fault.
 struct Kept {
     /// With the handle that is valid.
@@ -90,6 +99,10 @@ struct Shared {
     next: AtomicU64,
     in_flight: AtomicUsize,
     hurry: AtomicBool,
+    /// Deliveries kept now until the fault strikes.
+    spanning: AtomicUsize,
+    /// How often a part of the fault has struck.
+    strikes: AtomicUsize,
     senders_over: AtomicBool,
     receivers_over: AtomicBool,
     strangers: AtomicUsize,
@@ -159,6 +172,7 @@ impl Workload {
             let (oracle, shared, options) = (self.oracle.clone(), self.shared.clone(), self.options.clone());
             self.receivers.spawn(async move {
                 let mut count = 0_u64;
+                let mut kept = JoinSet::new();
                 while !shared.receivers_over.load(Ordering::Relaxed) {
                     let wait = Duration::from_secs(5);
                     let deliveries = match consumer.receive(&options.topic, 32, options.invisible, wait).await {
@@ -179,10 +193,17 @@ impl Workload {
                         if delivery.attempt() == 1 && count.is_multiple_of(options.leave_one_in) {
                             continue;
                         }
+                        let before = shared.hurry.load(Ordering::Relaxed);
+                        if before && count % 2 == 1 && shared.spanning.load(Ordering::Relaxed) < SPANNING_MAX {
+                            shared.spanning.fetch_add(1, Ordering::Relaxed);
+                            kept.spawn(span(consumer.clone(), oracle.clone(), shared.clone(), delivery.clone()));
+                            continue;
+                        }
                         acks.push(acknowledge(&consumer, &oracle, delivery));
                     }
                     futures::future::join_all(acks).await;
                 }
+                kept.join_all().await;
             });
         }
         Ok(())
@@ -194,21 +215,21 @@ impl Workload {
         let mut held = Vec::new();
         let mut tried = 0;
         for Kept { delivery, superseded } in std::mem::take(&mut self.held) {
-            let mut accepted = Vec::new();
+            let mut wrong = Vec::new();
             if let Some(superseded) = &superseded
-                && consumer.ack_handle(&delivery, superseded).await.is_ok()
+                && let Err(answer) = invariant::refused(consumer.ack_handle(&delivery, superseded).await)
             {
-                accepted.push(format!("superseded {superseded}"));
+                wrong.push(format!("superseded {superseded}: {answer}"));
             }
             let refused = if superseded.is_some() && tried < TRIED {
                 tried += 1;
-                accepted.extend(invariant::forgeries(&consumer, &self.stranger, &delivery).await);
+                wrong.extend(invariant::forgeries(&consumer, &self.stranger, &delivery).await);
                 // Only its own handle can do this; then nobody has it, and it must come back.
                 change(&consumer, &self.oracle, &delivery, self.options.invisible).await.err()
             } else {
                 acknowledge(&consumer, &self.oracle, &delivery).await.err().map(|failure| failure.to_string())
             };
-            held.push(Held { delivery, refused, accepted });
+            held.push(Held { delivery, refused, wrong });
         }
         Ok(held)
     }
@@ -217,29 +238,14 @@ impl Workload {
         Consumer::new(&self.access, group, &self.options.topic, "*", false)
     }
 
-    /// Waits until `count` sends have been acknowledged since the fault, or since the start if it has not happened.
+    /// Waits until `count` sends have been acknowledged that were begun since the fault, or since the start if it has not
+    /// happened.
     ///
     /// # Errors
     ///
     /// They were not within `limit`.
     pub async fn acknowledged(&self, count: usize, limit: Duration) -> Result<()> {
-        let deadline = Instant::now() + limit;
-        let faulted = self.oracle.history().fault.is_some();
-        loop {
-            let (before, after) = self.oracle.acknowledged();
-            let so_far = if faulted { after } else { before };
-            if so_far >= count {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                let failure = self.shared.last_failure.lock().expect("no holder panics").clone();
-                bail!(
-                    "{so_far} of {count} sends were acknowledged within {limit:?}; the last failure: {}",
-                    failure.unwrap_or_else(|| "none".into())
-                );
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        self.reaches("sends were acknowledged", count, limit, || self.oracle.acknowledged()).await
     }
 
     /// Waits until `count` more sends are acknowledged than there are now, after the fault.
@@ -248,23 +254,54 @@ impl Workload {
     ///
     /// They were not within `limit`.
     pub async fn goes_on(&self, count: usize, limit: Duration) -> Result<()> {
-        let (_, so_far) = self.oracle.acknowledged();
-        self.acknowledged(so_far + count, limit).await
+        self.acknowledged(self.oracle.acknowledged() + count, limit).await
     }
 
-    /// Waits for enough acknowledgements, hurries all senders, and injects the fault while their calls are under way.
+    /// Waits until `count` more messages that were sent after the fault are delivered than there are now.
     ///
     /// # Errors
     ///
-    /// There were not enough acknowledgements, or the fault could not be injected.
+    /// They were not within `limit`.
+    pub async fn delivers(&self, count: usize, limit: Duration) -> Result<()> {
+        let count = self.oracle.delivered_after() + count;
+        self.reaches("messages were delivered", count, limit, || self.oracle.delivered_after()).await
+    }
+
+    async fn reaches(&self, what: &str, count: usize, limit: Duration, counted: impl Fn() -> usize) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let so_far = counted();
+            if so_far >= count {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let failure = self.shared.last_failure.lock().expect("no holder panics").clone();
+                bail!(
+                    "{so_far} of {count} {what} within {limit:?}; the last failure: {}",
+                    failure.unwrap_or_else(|| "none".into())
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits for enough acknowledgements, hurries all senders, and injects the fault while their calls are under way:
+    /// `inject` does the fault, or each part of it, in a [`Workload::strike`].
+    ///
+    /// # Errors
+    ///
+    /// There were not enough acknowledgements, or the fault could not be injected, or never struck.
     pub async fn fault<A>(&self, inject: impl AsyncFnOnce() -> Result<A>) -> Result<A> {
         self.brace().await?;
+        let before = self.shared.strikes.load(Ordering::Relaxed);
         let outcome = inject().await;
         self.relax();
+        let struck = self.shared.strikes.load(Ordering::Relaxed) > before;
+        ensure!(struck || outcome.is_err(), "nobody said when the fault struck");
         outcome
     }
 
-    /// What of [`Workload::fault`] comes before the fault, which must follow at once.
+    /// What of [`Workload::fault`] comes before the fault, which must follow soon.
     ///
     /// # Errors
     ///
@@ -272,15 +309,27 @@ impl Workload {
     pub async fn brace(&self) -> Result<()> {
         self.acknowledged(invariant::ACKNOWLEDGED_MIN, Duration::from_secs(60)).await?;
         self.shared.hurry.store(true, Ordering::Relaxed);
+        let enough = |count: &AtomicUsize, least: usize| count.load(Ordering::Relaxed) >= least;
+        let ready = || {
+            enough(&self.shared.in_flight, invariant::IN_FLIGHT_MIN)
+                && enough(&self.shared.spanning, invariant::SPANNING_MIN)
+        };
         let deadline = Instant::now() + Duration::from_secs(5);
-        loop {
-            let in_flight = self.shared.in_flight.load(Ordering::Relaxed);
-            if in_flight >= invariant::IN_FLIGHT_MIN || Instant::now() > deadline {
-                self.oracle.fault(in_flight);
-                return Ok(());
-            }
-            tokio::task::yield_now().await;
+        while !ready() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        Ok(())
+    }
+
+    /// Does `part`, which is the fault or the last step that makes it one: a signal, a cut. The calls under way are counted
+    /// just before it, and what is to count as after the fault must begin when it is done. Of several strikes the last
+    /// one counts.
+    pub fn strike<A>(&self, part: impl FnOnce() -> A) -> A {
+        let in_flight = self.shared.in_flight.load(Ordering::Relaxed);
+        let outcome = part();
+        self.oracle.struck(in_flight);
+        self.shared.strikes.fetch_add(1, Ordering::Relaxed);
+        outcome
     }
 
     /// What of [`Workload::fault`] comes after the fault.
@@ -295,7 +344,8 @@ impl Workload {
     ///
     /// Sends do not go on, or what was left does not come back.
     pub async fn finish(mut self) -> Result<Outcome> {
-        self.acknowledged(invariant::ACKNOWLEDGED_MIN, Duration::from_secs(60)).await?;
+        let covered = self.acknowledged(invariant::ACKNOWLEDGED_MIN, Duration::from_secs(60)).await;
+        covered.context("coverage: UNKNOWN: too little happened after the fault")?;
         self.shared.senders_over.store(true, Ordering::Relaxed);
         let held = self.use_handles().await?;
         while self.senders.join_next().await.is_some() {}
@@ -315,10 +365,12 @@ impl Workload {
             ("acked is delivered", invariant::acked_is_delivered(&history)),
             ("acked never returns", invariant::acked_never_returns(&history)),
             ("no early redelivery", invariant::no_early_redelivery(&history)),
+            ("handles last as long as leases", invariant::handles_last(&history)),
             ("stored once", invariant::stored_once(&history)),
         ];
         if self.options.hold > 0 {
             verdicts.push(("handles survive", invariant::handles_survive(&held)));
+            verdicts.push(("handles span the fault", invariant::handles_span(&history, self.options.invisible)));
         }
         let left = (open > 0).then(|| format!("{open} delivered messages were left and did not come back"));
         verdicts.push(("what is left comes back", Verdict::of(left)));
@@ -327,11 +379,12 @@ impl Workload {
         let gap = write_gap(&history.sends.values().filter_map(|send| send.acknowledged).collect::<Vec<_>>());
         let summary = format!(
             "{sends} sent ({unacknowledged} not acknowledged), {} copies delivered, {} acknowledged before and {} after \
-             the fault with {} under way, longest write gap {gap:?}",
+             the fault with {} under way, {} fresh handles used after it, longest write gap {gap:?}",
             history.deliveries.len(),
             history.acknowledged_before,
             history.acknowledged_after,
             history.in_flight_at_fault,
+            invariant::spanning(&history, self.options.invisible).len(),
         );
         Ok(Outcome { verdicts, summary, gap, unacknowledged, options: self.options })
     }
@@ -367,7 +420,8 @@ impl Outcome {
     /// As [`Outcome::judge`].
     pub async fn judge_replicas(mut self, name: &str, cluster: &Cluster, replicas: usize) -> Result<()> {
         for group in 0..cluster.options.groups {
-            let verdict = invariant::replicas_agree(cluster, group, replicas).await;
+            let filled = &invariant::FILLED_BY_CONSUMERS;
+            let verdict = invariant::replicas_agree_on(cluster, group, replicas, filled).await;
             self.verdicts.push(("replicas agree", verdict));
             let Options { group: consumers, topic, invisible, .. } = &self.options;
             let limit = *invisible + Duration::from_secs(10);
@@ -402,6 +456,22 @@ pub(crate) async fn acknowledge(consumer: &Consumer, oracle: &Oracle, delivery: 
     };
     oracle.fate(delivery, fate);
     outcome
+}
+
+/// Keeps a delivery until the fault strikes, or for [`KEPT_FOR`], and acknowledges it then until there is an answer, which is
+/// a refusal when the lease has ended before anybody could give one.
+async fn span(consumer: Arc<Consumer>, oracle: Arc<Oracle>, shared: Arc<Shared>, delivery: Delivery) {
+    let struck = || shared.strikes.load(Ordering::Relaxed);
+    let before = struck();
+    while struck() == before && delivery.received.elapsed() < KEPT_FOR {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    shared.spanning.fetch_sub(1, Ordering::Relaxed);
+    while acknowledge(&consumer, &oracle, &delivery).await.is_err_and(|failure| failure.may_pass())
+        && delivery.received.elapsed() < delivery.invisible + ANSWERED_WITHIN
+    {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Makes the lease of `delivery` end after `invisible` from now; gives the new handle, or why it was refused.

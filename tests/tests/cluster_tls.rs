@@ -115,7 +115,7 @@ async fn a_cluster_goes_from_plaintext_to_tls_under_load_and_keeps_others_out() 
     let leader = cluster.leader(0).await?;
     workload
         .fault(async || {
-            cluster.kill(leader);
+            workload.strike(|| cluster.kill(leader));
             Ok(())
         })
         .await?;

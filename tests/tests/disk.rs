@@ -67,11 +67,16 @@ async fn fill(producer: &Producer, topic: &str) -> Result<String> {
     bail!("800 MiB were taken and no disk was full")
 }
 
+/// Fills the disks under a workload: the fault has struck with the first refusal, which this gives.
+async fn full(workload: &Workload, producer: &Producer) -> Result<String> {
+    let why = fill(producer, "filling").await?;
+    workload.strike(|| ());
+    Ok(why)
+}
+
 /// Sends go on by themselves. Those that came before the disk was full do not count.
 async fn goes_on(workload: &Workload) -> Result<()> {
-    let (_, so_far) = workload.oracle.acknowledged();
-    let more = workload.acknowledged(so_far + invariant::ACKNOWLEDGED_MIN, Duration::from_secs(30));
-    more.await.context("with room again")
+    workload.goes_on(invariant::ACKNOWLEDGED_MIN, Duration::from_secs(30)).await.context("with room again")
 }
 
 fn names_all(why: &str) -> Result<()> {
@@ -92,7 +97,7 @@ async fn full_disks_refuse_sends_and_nothing_else() -> Result<()> {
     other.join(&options.topic).await;
     let workload = Workload::start(&access, options.clone()).await?;
     let producer = Producer::new(&access, &["filling"])?;
-    let why = workload.fault(async || fill(&producer, "filling").await).await?;
+    let why = workload.fault(async || full(&workload, &producer).await).await?;
     names_all(&why)?;
 
     // Receives, acknowledgements, changes of leases, topics.
@@ -113,7 +118,7 @@ async fn full_disks_refuse_sends_and_nothing_else() -> Result<()> {
         cluster.start_node(leader)?;
         cluster.caught_up(0, Duration::from_secs(30)).await?;
     }
-    let (_, before) = workload.oracle.acknowledged();
+    let before = workload.oracle.acknowledged();
     let refused = producer.send("filling", "still-full", None, Bytes::from_static(b"x")).await;
     let code = refused.as_ref().err().and_then(|refused| refused.last.code());
     ensure!(code == Some(pb::Code::TooManyRequests), "after an election on full disks: {refused:?}");
@@ -126,7 +131,7 @@ async fn full_disks_refuse_sends_and_nothing_else() -> Result<()> {
         ensure!(trouble.contains("disk is full"), "node {number} says of its trouble: {trouble:?}");
     }
 
-    let (_, after) = workload.oracle.acknowledged();
+    let after = workload.oracle.acknowledged();
     ensure!(before == after, "{} sends were taken while the disks were full", after - before);
     for disk in &disks {
         disk.resize(LARGE)?;
@@ -155,7 +160,7 @@ async fn one_full_disk_is_named_and_can_be_left_out() -> Result<()> {
     }
     let workload = Workload::start(&access, options).await?;
     let producer = Producer::new(&access, &["filling"])?;
-    let why = workload.fault(async || fill(&producer, "filling").await).await?;
+    let why = workload.fault(async || full(&workload, &producer).await).await?;
     names_all(&why)?;
     ensure!(why.contains("node n2"), "the refusal names another node: {why}");
     // Stopped, it does not count, and the others go on.
@@ -184,7 +189,9 @@ async fn others_fill_the_disks() -> Result<()> {
     let access = cluster.access(0);
     let workload = Workload::start(&access, options).await?;
     let producer = Producer::new(&access, &["filling"])?;
-    let fillers = workload.fault(async || disks.iter().map(|disk| disk.fill(0)).collect::<Result<Vec<_>>>()).await?;
+    let fillers = workload
+        .fault(async || workload.strike(|| disks.iter().map(|disk| disk.fill(0)).collect::<Result<Vec<_>>>()))
+        .await?;
     let refused = async || {
         let outcome = producer.send("filling", "not-this-one", None, Bytes::from_static(b"x")).await;
         outcome.is_err_and(|refused| refused.last.code() == Some(pb::Code::TooManyRequests))
@@ -221,7 +228,7 @@ async fn a_leader_with_a_slow_disk_hands_over_and_keeps_leadership_among_equals(
     cluster.create_topic(&options.topic, 8).await?;
     let workload = Workload::start(&cluster.access(0), options).await?;
     let slow = cluster.leader(0).await?;
-    workload.fault(async || cluster.delay_syncs(slow, SLOW)).await?;
+    workload.fault(async || workload.strike(|| cluster.delay_syncs(slow, SLOW))).await?;
     let successor = cluster.leader_other_than(0, Some(slow), LEADER_WITHIN).await?;
     ensure!(cluster.log(slow).contains("slowDiskMillis"), "leadership was lost and not handed over");
     // It follows on as well as it can.

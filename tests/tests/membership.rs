@@ -101,7 +101,7 @@ async fn a_wiped_node_is_replaced_under_load() -> Result<()> {
     let before = cluster.status(wiped).await?.node;
     let since = workload
         .fault(async || {
-            cluster.kill(wiped);
+            workload.strike(|| cluster.kill(wiped));
             cluster.wipe(wiped)?;
             cluster.start_node(wiped)?;
             let line = admission(&cluster, wiped, "replacePeer").await?;
@@ -117,7 +117,7 @@ async fn a_wiped_node_is_replaced_under_load() -> Result<()> {
     // Without it the two that are left would be no majority.
     cluster.kill(leader);
     cluster.leader_other_than(0, Some(leader), LEADER_WITHIN).await?;
-    workload.acknowledged(invariant::ACKNOWLEDGED_MIN, LEADER_WITHIN).await?;
+    workload.goes_on(invariant::ACKNOWLEDGED_MIN, LEADER_WITHIN).await?;
     cluster.start_node(leader)?;
     workload.finish().await?.judge("a wiped node replaced", &cluster).await
 }
@@ -163,7 +163,7 @@ async fn a_wiped_node_is_replaced_after_a_trim() -> Result<()> {
                     let begun = async || cluster.log(wiped).contains("a leader fills this node");
                     eventually("the node is filled", SAID_WITHIN, begun).await?;
                     tokio::time::sleep(Duration::from_millis(1500)).await;
-                    cluster.begin_to_kill(leader)
+                    workload.strike(|| cluster.begin_to_kill(leader))
                 };
                 let (replaced, killed) = tokio::join!(command, dies);
                 killed?;
@@ -188,7 +188,7 @@ async fn a_wiped_node_is_replaced_after_a_trim() -> Result<()> {
     let needless = if leader == wiped { (wiped + 1) % 3 } else { leader };
     cluster.kill(needless);
     cluster.leader_other_than(0, Some(needless), LEADER_WITHIN).await?;
-    workload.acknowledged(invariant::ACKNOWLEDGED_MIN, LEADER_WITHIN).await?;
+    workload.goes_on(invariant::ACKNOWLEDGED_MIN, LEADER_WITHIN).await?;
     cluster.start_node(needless)?;
     workload.finish().await?.judge("a wiped node replaced after a trim", &cluster).await
 }
@@ -279,7 +279,7 @@ async fn a_group_grows_and_shrinks_under_load() -> Result<()> {
                     ensure!(matches!(told, Some(Command::ReconnectEndpointsCommand(_))), "told {told:?}");
                 }
                 done(&cluster.mqadmin(&remove).await?, "Nothing had to be done")?;
-                cluster.kill(leaves);
+                workload.strike(|| cluster.kill(leaves));
             }
             cluster.options.nodes = 3;
             let left = cluster.running(0).iter().map(|number| format!("n{number}")).collect::<Vec<_>>();

@@ -12,45 +12,15 @@ use raftmq_tests::{
     power::{self, Build},
     workload::{self, Workload},
 };
-use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost() -> Result<()> {
     let seeds = match std::env::var("RAFTMQ_SEED") {
         Ok(seed) => vec![seed.parse()?],
         Err(_) if std::env::var_os("RAFTMQ_LONG").is_some() => (0..20).collect(),
-        Err(_) => vec![0, 1, 2],
+        Err(_) => power::SEEDS.to_vec(),
     };
-    let mut cluster = Cluster::start(power::trimming()).await?;
-    for seed in seeds {
-        println!("power loss: replay this cut with RAFTMQ_SEED={seed}");
-        let mut random = StdRng::seed_from_u64(seed);
-        let options = workload::Options { topic: format!("cut-{seed}"), hold: 32, ..Default::default() };
-        cluster.create_topic(&options.topic, 8).await?;
-        let workload = Workload::start(&cluster.access(0), options).await?;
-        // Every second disk keeps some of what was not synced, and two of three cuts come while rows are flushed.
-        cluster.keep_unsynced((seed % 2 == 1).then_some(seed));
-        let delay = Duration::from_micros(random.random_range(0..20_000));
-        if seed % 3 != 0 {
-            power::next_flush(&cluster).await?;
-        }
-        workload
-            .fault(async || {
-                tokio::time::sleep(delay).await;
-                cluster.kill_at_once(&[0, 1, 2])
-            })
-            .await?;
-        for number in 0..3 {
-            cluster.start_node(number)?;
-            tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await;
-        }
-        workload.finish().await?.judge(&format!("power loss, seed {seed}"), &cluster).await?;
-        if seed % 3 != 0 {
-            let trimmed = (0..3).any(|number| cluster.log(number).contains(power::TRIMMED));
-            ensure!(trimmed, "UNKNOWN: nothing was ever taken out of the log: the rows were not needed");
-        }
-    }
-    Ok(())
+    power::at_any_moment(Build::Shipped, &seeds).await
 }
 
 /// A call on RocksDB's files fails, one in each run of a node: while its state is opened, and while rows are flushed.
@@ -66,7 +36,7 @@ async fn a_failing_call_of_rocksdb_loses_nothing() -> Result<()> {
     let workload = Workload::start(&cluster.access(0), options).await?;
     let victim = cluster.leader(0).await?;
     power::next_flush(&cluster).await?;
-    workload.fault(async || cluster.kill_at_once(&[victim])).await?;
+    workload.fault(async || workload.strike(|| cluster.kill_at_once(&[victim]))).await?;
     for call in calls {
         fail_call(&mut cluster, victim, Some(call));
         let said = cluster.log(victim).len();

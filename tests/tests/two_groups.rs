@@ -32,8 +32,9 @@ async fn one_group_is_down() -> Result<()> {
     // What the survivor is sent on its own is not the workload's to receive.
     cluster.create_topic("alone", 4).await?;
     let workload = Workload::start(&access, options).await?;
-    workload.fault(async || cluster.kill_at_once(&cluster.members(1))).await?;
+    workload.fault(async || workload.strike(|| cluster.kill_at_once(&cluster.members(1)))).await?;
     workload.acknowledged(invariant::ACKNOWLEDGED_MIN, Duration::from_secs(60)).await?;
+    workload.delivers(invariant::ACKNOWLEDGED_MIN, Duration::from_secs(60)).await?;
     let survivor = Producer::new(&cluster.access(0), &["alone"])?;
     let sent = survivor.send("alone", "alone", None, "alone".into()).await;
     ensure!(sent.is_ok(), "a new client is not served by the group that is up: {sent:?}");

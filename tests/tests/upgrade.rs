@@ -111,7 +111,7 @@ async fn a_group_is_upgraded_under_load() -> Result<()> {
 
     let first = cluster.leader(0).await?;
     let (second, third) = ((first + 1) % 3, (first + 2) % 3);
-    let status = workload.fault(async || cluster.stop(first, LEADER_WITHIN)).await?;
+    let status = workload.fault(async || workload.strike(|| cluster.stop(first, LEADER_WITHIN))).await?;
     ensure!(status.success(), "node {first} did not stop well: {status}");
     start(&mut cluster, first, NEXT).await?;
     workload.goes_on(SENDS, LEADER_WITHIN).await?;

@@ -2,6 +2,7 @@
 
 mod acked_is_delivered;
 mod acked_never_returns;
+mod handles_last;
 mod handles_survive;
 mod no_early_redelivery;
 mod nothing_stays_leased;
@@ -15,10 +16,11 @@ use crate::oracle::History;
 pub use {
     acked_is_delivered::acked_is_delivered,
     acked_never_returns::acked_never_returns,
-    handles_survive::{Held, forgeries, handles_survive},
+    handles_last::{SPANNING_MIN, handles_last, handles_span, spanning},
+    handles_survive::{Held, forgeries, handles_survive, refused},
     no_early_redelivery::{SLEW, no_early_redelivery},
-    nothing_stays_leased::nothing_stays_leased,
-    replicas_agree::replicas_agree,
+    nothing_stays_leased::{leased, nothing_stays_leased},
+    replicas_agree::{FILLED_BY_CONSUMERS, replicas_agree, replicas_agree_on},
     stored_once::{one_copy, stored_once},
 };
 
@@ -99,7 +101,9 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::client::Delivery;
+    use raftmq_proto::rocketmq as pb;
+
+    use crate::client::{Delivery, Failure};
     use crate::oracle::{DeliveryRecord, Fate, SendRecord};
 
     const fn s(seconds: u64) -> Duration {
@@ -154,8 +158,31 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_within_the_lease_is_seen_and_one_after_it_is_none() {
+        let refused = |at| Fate::Refused(at, "INVALID_RECEIPT_HANDLE".into());
+        assert!(!holds(&handles_last(&history(vec![delivery(1, 2, refused(s(11)))]))));
+        assert!(holds(&handles_last(&history(vec![delivery(1, 2, refused(s(12)))]))));
+        assert!(holds(&handles_last(&history(vec![delivery(1, 2, Fate::Unknown)]))));
+    }
+
+    #[test]
+    fn too_few_handles_that_span_the_fault_prove_nothing() {
+        let mut history = history(vec![delivery(1, 2, Fate::Acknowledged(s(4)))]);
+        let copies = history.deliveries.values().next().cloned().unwrap_or_default();
+        for offset in 0..SPANNING_MIN as i64 {
+            history.deliveries.insert(("g".into(), 0, offset), copies.clone());
+        }
+        history.fault = Some(s(3));
+        assert!(holds(&handles_span(&history, s(10))));
+        for too_early_or_late in [s(1), s(5)] {
+            history.fault = Some(too_early_or_late);
+            assert!(matches!(handles_span(&history, s(10)), Verdict::Unknown(_)));
+        }
+    }
+
+    #[test]
     fn a_handle_that_is_refused_and_one_that_should_be_are_seen() {
-        let held = |refused: Option<&str>, accepted: &[&str]| Held {
+        let held = |refused: Option<&str>, wrong: &[&str]| Held {
             delivery: Delivery {
                 message: Default::default(),
                 called: Instant::now(),
@@ -164,11 +191,20 @@ mod tests {
                 invisible: s(300),
             },
             refused: refused.map(str::to_owned),
-            accepted: accepted.iter().map(|handle| (*handle).to_owned()).collect(),
+            wrong: wrong.iter().map(|handle| (*handle).to_owned()).collect(),
         };
         assert!(holds(&handles_survive(&[held(None, &[])])));
         assert!(!holds(&handles_survive(&[held(None, &[]), held(Some("INVALID_RECEIPT_HANDLE"), &[])])));
-        assert!(!holds(&handles_survive(&[held(None, &["superseded 01"]), held(None, &[])])));
+        assert!(!holds(&handles_survive(&[held(None, &["superseded 01: accepted"]), held(None, &[])])));
+    }
+
+    #[test]
+    fn only_the_code_of_an_invalid_handle_refuses_one() {
+        let code = |code| Err(Failure::Code(code, String::new()));
+        assert!(refused(code(pb::Code::InvalidReceiptHandle)).is_ok());
+        assert!(refused(code(pb::Code::InternalServerError)).is_err());
+        assert!(refused(Err(Failure::Transport(tonic::Code::DeadlineExceeded, String::new()))).is_err());
+        assert!(refused(Ok(())).is_err());
     }
 
     #[test]

@@ -34,7 +34,12 @@ pub async fn nothing_stays_leased(
     }
 }
 
-async fn leased(cluster: &Cluster, group: usize, consumer_group: &str, topic: &str) -> anyhow::Result<u64> {
+/// Messages of a topic that are leased to members of a consumer group.
+///
+/// # Errors
+///
+/// No node of the broker group says so.
+pub async fn leased(cluster: &Cluster, group: usize, consumer_group: &str, topic: &str) -> anyhow::Result<u64> {
     let mut last = anyhow::anyhow!("no node runs");
     for number in cluster.running(group) {
         let request =

@@ -53,6 +53,7 @@ impl Running for Queue {
 
     fn mark(&self, phase: Phase) {
         if phase == Phase::During {
+            self.workload.strike(|| ());
             self.workload.relax();
         }
     }
