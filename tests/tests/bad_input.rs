@@ -2,6 +2,11 @@
 //! answer is the right code, or an error at start that says what to do; nothing stored is harmed, and the processes
 //! neither panic nor spin.
 
+#[path = "bad_input/codes.rs"]
+mod codes;
+#[path = "bad_input/frames.rs"]
+mod frames;
+
 use std::{fs, net::SocketAddr, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, ensure};
@@ -11,6 +16,7 @@ use raftmq_tests::{
     client::{Consumer, Failure, Producer, eventually, message},
     cluster::{Cluster, Options, Place, Process, free_port, program},
     invariant::{self, Verdict},
+    session::Session,
     usage::Usage,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -139,17 +145,54 @@ async fn throw(address: SocketAddr, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Calls of every service, with frames and messages that are none.
+async fn wrong_calls(cluster: &Cluster) -> Result<()> {
+    let public = [
+        "/apache.rocketmq.v2.MessagingService/QueryRoute",
+        "/apache.rocketmq.v2.MessagingService/SendMessage",
+        "/apache.rocketmq.v2.MessagingService/ReceiveMessage",
+        "/apache.rocketmq.v2.MessagingService/AckMessage",
+        "/apache.rocketmq.v2.Admin/GetTopicRoute",
+    ];
+    let telemetry = ["/apache.rocketmq.v2.MessagingService/Telemetry"];
+    let admin = ["/raftmq.admin.v1.Admin/GroupStatus", "/raftmq.admin.v1.Admin/PutTopic"];
+    let peer = [
+        "/raftmq.raft.v1.Raft/Hello",
+        "/raftmq.raft.v1.Raft/Heartbeat",
+        "/raftmq.raft.v1.Raft/Vote",
+        "/raftmq.raft.v1.Raft/PreVote",
+        "/raftmq.forward.v1.Forward/Report",
+    ];
+    let replication =
+        ["/raftmq.raft.v1.Raft/Append", "/raftmq.raft.v1.Raft/Fill", "/raftmq.forward.v1.Forward/Forward"];
+    let namesrv = ["/raftmq.namesrv.v1.NameServer/Route", "/raftmq.namesrv.v1.NameServer/Report"];
+    let topics = ["/raftmq.namesrv.v1.NameServer/ReportTopics"];
+    for node in &cluster.nodes {
+        frames::are_refused(node.grpc, &public, &telemetry).await?;
+        frames::are_refused(node.admin, &admin, &[]).await?;
+        frames::are_refused(node.peer, &peer, &replication).await?;
+    }
+    for address in cluster.namesrvs.iter().map(|namesrv| namesrv.address) {
+        frames::are_refused(address, &namesrv, &topics).await?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_on_every_port() -> Result<()> {
     let mut cluster = start().await?;
     let mut random = StdRng::seed_from_u64(7);
     let mut addresses: Vec<SocketAddr> = cluster.namesrvs.iter().map(|namesrv| namesrv.address).collect();
     for node in &cluster.nodes {
-        addresses.extend([node.grpc, node.admin, node.peer]);
+        addresses.extend([node.grpc, node.admin, node.peer, node.metrics]);
     }
     for bytes in garbage(&mut random) {
         futures::future::try_join_all(addresses.iter().map(|address| throw(*address, &bytes))).await?;
     }
+    let leader = cluster.leader(0).await?;
+    let term = cluster.status(leader).await?.term;
+    wrong_calls(&cluster).await?;
+    ensure!(cluster.status(leader).await?.term == term, "leadership moved");
     // Many connections that say nothing at all.
     let mut silent = Vec::new();
     for address in &addresses {
@@ -159,13 +202,27 @@ async fn garbage_on_every_port() -> Result<()> {
     }
     judge(&mut cluster).await?;
     drop(silent);
+    // What is told over HTTP is told as before.
+    for node in &cluster.nodes {
+        let mut stream = TcpStream::connect(node.metrics).await?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page).await?;
+        ensure!(page.starts_with("HTTP/1.1 200") && page.contains("# TYPE"), "{}: {page}", node.metrics);
+    }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_beyond_the_limits() -> Result<()> {
     let mut cluster = start().await?;
+    let answered = futures::future::try_join_all((0..3).map(|number| codes::answered(&cluster, number))).await?;
+    let (taken, stored) = (answered.iter().sum(), cluster.stored("fine").await?);
+    ensure!(stored == Some(taken), "{taken} messages were taken and {stored:?} are stored");
     for (number, access) in cluster.access(0).into_iter().enumerate() {
+        let session = Session::producer(access, &["not-made"]).await?;
+        let route = codes::route(&session, access, "not-made").await?.status.unwrap_or_default();
+        ensure!(route.code == pb::Code::TopicNotFound as i32, "node {number}: a producer's route query: {route:?}");
         let producer = Producer::new(&[access], &["fine"])?;
         let expect = async |topic: &str, messages: Vec<pb::Message>, code: pb::Code| {
             let outcome = producer.send_messages(topic, messages).await;

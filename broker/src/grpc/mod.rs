@@ -184,7 +184,8 @@ impl Front {
         Ok(crate::store::topic::topic(&self.state(), name.as_str())?)
     }
 
-    /// Creates a topic on first use, if that is allowed; it takes messages of every type.
+    /// Creates a topic on first use, if that is allowed; it takes messages of [every type](route::EVERY_TYPE) that a topic
+    /// can mix.
     async fn create_topic(&self, name: &TopicName, caller: &Caller) -> Result<bool, ApiError> {
         let settings = self.node.settings();
         let config = &settings.grpc;

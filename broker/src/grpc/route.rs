@@ -19,7 +19,8 @@ use std::net::{IpAddr, SocketAddr};
 use tonic::Request;
 use v2::{AddressScheme, MessageType, Permission};
 
-/// What a topic that is made on its first use takes.
+/// What a topic that is made on its first use takes: the types that RocketMQ mixes in one topic, of which every client
+/// knows all. PRIORITY and LITE have topics of their own, see [`ADVERTISED`].
 pub(super) const EVERY_TYPE: [MessageType; 4] =
     [MessageType::Normal, MessageType::Fifo, MessageType::Delay, MessageType::Transaction];
 
