@@ -103,8 +103,9 @@ async fn election(
 /// then a successor that leads and has committed nothing. One node is left each time, which must wait for a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leader_is_killed_during_an_election() -> Result<()> {
-    // A vote and a first entry must be synced: that takes long enough to be met.
-    const SYNC: Duration = Duration::from_millis(150);
+    // A vote and a first entry must be synced: that takes long enough to be met, and less than a candidate waits for an
+    // answer, which is 150 ms.
+    const SYNC: Duration = Duration::from_millis(80);
     let mut cluster = Cluster::start(Options { slow_disks: true, ..Options::default() }).await?;
     let options = workload::Options::default();
     cluster.create_topic(&options.topic, 8).await?;

@@ -179,7 +179,7 @@ pub async fn answered(cluster: &Cluster, number: usize) -> Result<u64> {
     let of_client = [ID, VERSION];
     let mut stored = 0;
     for (what, change, expected) in SENDS {
-        let mut message = message(TOPIC, "codes", None, Bytes::from_static(b"body"));
+        let mut message = message(TOPIC, &format!("{what} of node {number}"), None, Bytes::from_static(b"body"));
         change(&mut message);
         let send = request(pb::SendMessageRequest { messages: vec![message] }, &of_client, CALL_TIMEOUT);
         let answer = code(stub.send_message(send).await.context(*what)?.into_inner().status);
@@ -279,7 +279,7 @@ async fn handles(node: SocketAddr, stub: &mut Stub) -> Result<u64> {
     let group = format!("acknowledgers-{}", node.port());
     let consumer = Consumer::new(&[node], &group, TOPIC, "*", false)?;
     consumer.join(TOPIC).await;
-    Producer::new(&[node], &[TOPIC])?.send(TOPIC, "handles", None, Bytes::from_static(b"body")).await?;
+    Producer::new(&[node], &[TOPIC])?.send(TOPIC, &group, None, Bytes::from_static(b"body")).await?;
     let mut received = Vec::new();
     for _ in 0..4 {
         received = consumer.receive(TOPIC, 1, Duration::from_secs(30), Duration::from_secs(5)).await?;
@@ -289,7 +289,7 @@ async fn handles(node: SocketAddr, stub: &mut Stub) -> Result<u64> {
     }
     let handle = received.first().context("nothing received")?.handle().to_owned();
     let entry = |handle: &str| pb::AckMessageEntry {
-        message_id: "handles".into(),
+        message_id: group.clone(),
         receipt_handle: handle.to_owned(),
         lite_topic: None,
     };

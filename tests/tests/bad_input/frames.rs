@@ -63,7 +63,7 @@ pub async fn are_refused(address: SocketAddr, paths: &[&str], streams: &[&str]) 
             let ended = call(&mut channel, path, body).await.with_context(|| format!("{path}: {what}"))?;
             let refused = ended.as_ref().is_some_and(|status| {
                 matches!(status.code(), Code::Internal | Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented)
-                    || status.code() == Code::ResourceExhausted
+                    || matches!(status.code(), Code::ResourceExhausted | Code::FailedPrecondition)
             });
             ensure!(refused || (ended.is_none() && streams.contains(path)), "{path}: {what}: {ended:?}");
         }
