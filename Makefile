@@ -44,7 +44,7 @@ lint: ## Formatting and lints only
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy --release --workspace --all-targets --locked -- -D warnings
 
-docs: build ## Write docs/configuration.md and docs/metrics.md anew from what the programs say, and the tables of docs/faults.md
+docs: build ## Write docs/configuration.md, docs/metrics.md and the alerts of docs/operations.md anew, and the tables of docs/faults.md
 	@RAFTMQ_WRITE_DOCS=1 RAFTMQ_BIN_DIR="$(BIN)" $(CARGO) test --release -p raftmq-tests --test configuration the_reference
 	@RAFTMQ_WRITE_DOCS=1 RAFTMQ_BIN_DIR="$(BIN)" $(CARGO) test --release -p raftmq-tests --test metrics figures_are
 	@RAFTMQ_WRITE_DOCS=1 $(CARGO) test --release -p raftmq-tests --test fault_matrix the_page
@@ -58,8 +58,9 @@ fix: ## Rewrite the formatting
 python-client: ## Fetch the official Python client that tests run
 	@scripts/python-client.sh >/dev/null
 
-sdk-clients: ## Fetch what tests run: the official Java, Node.js, Go and Rust clients, a browser, and the programs around them
+sdk-clients: ## Fetch what tests run: the official Java, Node.js, Go and Rust clients, a browser, helm, and the programs around them
 	@for client in java node go rust; do "scripts/$$client-client.sh" >/dev/null; done
+	@scripts/deploy-tools.sh >/dev/null
 	@scripts/browser.sh >/dev/null || echo "no browser: the dashboard is not looked at"
 
 bench: build ## Run the benchmark and print its table (BENCH='--help' for its options)

@@ -351,7 +351,7 @@ fn raft_config(config: &BrokerConfig, dialer: &Dialer) -> RaftConfig {
         disk_free_bytes_min: config.disk_free_bytes_min,
         fill_bytes_per_second: config.fill_bytes_per_second,
         advertised: NodeAddresses {
-            peer: address(config.addresses.peer_port),
+            peer: config.addresses.peer.clone(),
             admin: address(config.addresses.admin_port),
             grpc: address(config.addresses.grpc_port),
         },

@@ -56,7 +56,7 @@ pub struct Peer {
 /// Who answers what, where.
 #[derive(Debug, Clone)]
 pub struct Addresses {
-    /// The host that clients and peers reach this node by (`brokerIP1`).
+    /// The host that clients and `mqadmin` reach this node by (`brokerIP1`).
     pub host: String,
     /// All listeners bind here.
     pub bind: IpAddr,
@@ -64,7 +64,10 @@ pub struct Addresses {
     pub admin_port: u16,
     /// The public API (`grpcServerPort`).
     pub grpc_port: u16,
-    /// Members of the group, out of this node's own entry in `dLegerPeers`.
+    /// `host:port` by which members of the group reach this node: its own entry in `dLegerPeers`. The host may be a name
+    /// that nobody else knows.
+    pub peer: String,
+    /// The port of it.
     pub peer_port: u16,
 }
 
@@ -73,7 +76,8 @@ pub struct Addresses {
 pub struct Idempotence {
     /// In ms, 0 for not at all (`idempotentWindowMillis`).
     pub window_ms: u64,
-    /// Of the messages that were stored last (`idempotentMessagesMax`); some 20 bytes of memory and 40 of disk each.
+    /// Of the messages that were stored last (`idempotentMessagesMax`); some 20 bytes of memory and 40 of disk each, 40 and
+    /// 48 where an id comes with several contents.
     pub messages_max: u64,
 }
 
@@ -320,8 +324,8 @@ impl BrokerConfig {
         if own.is_none() {
             s.wrong("dLegerSelfId", &format!("one of the labels in dLegerPeers ({})", join(&peers)));
         }
-        let peer_port =
-            own.and_then(|peer| peer.address.rsplit_once(':')).and_then(|(_, port)| port.parse().ok()).unwrap_or(40911);
+        let peer = own.map(|own| own.address.clone()).unwrap_or_default();
+        let peer_port = peer.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(40911);
         let name_servers =
             s.optional_parsed("namesrvAddr", "host:port entries separated by ';'", read_addresses).unwrap_or_default();
         let store_dir = s.path("storePathRootDir", STORE_DIR);
@@ -427,7 +431,7 @@ impl BrokerConfig {
         s.unused(&["brokerRole", "brokerId"], "replication is by majority and any member may lead");
         s.unused(&["sendMessageThreadPoolNums", "waitTimeMillsInSendQueue"], "requests are not bound to threads here");
         let effective = settings.finish()?;
-        let addresses = Addresses { host, bind, admin_port, grpc_port, peer_port };
+        let addresses = Addresses { host, bind, admin_port, grpc_port, peer, peer_port };
         let config = BrokerConfig {
             cluster,
             broker_group,
@@ -580,6 +584,15 @@ mod tests {
         assert_eq!(config.peers.len(), 3);
         assert_eq!(config.flush, FlushDiskType::Async);
         assert_eq!(config.name_servers.len(), 2);
+    }
+
+    #[test]
+    fn members_reach_a_node_by_its_entry_in_the_list_whatever_clients_are_told() {
+        let config = read("brokerIP1=192.0.2.7\ndLegerPeers=n0-n0.inside:40911;n1-n1.inside:40912\ndLegerSelfId=n1\n");
+        let addresses = config.expect("valid").addresses;
+        assert_eq!((addresses.peer.as_str(), addresses.peer_port), ("n1.inside:40912", 40912));
+        assert_eq!(addresses.host, "192.0.2.7");
+        assert_eq!(read("brokerIP1=192.0.2.7\n").expect("valid").addresses.peer, "192.0.2.7:40911");
     }
 
     #[test]

@@ -22,9 +22,14 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use raft_store::{GroupStatus, Role};
+use raft_store::{GroupStatus, Role, Standing};
 use std::sync::Arc;
+use std::time::Duration;
 use tonic::service::Routes;
+
+/// A follower that lacks what was committed so long ago sends clients elsewhere: their calls are answered once it has
+/// applied them. Long enough for a pause of its disk, short enough that the next node can be restarted.
+const BEHIND_MAX: Duration = Duration::from_secs(3);
 
 /// The pages.
 pub(crate) fn routes(node: Arc<Node>) -> Routes {
@@ -76,7 +81,8 @@ fn health(status: &GroupStatus) -> Result<String, String> {
     }
 }
 
-/// Whether clients are served here: this node has a vote, and its group has a leader.
+/// Whether clients are served here: this node has a vote, its group has a leader, and it is level with that one. Who
+/// restarts nodes one by one waits for it.
 fn readiness(status: &GroupStatus, closing: bool) -> Result<String, String> {
     health(status)?;
     if closing {
@@ -94,6 +100,48 @@ fn readiness(status: &GroupStatus, closing: bool) -> Result<String, String> {
         (Role::Stopped, _) => Err("this node has stopped".to_owned()),
         (Role::Candidate, _) | (_, None) => Err("the group has no leader at the moment".to_owned()),
         (Role::Leader, Some(_)) => Ok("OK: leader".to_owned()),
-        (Role::Follower, Some(_)) => Ok("OK: follower".to_owned()),
+        (Role::Follower, Some(_)) => level(status.standing).map(|()| "OK: follower".to_owned()),
+    }
+}
+
+/// Whether a follower has what its leader has, or nearly so.
+fn level(standing: Standing) -> Result<(), String> {
+    match standing {
+        Standing::Untold => Err("this node waits for the first word of its leader since it started".to_owned()),
+        Standing::Starting { entries } => {
+            Err(format!("this node catches up after its start: {entries} committed entries are not applied yet"))
+        }
+        Standing::Follows { entries, since } if since > BEHIND_MAX => Err(format!(
+            "this node is {} ms behind its leader, {} ms at most are ready: {entries} committed entries are not applied yet",
+            since.as_millis(),
+            BEHIND_MAX.as_millis()
+        )),
+        Standing::Follows { .. } => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_follower_is_ready_once_it_is_level() {
+        let follows = |millis| Standing::Follows { entries: 9, since: Duration::from_millis(millis) };
+        for (standing, why) in [
+            (Standing::Untold, Some("waits for the first word of its leader")),
+            (Standing::Starting { entries: 9 }, Some("9 committed entries are not applied yet")),
+            (follows(0), None),
+            (follows(3000), None),
+            (follows(3001), Some("3001 ms behind its leader, 3000 ms at most are ready: 9 committed entries")),
+        ] {
+            let said = level(standing);
+            assert!(
+                match why {
+                    None => said.is_ok(),
+                    Some(why) => said.as_ref().is_err_and(|said| said.contains(why)),
+                },
+                "{standing:?}: {said:?}"
+            );
+        }
     }
 }

@@ -282,7 +282,7 @@ fn report(node: &Node) -> NodeReport {
         addresses: Addresses {
             grpc: address(addresses.grpc_port),
             admin: address(addresses.admin_port),
-            peer: address(addresses.peer_port),
+            peer: addresses.peer.clone(),
         },
         role,
         term: leadership.term.0,

@@ -25,6 +25,7 @@ use crate::runtime::OwnRuntime;
 use crate::service::PeerServices;
 use crate::ship::{Pace, Place, Receiver};
 use crate::snapshot::Snapshots;
+use crate::standing::Told;
 use crate::state::{State, StateError};
 use crate::status::{GroupStatus, Leadership, Member, Role, Shortage, SyncFigures};
 use crate::types::{DiskId, LogId, LogIndex, NodeId, NodeInfo, Term};
@@ -83,6 +84,8 @@ pub(crate) struct Shared {
     waiting: Mutex<Option<String>>,
     /// The leader that was last heard of, and when.
     heard: Mutex<Option<(NodeId, Instant)>>,
+    /// What leaders said was committed.
+    told: Mutex<Told>,
     losses: mpsc::Sender<NodeId>,
     proposals: Arc<Semaphore>,
     /// Held while the members change.
@@ -225,10 +228,14 @@ impl Shared {
         u32::try_from(rank).unwrap_or(u32::MAX)
     }
 
-    /// A leader gave a sign of life.
-    pub(crate) fn heard(&self, from: NodeId, vote: &RaftVote) {
+    /// A leader gave a sign of life, and said up to where entries are committed.
+    pub(crate) fn heard(&self, from: NodeId, vote: &RaftVote, committed: Option<u64>) {
         if vote.committed && vote.leader_id.node_id == from {
-            *self.heard.lock() = Some((from, Instant::now()));
+            let now = Instant::now();
+            *self.heard.lock() = Some((from, now));
+            if let Some(committed) = committed {
+                self.told.lock().said(committed, now);
+            }
         }
     }
 
@@ -625,6 +632,7 @@ impl RaftGroup {
         let metrics = shared.metrics();
         let log = shared.log.state();
         let identity = shared.identity();
+        let applied = metrics.last_applied.as_ref().map(from_raft_log_id);
         GroupStatus {
             cluster: identity.cluster.clone(),
             group: identity.group.clone(),
@@ -645,7 +653,8 @@ impl RaftGroup {
             last: log.last.map(|id| LogIndex(id.index)),
             durable: log.durable.map(LogIndex),
             committed: metrics.local_committed.as_ref().map(from_raft_log_id),
-            applied: metrics.last_applied.as_ref().map(from_raft_log_id),
+            applied,
+            standing: shared.told.lock().standing(applied.map(|id| id.index), Instant::now()),
             purged: log.purged,
             members: members(&metrics),
             quorum_ack: metrics.last_quorum_acked.map(|at| at.elapsed()),
@@ -1072,6 +1081,7 @@ impl Opened {
             short: watch::Sender::new(false),
             waiting: Mutex::new(None),
             heard: Mutex::new(None),
+            told: Mutex::default(),
             losses,
             proposals: Arc::new(Semaphore::new(config.propose_bytes_max)),
             changing: Arc::default(),

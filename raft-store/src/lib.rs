@@ -31,6 +31,7 @@ mod secret;
 mod service;
 mod ship;
 mod snapshot;
+mod standing;
 mod state;
 mod status;
 mod types;
@@ -44,7 +45,7 @@ pub use network::{PAYLOAD_BYTES_MAX, PeerChannel, PeerIdentity};
 pub use secret::PeerSecret;
 pub use service::{CallingNode, PeerGuard, PeerServices, RaftService, peer_server};
 pub use state::{ReadState, State, StateBatch, StateError, StateOptions, Table, Visit, VisitAll};
-pub use status::{GroupStatus, Leadership, Member, Role, Shortage, SyncFigures};
+pub use status::{GroupStatus, Leadership, Member, Role, Shortage, Standing, SyncFigures};
 pub use types::{DiskId, LogId, LogIndex, NodeAddresses, NodeId, Term, Vote};
 #[doc(hidden)]
 pub use {group::open_storage, log_store::LogStore, raft_types::Types, replica::Replica};

@@ -180,7 +180,7 @@ impl Raft for RaftService {
     async fn heartbeat(&self, request: Request<wire::AppendRequest>) -> Result<Response<wire::AppendReply>, Status> {
         let from = check(&self.shared, request.metadata())?;
         let request = append_request(request.into_inner())?;
-        self.shared.heard(from, &request.vote);
+        self.shared.heard(from, &request.vote, committed(&request));
         let previous = request.prev_log_id;
         let answer = self.shared.raft().append_entries(request).await.map_err(|error| stopped(&error))?;
         append_answer(Ok(answer.into_stream_result(previous, previous))).map(Response::new)
@@ -299,7 +299,7 @@ impl Intake {
         let bytes: usize = message.entries.iter().map(|entry| entry.payload.len()).sum();
         match append_request(message) {
             Ok(request) => {
-                self.shared.heard(self.from, &request.vote);
+                self.shared.heard(self.from, &request.vote, committed(&request));
                 let wanted = u32::try_from(bytes.min(INTAKE_BYTES_MAX)).unwrap_or(u32::MAX);
                 // The semaphore is never closed.
                 let permit = self.permits.clone().acquire_many_owned(wanted).await.ok();
@@ -329,6 +329,10 @@ fn append_request(request: wire::AppendRequest) -> Result<AppendEntriesRequest<T
     }
     let leader_commit = request.committed.map(raft_log_id_from_wire);
     Ok(AppendEntriesRequest { vote, prev_log_id: previous, entries, leader_commit })
+}
+
+fn committed(request: &AppendEntriesRequest<Types>) -> Option<u64> {
+    request.leader_commit.as_ref().map(|id| id.index)
 }
 
 fn append_answer(answer: Result<StreamAppendResult<Types>, Fatal<Types>>) -> Result<wire::AppendReply, Status> {

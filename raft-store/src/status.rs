@@ -77,6 +77,25 @@ pub struct Shortage {
     pub needed_bytes: u64,
 }
 
+/// Where a node stands that follows, by what leaders told it was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// No leader has told it anything since it started.
+    Untold,
+    /// It has not applied yet what it was told first after it started.
+    Starting {
+        /// Committed entries that it has not applied.
+        entries: u64,
+    },
+    /// It keeps up.
+    Follows {
+        /// Committed entries that it has not applied.
+        entries: u64,
+        /// Since it was told of the first of them; to some 200 ms.
+        since: Duration,
+    },
+}
+
 /// A node's view of its group, for operators and metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupStatus {
@@ -106,6 +125,8 @@ pub struct GroupStatus {
     pub committed: Option<LogId>,
     /// Last entry that it applied.
     pub applied: Option<LogId>,
+    /// How far it is behind its leader; means nothing on a leader.
+    pub standing: Standing,
     /// Entries up to here are gone from its log.
     pub purged: Option<LogId>,
     /// The members, by label.

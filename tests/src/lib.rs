@@ -10,6 +10,7 @@
 //! - [`invariant`] has the properties, one a file, that the oracle's history is held against.
 //! - [`matrix`] puts each fault into each workload.
 //! - [`official`] runs the official clients; [`emulate`] stands for two of them.
+//! - [`deploy_tools`] has the programs that read what `deploy/` holds for others.
 //! - [`load`], [`do_nothing`], [`dev_start`] and [`usage`] are the benchmark's.
 
 // Tests measure real time and start tasks of their own.
@@ -19,6 +20,7 @@ pub mod browser;
 pub mod certificates;
 pub mod client;
 pub mod cluster;
+pub mod deploy_tools;
 pub mod dev_start;
 pub mod disk_journal;
 pub mod do_nothing;

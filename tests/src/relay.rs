@@ -75,7 +75,20 @@ impl Relay {
     ///
     /// The address cannot be listened on.
     pub async fn start(at: SocketAddr, target: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind(at).await?;
+        Ok(Self::of(TcpListener::bind(at).await?, target))
+    }
+
+    /// The same where somebody listens already.
+    ///
+    /// # Errors
+    ///
+    /// The listener is none of this runtime's kind.
+    pub fn on(listener: std::net::TcpListener, target: SocketAddr) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self::of(TcpListener::from_std(listener)?, target))
+    }
+
+    fn of(listener: TcpListener, target: SocketAddr) -> Self {
         let shared = Arc::new(Shared { target, state: Mutex::default(), heals: watch::channel(0).0 });
         let accepting = shared.clone();
         let task = tokio::spawn(async move {
@@ -86,7 +99,7 @@ impl Relay {
                 while connections.try_join_next().is_some() {}
             }
         });
-        Ok(Self { shared, _task: Arc::new(Task(task)) })
+        Self { shared, _task: Arc::new(Task(task)) }
     }
 
     /// From now on bytes of this direction are taken and not passed on.

@@ -7,11 +7,12 @@ use anyhow::{Context, Result, ensure};
 use raftmq_tests::cluster::program;
 use raftmq_tests::root;
 
-const EXAMPLES: [(&str, &str); 4] = [
+const EXAMPLES: [(&str, &str); 5] = [
     ("mqbroker", "broker-n0.conf"),
     ("mqbroker", "broker-n1.conf"),
     ("mqbroker", "broker-n2.conf"),
     ("mqnamesrv", "namesrv.conf"),
+    ("raftmq-dashboard", "dashboard.conf"),
 ];
 
 /// What a program prints with `--print-config`, but for comments, and whether it warned.
@@ -103,7 +104,7 @@ fn the_reference_says_what_the_programs_say() -> Result<()> {
     let written = fs::read_to_string(&path)?;
     let mut parts = written.split(HEAD);
     let mut text = parts.next().context("it begins with text")?.to_owned();
-    for name in ["mqbroker", "mqnamesrv"] {
+    for name in ["mqbroker", "mqnamesrv", "raftmq-dashboard"] {
         let part = parts.next().with_context(|| format!("no table of {name}"))?;
         let after: String = part.split_inclusive('\n').skip_while(|line| line.starts_with('|')).collect();
         text.push_str(&format!("{HEAD}{}{after}", reference(name, part)?));

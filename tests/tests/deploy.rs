@@ -1,5 +1,12 @@
 //! What `deploy/` holds is what the programs understand: every key and variable of the composed cluster and the chart is
-//! one of theirs, the units are sound, and a node that is installed as the image does it serves.
+//! one of theirs, the units are sound, helm and Compose take what is theirs, and clusters run from what the image has.
+
+#[path = "deploy/chart.rs"]
+mod chart;
+#[path = "deploy/composed.rs"]
+mod composed;
+#[path = "deploy/container.rs"]
+mod container;
 
 use std::{
     collections::BTreeSet,
@@ -33,9 +40,9 @@ fn keys(text: &str) -> BTreeSet<String> {
     named.filter(|key| !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || c == '.')).collect()
 }
 
-/// Every key that the broker knows.
-fn known() -> Result<BTreeSet<String>> {
-    let output = Command::new(program("mqbroker")?).arg("--print-config").env_remove("NAMESRV_ADDR").output()?;
+/// Every key that a program knows.
+fn known(name: &str) -> Result<BTreeSet<String>> {
+    let output = Command::new(program(name)?).arg("--print-config").env_remove("NAMESRV_ADDR").output()?;
     ensure!(output.status.success(), "{}", said(&output));
     // What has no value unless it is set stands there as a comment that says so.
     let printed = String::from_utf8_lossy(&output.stdout).replace("# ", "").replace(" is not set", "=");
@@ -53,14 +60,7 @@ fn folded(name: &str) -> String {
 
 #[test]
 fn every_key_is_known() -> Result<()> {
-    let broker = known()?;
-    for file in ["helm/raftmq/templates/broker.yaml", "helm/raftmq/values.yaml"] {
-        let text = read(file)?;
-        // Shell, not properties.
-        let lines: Vec<&str> = text.lines().filter(|line| line.contains(" = ")).collect();
-        let used = keys(&lines.join("\n"));
-        ensure!(!used.is_empty() && used.is_subset(&broker), "{file}: {:?}", used.difference(&broker));
-    }
+    let broker = known("mqbroker")?;
     let folded_keys: BTreeSet<String> = broker.iter().map(|key| folded(key)).collect();
     for file in ["container/compose.yaml", "helm/raftmq/templates/broker.yaml", "container/Dockerfile"] {
         let text = read(file)?;
@@ -85,9 +85,21 @@ fn the_units_are_sound() -> Result<()> {
     let bin = program("mqbroker")?;
     let bin = bin.parent().context("programs are in a folder")?;
     let mut units = Vec::new();
-    for (file, instance) in
-        [("raftmq-namesrv.service", "raftmq-namesrv.service"), ("raftmq-broker@.service", "raftmq-broker@n0.service")]
-    {
+    for (file, instance) in [
+        ("raftmq-namesrv.service", "raftmq-namesrv.service"),
+        ("raftmq-dashboard.service", "raftmq-dashboard.service"),
+        ("raftmq-broker@.service", "raftmq-broker@n0.service"),
+    ] {
+        // Hardened, whoever edits it.
+        let written = read(&format!("systemd/{file}"))?;
+        for line in [
+            "NoNewPrivileges=yes",
+            "ProtectSystem=strict",
+            "CapabilityBoundingSet=",
+            "SystemCallFilter=@system-service",
+        ] {
+            ensure!(written.lines().any(|one| one == line), "{file}: {line} is gone");
+        }
         let text = read(&format!("systemd/{file}"))?.replace("/usr/local/bin", &bin.display().to_string());
         fs::write(dir.path().join(file), text)?;
         units.push(dir.path().join(instance));

@@ -1,5 +1,7 @@
 //! What Prometheus and health checks are told, against what clients did. Real processes.
 
+#[path = "metrics/monitoring.rs"]
+mod monitoring;
 #[path = "metrics/otlp.rs"]
 mod otlp;
 #[path = "metrics/reference.rs"]
@@ -194,6 +196,7 @@ async fn figures_are_what_clients_did_and_health_is_what_they_meet() -> Result<(
         pages.push(page(node.metrics, "/metrics").await?.1);
     }
     reference::check(&pages, leader)?;
+    monitoring::check(&pages)?;
 
     // Without a majority the node that is left works and serves nobody.
     cluster.kill_at_once(&[(leader + 1) % 3, (leader + 2) % 3])?;
@@ -225,5 +228,42 @@ async fn a_node_alone_stays_ready() -> Result<()> {
         let (status, text) = page(node, "/readyz").await?;
         ensure!(status == 200, "{status}: {text}");
     }
+    Ok(())
+}
+
+/// Restarting nodes one by one, as a chart does, goes on when the one before is ready: it must have what the others
+/// have acknowledged meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_away_is_ready_once_it_has_what_it_missed() -> Result<()> {
+    const BODIES: u64 = 100;
+    let mut cluster = Cluster::start(Options::default()).await?;
+    cluster.create_topic(TOPIC, 4).await?;
+    let leader = cluster.leader(0).await?;
+    let away = (leader + 1) % 3;
+    cluster.kill(away);
+    let producer = Producer::new(&cluster.access(0), &[TOPIC])?;
+    let body = Bytes::from(vec![7; 1 << 20]);
+    for number in 0..BODIES {
+        producer.send(TOPIC, &format!("M{number:015}"), None, body.clone()).await?;
+    }
+    let missed = cluster.status(leader).await?.committed_index.context("a leader has committed")?;
+    cluster.start_node(away)?;
+    let node = cluster.nodes[away].metrics;
+    let mut reasons = Vec::new();
+    eventually("the node is ready", LEADER_WITHIN + Duration::from_secs(30), async || {
+        match page(node, "/readyz").await {
+            Ok((200, text)) => text == "OK: follower\n",
+            Ok((_, text)) => {
+                reasons.push(text);
+                false
+            }
+            Err(_) => false,
+        }
+    })
+    .await?;
+    let applied = cluster.status(away).await?.applied_index;
+    ensure!(applied >= Some(missed), "ready with {applied:?} of {missed}");
+    let behind = "committed entries are not applied yet";
+    ensure!(reasons.iter().any(|reason| reason.contains(behind)), "nobody was told what it waits for: {reasons:?}");
     Ok(())
 }

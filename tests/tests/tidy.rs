@@ -188,6 +188,71 @@ fn the_handbook_quotes_what_programs_say() {
     check("docs/operations.md quotes what is there", &problems);
 }
 
+/// The other way round: whatever a node or a name server says at `warn` or `error` has a row, by words of its own.
+#[test]
+fn every_warning_has_its_row_in_the_handbook() {
+    let handbook = read(&root().join("docs/operations.md"));
+    let (_, errors) = handbook.split_once("## What a log or an answer says").expect("the chapter is there");
+    let rows = errors.lines().filter(|line| line.starts_with("| `")).filter_map(|line| line.split('`').nth(1));
+    let rows: Vec<&str> = rows.filter(|row| row.len() > 6).collect();
+    let (mut problems, mut said) = (Vec::new(), 0);
+    let of_nodes = |path: &&PathBuf| {
+        let shown = shown(path);
+        let ours = ["broker/src/", "raft-store/src/", "namesrv/src/", "server/src/"];
+        shown.ends_with(".rs") && !shown.contains("/tests/") && ours.iter().any(|folder| shown.starts_with(folder))
+    };
+    for path in files().iter().filter(of_nodes) {
+        let text = read(path);
+        let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        for call in ["tracing::warn!(", "tracing::error!("] {
+            for (at, _) in text.match_indices(call) {
+                let Some(words) = last_text(&text[at + call.len()..]) else { continue };
+                // Of builds for tests; and what is nothing but another sentence, which has its row where it is made.
+                if words.starts_with("TEST MODE") || words.starts_with('{') && words.ends_with('}') {
+                    continue;
+                }
+                said += 1;
+                if !rows.iter().any(|row| words.contains(row)) {
+                    let line = text[..at].lines().count();
+                    problems.push(format!("{}:{line}: {words}", shown(path)));
+                }
+            }
+        }
+    }
+    assert!(said > 70, "only {said} warnings were found");
+    check("docs/operations.md has a row for each warning and error", &problems);
+}
+
+/// The last text among the arguments of a macro, of which `rest` begins with the first: the sentence that it says.
+fn last_text(rest: &str) -> Option<String> {
+    let (mut depth, mut found, mut open) = (1, None, None::<String>);
+    let mut letters = rest.chars();
+    while let Some(letter) = letters.next() {
+        match (&mut open, letter) {
+            (Some(text), '\\') => match letters.next()? {
+                // A line that goes on in the next one.
+                '\n' => {
+                    let blank = letters.as_str();
+                    letters = blank.trim_start().chars();
+                }
+                escaped => text.push(escaped),
+            },
+            (Some(_), '"') => found = open.take(),
+            (Some(text), letter) => text.push(letter),
+            (None, '"') => open = Some(String::new()),
+            (None, '(') => depth += 1,
+            (None, ')') => {
+                depth -= 1;
+                if depth == 0 {
+                    return found;
+                }
+            }
+            (None, _) => {}
+        }
+    }
+    None
+}
+
 #[test]
 fn the_example_files_describe_one_group() {
     let mut groups = BTreeMap::new();
