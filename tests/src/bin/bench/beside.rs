@@ -75,8 +75,11 @@ pub async fn fifo(options: &Run, column: &mut Column) -> Result<()> {
     // Every message group is one that is known.
     ahead(&|number| number).await?;
     run(Fate::Done, WARM).await?;
+    bounded::rest().await;
+    run(Fate::Done, WARM).await?;
     let without = run(Fate::Done, duration).await?;
     ahead(&|_| 0).await?;
+    bounded::rest().await;
     run(Fate::Again(COMES_AGAIN), WARM).await?;
     let with = run(Fate::Again(COMES_AGAIN), duration).await?;
     let text = format!("{}: {}", thousands(groups as f64), bounded::beside(&without, &with, RATIO_MAX));
@@ -108,6 +111,7 @@ pub async fn filter(options: &Run, column: &mut Column) -> Result<()> {
     };
     scale::administration(&mut cluster).await?[0].put_consumer_group(group).await?;
     load::join_group(&target, OTHERS).await?;
+    bounded::rest().await;
     load::latency(&target, OTHERS, RATE, WARM).await?;
     let without = load::latency(&target, OTHERS, RATE, Duration::from_secs(options.seconds)).await?;
     let filters = [

@@ -44,6 +44,11 @@ pub(super) fn beside(without: &Figures, with: &Figures, ratio_max: f64) -> Strin
     )
 }
 
+/// Waits until everything that was done has reached the disk: what goes on after it does not pay for what was before.
+pub(super) async fn rest() {
+    tokio::time::sleep(FLUSHED).await;
+}
+
 /// What each broker has written since it started, and holds in memory.
 pub(super) struct Taken {
     brokers: Vec<Usage>,
@@ -56,7 +61,7 @@ impl Taken {
 
     /// Once everything that was done has reached the disk.
     pub(super) async fn at_rest(pids: &[u32]) -> Result<Self> {
-        tokio::time::sleep(FLUSHED).await;
+        rest().await;
         Self::now(pids)
     }
 
