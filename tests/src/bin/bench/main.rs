@@ -6,6 +6,7 @@
 mod beside;
 mod bounded;
 mod delay;
+mod fill;
 mod pages;
 mod scale;
 mod written;
@@ -70,7 +71,10 @@ struct Run {
     body: usize,
     #[command(flatten)]
     sizes: scale::Sizes,
-    /// What to measure: do-nothing, sync, async, nats, soak, scale, backlog, dashboard, delay, fifo, filter, window, disk
+    #[command(flatten)]
+    fills: fill::Fills,
+    /// What to measure: do-nothing, sync, async, nats, soak, scale, backlog, fill, dashboard, delay, fifo, filter, window,
+    /// disk
     #[arg(long, value_delimiter = ',', default_values_t = ["do-nothing", "sync", "async", "nats"].map(String::from))]
     only: Vec<String>,
 }
@@ -235,6 +239,7 @@ async fn run(options: Run) -> Result<()> {
             "soak" => measure_soak(&options, &mut column).await,
             "scale" => scale::measure(&options, &mut column).await,
             "backlog" => scale::backlog(&options, &mut column).await,
+            "fill" => fill::measure(&options, &mut column).await,
             "dashboard" => pages::measure(&mut column).await,
             "delay" => delay::measure(&options, &mut column).await,
             "fifo" => beside::fifo(&options, &mut column).await,
