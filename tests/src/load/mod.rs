@@ -3,15 +3,13 @@
 //! Bodies are random and made before the clock starts; everything runs on the caller's thread, so that its share of
 //! the machine stays small and can be stated.
 
+mod pace;
 mod wire;
 
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -22,11 +20,13 @@ use hdrhistogram::Histogram;
 use raftmq_proto::rocketmq as pb;
 use rand::RngExt;
 
+pub use pace::{Fate, consume, latency, latency_while, send_all, send_paced};
 pub use wire::{Call, Wire, frame, next_message};
 
 const SEND: &str = "/apache.rocketmq.v2.MessagingService/SendMessage";
 const RECEIVE: &str = "/apache.rocketmq.v2.MessagingService/ReceiveMessage";
 const ACK: &str = "/apache.rocketmq.v2.MessagingService/AckMessage";
+const CHANGE_INVISIBLE: &str = "/apache.rocketmq.v2.MessagingService/ChangeInvisibleDuration";
 const ROUTE: &str = "/apache.rocketmq.v2.MessagingService/QueryRoute";
 
 /// Requests that a send run repeats; enough that no cache on the way can hold them as one.
@@ -167,8 +167,8 @@ fn addresses(queue: &pb::MessageQueue) -> Vec<String> {
 
 /// Message bodies of one size, encoded in requests of `per_call` messages.
 pub struct Pool {
-    /// Each with the places of its messages' numbers.
-    requests: Vec<(Bytes, Vec<usize>)>,
+    /// Each with the places of its messages' numbers, and which message of it that is.
+    requests: Vec<(Bytes, Vec<(u64, usize)>)>,
     per_call: usize,
     /// Messages that were sent, or are to be: a message id that comes again would not be stored again.
     numbers: AtomicU64,
@@ -185,6 +185,18 @@ impl Pool {
 
     /// As [`Pool::new`], with each call for the next topic of a list, in a pool of so many messages.
     pub fn over(topics: &[String], body_bytes: usize, per_call: usize, messages: usize) -> Self {
+        Self::made(topics, body_bytes, per_call, messages, |_, _| {})
+    }
+
+    /// As [`Pool::over`], with messages that are `made` from plain ones by their numbers in the pool. Wherever one says
+    /// its id, as a key for example, each message that is sent says its own.
+    pub fn made(
+        topics: &[String],
+        body_bytes: usize,
+        per_call: usize,
+        messages: usize,
+        made: impl Fn(usize, &mut pb::Message),
+    ) -> Self {
         let mut random = rand::rng();
         let run: u32 = random.random();
         let requests = (0..messages / per_call)
@@ -195,29 +207,36 @@ impl Pool {
                     .map(|slot| {
                         let mut body = vec![0; body_bytes];
                         random.fill(&mut body[..]);
-                        message(topic, id(slot), body.into())
+                        let mut message = message(topic, id(slot), body.into());
+                        made(request * per_call + slot, &mut message);
+                        message
                     })
                     .collect();
                 let request = frame(&pb::SendMessageRequest { messages });
-                let place = |slot| {
+                let mut places = Vec::with_capacity(per_call);
+                for slot in 0..per_call {
                     let id = id(slot);
-                    let at = request.windows(id.len()).position(|window| window == id.as_bytes());
-                    at.expect("an encoded message has its id") + id.len() - NUMBER_DIGITS
-                };
-                let places = (0..per_call).map(place).collect();
+                    let said = request.windows(id.len()).enumerate().filter(|(_, window)| *window == id.as_bytes());
+                    places.extend(said.map(|(at, _)| (slot as u64, at + id.len() - NUMBER_DIGITS)));
+                }
                 (request, places)
             })
             .collect();
         Self { requests, per_call, numbers: AtomicU64::new(0) }
     }
 
+    /// Requests with so many messages, or a few less where that is no multiple of the messages of a call.
+    pub fn requests(&self, messages: usize) -> impl Iterator<Item = Bytes> {
+        (0..messages / self.per_call).map(|number| self.request(number))
+    }
+
     /// A request like number `number` of the pool, with message ids that were never used.
-    fn request(&self, number: usize) -> Bytes {
+    pub fn request(&self, number: usize) -> Bytes {
         let (request, places) = &self.requests[number % self.requests.len()];
-        let first = self.numbers.fetch_add(places.len() as u64, Ordering::Relaxed);
+        let first = self.numbers.fetch_add(self.per_call as u64, Ordering::Relaxed);
         let mut request = request.to_vec();
-        for (place, number) in places.iter().zip(first..) {
-            request[*place..place + NUMBER_DIGITS].copy_from_slice(format!("{number:012X}").as_bytes());
+        for (slot, place) in places {
+            request[*place..place + NUMBER_DIGITS].copy_from_slice(format!("{:012X}", first + slot).as_bytes());
         }
         request.into()
     }
@@ -411,8 +430,21 @@ pub async fn wait_for_messages(
 }
 
 async fn receive_batch(target: &Target, receivers: &Receivers, queue: usize) -> Result<Vec<pb::Message>> {
+    receive_filtered(target, receivers, None, queue).await
+}
+
+/// Of everything where no filter is said.
+async fn receive_filtered(
+    target: &Target,
+    receivers: &Receivers,
+    filter: Option<&pb::FilterExpression>,
+    queue: usize,
+) -> Result<Vec<pb::Message>> {
     let wire = &target.wires[queue];
-    let request = receive_request(&target.queues[queue], &receivers.group, receivers.batch, 5);
+    let mut request = receive_request(&target.queues[queue], &receivers.group, receivers.batch, 5);
+    if let Some(filter) = filter {
+        request.filter_expression = Some(filter.clone());
+    }
     let frames = wire.call(&wire.call_of(RECEIVE, 8), frame(&request)).await?;
     messages_in(frames)
 }
@@ -455,91 +487,8 @@ async fn ack_one(wire: &Wire, call: &Call, request: Bytes) -> Result<u64> {
     Ok(1)
 }
 
-/// Sends `rate` messages a second for `duration`, receives them with a few long polls, and measures each from just
-/// before its send to its receipt.
-///
-/// # Errors
-///
-/// Nothing was received.
-pub async fn latency(target: &Target, group: &str, rate: u32, duration: Duration) -> Result<Figures> {
-    let zero = Instant::now();
-    let done = Arc::new(AtomicBool::new(false));
-    let receivers = Receivers { group: group.to_string(), consumers: 8, batch: 32 };
-    let consume = (0..receivers.consumers).map(|consumer| {
-        let (done, receivers) = (&done, &receivers);
-        async move {
-            let mut figures = Figures::new();
-            let mut round = consumer;
-            while !done.load(Ordering::Relaxed) {
-                let queue = round % target.queues.len();
-                round += 1;
-                let messages = match receive_batch(target, receivers, queue).await {
-                    Ok(messages) => messages,
-                    Err(failure) => {
-                        figures.record(zero, Err(failure));
-                        continue;
-                    }
-                };
-                let now = zero.elapsed().as_nanos() as u64;
-                let wire = &target.wires[queue];
-                let call = wire.call_of(ACK, 10);
-                let acks = FuturesUnordered::new();
-                for message in messages {
-                    if let Some(stamp) = message.body.first_chunk::<8>() {
-                        figures.messages += 1;
-                        figures.latency_us.saturating_record(now.saturating_sub(u64::from_be_bytes(*stamp)) / 1000);
-                    }
-                    acks.push(ack_one(wire, &call, ack_request(group, &target.topic, message)));
-                }
-                for outcome in acks.collect::<Vec<_>>().await {
-                    if let Err(failure) = outcome {
-                        figures.record(zero, Err(failure));
-                    }
-                }
-            }
-            Ok::<_, anyhow::Error>(figures)
-        }
-    });
-    let produce = async {
-        let calls: Vec<Call> = target.wires.iter().map(|wire| wire.call_of(SEND, 30)).collect();
-        let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);
-        let mut sends = FuturesUnordered::new();
-        let mut failures = 0;
-        let mut number = 0_usize;
-        while zero.elapsed() < duration {
-            tokio::select! {
-                _ = ticks.tick() => {
-                    let mut body = vec![0; 1024];
-                    body[..8].copy_from_slice(&(zero.elapsed().as_nanos() as u64).to_be_bytes());
-                    let message = message(&target.topic, format!("L{number:016X}"), body.into());
-                    let request = frame(&pb::SendMessageRequest { messages: vec![message] });
-                    let queue = number % target.wires.len();
-                    number += 1;
-                    sends.push(send_one(&target.wires[queue], &calls[queue], request, 1));
-                }
-                Some(outcome) = sends.next() => failures += u64::from(outcome.is_err()),
-            }
-        }
-        while let Some(outcome) = sends.next().await {
-            failures += u64::from(outcome.is_err());
-        }
-        // What was sent last is on its way; the polls end by themselves.
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        done.store(true, Ordering::Relaxed);
-        Ok::<_, anyhow::Error>(failures)
-    };
-    let (produced, consumed) = futures::join!(produce, futures::future::join_all(consume));
-    let mut figures = Figures::new();
-    for consumer in consumed {
-        figures.merge(consumer?);
-    }
-    figures.failures += produced?;
-    figures.elapsed = duration;
-    ensure!(figures.messages > 0, "nothing was received: {}", figures.first_failure.unwrap_or_default());
-    Ok(figures)
-}
-
-fn message(topic: &str, id: String, body: Bytes) -> pb::Message {
+/// A NORMAL message.
+pub fn message(topic: &str, id: String, body: Bytes) -> pb::Message {
     pb::Message {
         topic: Some(resource(topic)),
         user_properties: Default::default(),

@@ -3,9 +3,13 @@
 //! `run` starts everything it measures and prints one table; `load` drives a cluster that runs already;
 //! `do-nothing` is the ceiling.
 
+mod beside;
+mod bounded;
+mod delay;
 mod fill;
 mod pages;
 mod scale;
+mod written;
 
 use std::{
     fmt::Write as _,
@@ -69,7 +73,8 @@ struct Run {
     sizes: scale::Sizes,
     #[command(flatten)]
     fills: fill::Fills,
-    /// What to measure: do-nothing, sync, async, nats, soak, scale, backlog, fill, dashboard
+    /// What to measure: do-nothing, sync, async, nats, soak, scale, backlog, fill, dashboard, delay, fifo, filter, window,
+    /// disk
     #[arg(long, value_delimiter = ',', default_values_t = ["do-nothing", "sync", "async", "nats"].map(String::from))]
     only: Vec<String>,
 }
@@ -236,9 +241,12 @@ async fn run(options: Run) -> Result<()> {
             "backlog" => scale::backlog(&options, &mut column).await,
             "fill" => fill::measure(&options, &mut column).await,
             "dashboard" => pages::measure(&mut column).await,
-            other => bail!(
-                "--only takes do-nothing, sync, async, nats, soak, scale, backlog, fill and dashboard, not {other}"
-            ),
+            "delay" => delay::measure(&options, &mut column).await,
+            "fifo" => beside::fifo(&options, &mut column).await,
+            "filter" => beside::filter(&options, &mut column).await,
+            "window" => written::window(&options, &mut column).await,
+            "disk" => written::disk(&options, &mut column).await,
+            other => bail!("--only takes what --help lists, not {other}"),
         };
         if let Err(failure) = outcome {
             column.put("not measured further", format!("{failure:#}"));

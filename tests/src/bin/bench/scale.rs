@@ -33,6 +33,9 @@ const WAIT: Duration = Duration::from_secs(10);
 /// Seconds of a long poll, more than [`WAIT`] and what it takes to begin all of them.
 const POLL_S: u32 = 60;
 
+/// What the send rate may fall to as the backlog grows.
+const BACKLOG_RATIO_MIN: f64 = 0.9;
+
 /// Clients that connect at once.
 const CONNECTING: usize = 128;
 
@@ -53,6 +56,21 @@ pub struct Sizes {
     /// Gigabytes of bodies that nobody received in `--only backlog`
     #[arg(long, default_value_t = 10)]
     backlog_gb: u32,
+    /// Delayed messages that become due in a second, in `--only delay`
+    #[arg(long, default_value_t = 10_000)]
+    pub(super) due_rate: u32,
+    /// Delayed messages that become due at one instant, in `--only delay`
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(super) due_at_once: usize,
+    /// Message groups of `--only fifo`, one of which is poisoned
+    #[arg(long, default_value_t = 10_000)]
+    pub(super) message_groups: usize,
+    /// Messages that filters go through in `--only filter`
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(super) filtered: usize,
+    /// Messages that the window of idempotent sends remembers in `--only window`
+    #[arg(long, default_value_t = 900_000)]
+    pub(super) window_messages: usize,
 }
 
 pub async fn measure(options: &Run, column: &mut Column) -> Result<()> {
@@ -98,6 +116,7 @@ pub async fn measure(options: &Run, column: &mut Column) -> Result<()> {
     let rate = made.await?;
     column.put("consumer groups", thousands(sizes.groups as f64));
     column.put("consumer groups made a second", thousands(rate));
+    column.put("resident memory of each broker, all consumer groups", resident(&pids)?);
 
     if sizes.clients > 0 {
         waiting(&mut cluster, sizes, &topics, &groups, &pids, column).await?;
@@ -123,9 +142,9 @@ pub async fn backlog(options: &Run, column: &mut Column) -> Result<()> {
         let duration = Duration::from_secs(options.seconds);
         let figures = load::send(&target, &lone, 256, duration).await?;
         let mut bytes = figures.messages as f64 * options.body as f64;
-        rates.push(thousands(figures.rate()));
+        rates.push(figures.rate());
         memory.push(resident(&pids)?);
-        eprintln!("{}: {part} of {PARTS}: {} /s", column.name, rates.last().map_or("", String::as_str));
+        eprintln!("{}: {part} of {PARTS}: {} /s", column.name, thousands(figures.rate()));
         while part < PARTS && bytes < part_bytes {
             let figures = load::send(&target, &many, 256, Duration::from_secs(1)).await?;
             bytes += figures.messages as f64 * options.body as f64;
@@ -133,7 +152,12 @@ pub async fn backlog(options: &Run, column: &mut Column) -> Result<()> {
     }
     let parts = format!("{} GB in {PARTS} parts", options.sizes.backlog_gb);
     column.put("bodies that nobody received", parts);
-    column.put("1 message a call, 256 in flight, after each part", rates.join(" "));
+    let texts: Vec<String> = rates.iter().map(|rate| thousands(*rate)).collect();
+    column.put("1 message a call, 256 in flight, after each part", texts.join(" "));
+    let (first, last) = (rates[0], rates[rates.len() - 1]);
+    let least = rates.iter().copied().fold(first, f64::min);
+    let text = format!("{:.2}, at least {:.2} (wanted ≥ {BACKLOG_RATIO_MIN})", last / first, least / first);
+    column.put("the last of these beside the first", text);
     column.put("resident memory of each broker, after each part", memory.join(", "));
     let receivers = load::Receivers { group: "bench-backlog".into(), consumers: 32, batch: 32 };
     let row = Row::of(&pids, load::receive(&target, &receivers, Duration::from_secs(options.seconds))).await?;
