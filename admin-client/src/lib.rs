@@ -8,12 +8,14 @@
 
 pub mod connect;
 pub mod credentials;
+pub mod dead_letter;
 pub mod directory;
 pub mod error;
 pub mod look;
 pub mod message;
 pub mod progress;
 pub mod public;
+pub mod send;
 pub mod time;
 pub mod tls;
 pub mod topic;

@@ -17,6 +17,7 @@ pub(crate) mod reset;
 mod status;
 mod timers;
 mod traffic;
+mod waiting;
 
 pub(crate) use status::{disk_used_ratio, lonely};
 pub(crate) use traffic::Traffic;
@@ -32,10 +33,11 @@ use raftmq_proto::admin::{
     DeleteAclResponse, DeleteConsumerGroupRequest, DeleteConsumerGroupResponse, DeleteTopicRequest,
     DeleteTopicResponse, DeleteUserRequest, DeleteUserResponse, DumpRequest, DumpResponse, EndTransactionRequest,
     EndTransactionResponse, ExplainMessageRequest, ExplainMessageResponse, GetConfigRequest, GetConfigResponse,
-    GetConsumerGroupRequest, GetConsumerGroupResponse, GroupStatusRequest, GroupStatusResponse, ListAclsRequest,
-    ListAclsResponse, ListClientsRequest, ListClientsResponse, ListConsumerGroupsRequest, ListConsumerGroupsResponse,
-    ListHalfMessagesRequest, ListHalfMessagesResponse, ListTimersRequest, ListTimersResponse, ListTopicsRequest,
-    ListTopicsResponse, ListUsersRequest, ListUsersResponse, PutAclRequest, PutAclResponse, PutConsumerGroupRequest,
+    GetConsumerGroupRequest, GetConsumerGroupResponse, GetWaitingMessageRequest, GetWaitingMessageResponse,
+    GroupStatusRequest, GroupStatusResponse, ListAclsRequest, ListAclsResponse, ListClientsRequest,
+    ListClientsResponse, ListConsumerGroupsRequest, ListConsumerGroupsResponse, ListHalfMessagesRequest,
+    ListHalfMessagesResponse, ListTimersRequest, ListTimersResponse, ListTopicsRequest, ListTopicsResponse,
+    ListUsersRequest, ListUsersResponse, PutAclRequest, PutAclResponse, PutConsumerGroupRequest,
     PutConsumerGroupResponse, PutTopicRequest, PutTopicResponse, PutUserRequest, PutUserResponse, ResetOffsetRequest,
     ResetOffsetResponse, TopicRouteRequest, TopicRouteResponse, TopicStatusRequest, TopicStatusResponse,
     TransferLeaderRequest, TransferLeaderResponse, UpdateConfigRequest, UpdateConfigResponse,
@@ -285,6 +287,13 @@ impl Admin for AdminService {
 
     async fn list_timers(&self, request: Request<ListTimersRequest>) -> Result<Response<ListTimersResponse>, Status> {
         self.list_timers(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_waiting_message(
+        &self,
+        request: Request<GetWaitingMessageRequest>,
+    ) -> Result<Response<GetWaitingMessageResponse>, Status> {
+        self.get_waiting_message(request.into_inner()).await.map(Response::new)
     }
 
     type ListClientsStream = Parts<ListClientsResponse>;

@@ -142,6 +142,14 @@ phrases! {
     Applied: "Applied", "已应用";
     Purged: "Trimmed up to", "已清理至";
     DiskUsed: "Disk used", "磁盘使用率";
+    Disks: "Disks", "磁盘";
+    DiskFree: "Free", "可用空间";
+    CleanMark: "Old messages go at any hour above", "超过此使用率随时清理过期消息";
+    ForceMark: "Oldest messages go early above", "超过此使用率提前清理最旧消息";
+    RefusalMark: "Sends are refused with less free", "可用空间低于此值时拒绝发送";
+    MarksExplained: "diskMaxUsedSpaceRatio, diskSpaceCleanForciblyRatio while cleanFileForciblyEnable is on, and diskFreeBytesMin with a segment of the log. The leader goes by the fullest disk of its broker group.",
+        "分别为 diskMaxUsedSpaceRatio、开启 cleanFileForciblyEnable 时的 diskSpaceCleanForciblyRatio，以及 diskFreeBytesMin 加一个日志段。主节点以 Broker 组内最满的磁盘为准。";
+    Never: "never", "从不";
     LogSize: "Log", "日志大小";
     OldestMessage: "Oldest message", "最早消息";
     Uptime: "Up for", "运行时长";
@@ -203,7 +211,10 @@ phrases! {
     SendTestMessage: "Send a test message", "发送测试消息";
     Send: "Send", "发送";
     MessageStored: "Message stored", "消息已存储";
-    GroupOrTime: "A message has a message group or a delivery time, not both.", "消息不能同时设置消息组和投递时间。";
+    FieldMissing: "Fill in for this type", "此类型需要填写";
+    Priority: "Priority", "优先级";
+    LiteTopic: "Lite topic", "轻量主题名称";
+    UserProperties: "User properties, one a line", "用户属性（每行一个）";
 
     // Consumers and producers.
     Consumers: "Consumers", "消费者";
@@ -238,6 +249,7 @@ phrases! {
     TimeMissing: "Say to which time.", "请填写时间。";
     OnlyQueue: "Only queue", "仅此队列";
     GroupMoved: "moved", "位点已移动";
+    MoveProgress: "Reset or skip", "重置或跳过";
     Producers: "Producers", "生产者";
     Producer: "Producer", "生产者客户端";
 
@@ -274,6 +286,8 @@ phrases! {
     Event: "Event", "事件";
     EventStored: "stored", "已存储";
     EventVisible: "visible: due, or committed", "可见：已到投递时间或事务已提交";
+    EventDue: "due", "到达投递时间";
+    EventMade: "made by its producer", "由生产者产生";
     EventLeased: "handed out", "已投递给客户端";
     EventAskedAgain: "asked for again", "客户端再次请求";
     EventConfirmed: "reached its client", "客户端已收到";
@@ -295,12 +309,15 @@ phrases! {
     LettersSent: "Sent again:", "已重新发送：";
     NothingChosen: "None was chosen.", "没有选择任何消息。";
     NoOrigin: "This message is no dead letter that names its topic", "此消息不是带有原主题的死信";
+    TopicTakesNone: "This message has no message group or lite topic, and its topic takes only", "此消息没有消息组或轻量主题，而原主题只接受";
     Delayed: "Delayed", "定时消息";
     Recall: "Take back", "撤回";
     DelayedByTime: "Delayed messages by the time at which they are due", "按投递时间排列的定时消息";
     DeliveryTime: "Due", "到期时间";
     DueIn: "In", "剩余时间";
     WaitingMessages: "Messages that wait:", "等待中的消息数：";
+    WaitingMessage: "A message that waits", "等待中的消息";
+    WaitsNoMore: "It does not wait any more: it was delivered, taken back, or ended", "消息已不在等待：已投递、已撤回或事务已结束";
     RecallExplained: "A delayed message can be taken back before its time, from the list, or with the handle that its sender got.", "定时消息在投递之前可以从列表中撤回，或凭发送时得到的句柄撤回。";
     RecallHandle: "Recall handle", "撤回句柄";
     Recalled: "Taken back", "已撤回";
@@ -309,6 +326,8 @@ phrases! {
     FirstWordCounts: "The first word counts: what the producer says later is refused.", "先到者为准：生产者之后的决定会被拒绝。";
     TransactionId: "Transaction id", "事务 ID";
     Checks: "Asked", "已回查";
+    ProducerAsked: "producers were asked", "已向生产者回查";
+    NobodyAskedAfter: "nobody is asked after this", "此后不再回查";
     Size: "Size", "大小";
     Resolve: "End it", "处理";
     OnlyParked: "only those whose producers are not asked any more", "仅不再回查的";
@@ -328,6 +347,7 @@ phrases! {
     Disabled: "disabled", "已禁用";
     RateMessages: "Messages a second at most", "每秒消息上限";
     RateBytes: "Bytes a second at most", "每秒字节上限";
+    Unlimited: "unlimited", "不限";
     NewSecret: "Secret key", "新密钥";
     UsersExplained: "Users count where authenticationEnabled is set. Super may do everything, Normal what its access rules say.", "仅在启用 authenticationEnabled 后生效。Super 拥有全部权限，Normal 按访问规则授权。";
     NewUser: "Create a user", "新建用户";

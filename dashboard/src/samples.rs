@@ -10,7 +10,8 @@ use raftmq_admin_client::error::AdminError;
 use raftmq_admin_client::look::{Seen, leader, look};
 use raftmq_admin_client::progress::{diff, queues_of};
 use raftmq_admin_client::time::now_ms;
-use raftmq_proto::admin::TopicStatusRequest;
+use raftmq_proto::admin::{Topic, TopicStatusRequest};
+use raftmq_proto::rocketmq::MessageType;
 use raftmq_proto::signature::NoProof;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -69,11 +70,27 @@ impl GroupSeen {
     }
 }
 
-/// Messages a topic was ever given, and what was given to it in a second lately.
+/// Messages a topic was ever given, and what went in and out in a second lately.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Traffic {
     pub stored: u64,
-    pub rate: Option<f64>,
+    pub incoming: Option<f64>,
+    /// Messages that consumer groups got for the first time.
+    pub outgoing: Option<f64>,
+}
+
+/// Broker group, topic and consumer group.
+type Share = (String, String, String);
+
+/// What one count has found.
+#[derive(Default)]
+struct Counted {
+    backlog: Option<u64>,
+    stored: BTreeMap<String, u64>,
+    /// Messages up to which consumer groups have come, over all queues.
+    progress: BTreeMap<Share, u64>,
+    /// Some topics were not counted.
+    partly: bool,
 }
 
 #[derive(Default)]
@@ -89,6 +106,7 @@ struct State {
     counted: Option<Instant>,
     backlog: Option<u64>,
     traffic: BTreeMap<String, Traffic>,
+    progress: BTreeMap<Share, u64>,
     /// Some topics were not counted.
     partly: bool,
 }
@@ -179,20 +197,32 @@ impl Samples {
         state.wants_login = refused || (signed && state.wants_login);
     }
 
-    fn count(&self, backlog: Option<u64>, stored: BTreeMap<String, u64>, partly: bool) {
-        let mut state = self.0.lock();
-        let since = state.counted.map(|at| at.elapsed().as_secs_f64());
+    fn count(&self, counted: Counted, now: Instant) {
+        let state = &mut *self.0.lock();
+        // A broker group that did not answer is in one of two sums only.
+        let whole = state.backlog.is_some() && counted.backlog.is_some();
+        let since = state.counted.filter(|_| whole).map(|at| now.saturating_duration_since(at).as_secs_f64());
+        let rate = |more: Option<u64>| {
+            more.zip(since).filter(|(_, since)| *since > 0.0).map(|(more, since)| float(more) / since)
+        };
+        // By topic; not known where a consumer group was moved back.
+        let mut taken: BTreeMap<&str, Option<u64>> = BTreeMap::new();
+        for (share @ (_, topic, _), now) in &counted.progress {
+            // A consumer group that is new has not taken what it begins behind.
+            let more = state.progress.get(share).map_or(Some(0), |was| now.checked_sub(*was));
+            let sum = taken.entry(topic).or_insert(Some(0));
+            *sum = sum.zip(more).map(|(sum, more)| sum + more);
+        }
         let was = std::mem::take(&mut state.traffic);
-        state.traffic = stored
-            .into_iter()
-            .map(|(topic, stored)| {
-                // A topic that was made anew counts from 0 again.
-                let more = was.get(&topic).and_then(|was| stored.checked_sub(was.stored));
-                let rate = more.zip(since).filter(|(_, since)| *since > 0.0).map(|(more, since)| float(more) / since);
-                (topic, Traffic { stored, rate })
-            })
-            .collect();
-        (state.backlog, state.partly, state.counted) = (backlog, partly, Some(Instant::now()));
+        let traffic = counted.stored.iter().map(|(topic, stored)| {
+            // A topic that was made anew counts from 0 again.
+            let incoming = rate(was.get(topic).and_then(|was| stored.checked_sub(was.stored)));
+            let outgoing = rate(taken.get(topic.as_str()).copied().unwrap_or(Some(0)));
+            (topic.clone(), Traffic { stored: *stored, incoming, outgoing })
+        });
+        state.traffic = traffic.collect();
+        (state.backlog, state.partly, state.counted) = (counted.backlog, counted.partly, Some(now));
+        state.progress = counted.progress;
     }
 }
 
@@ -277,28 +307,36 @@ async fn once(directory: &Directory) -> Result<(Vec<GroupSeen>, Vec<String>), Ad
     Ok((groups, silent))
 }
 
+/// Whether a topic's messages are in its lite topics.
+pub(crate) fn is_lite(topic: &Topic) -> bool {
+    topic.message_types.contains(&MessageType::Lite.into())
+}
+
 /// Backlog, and what is in each topic.
 async fn count(app: &App, directory: &Directory, groups: &[Group]) {
-    let mut backlog = Some(0_u64);
-    let mut stored: BTreeMap<String, u64> = BTreeMap::new();
-    let mut partly = false;
+    let mut counted = Counted { backlog: Some(0), ..Counted::default() };
     let Ok(all) = topics(directory, groups).await else { return };
     for group in groups {
         let mut here: BTreeMap<String, BTreeMap<u32, u64>> = BTreeMap::new();
         match queues_of(directory, group, "", "").await {
             Ok(queues) => {
-                backlog = backlog.map(|sum| sum.saturating_add(queues.iter().map(diff).sum()));
+                let waiting: u64 = queues.iter().map(diff).sum();
+                counted.backlog = counted.backlog.map(|sum| sum.saturating_add(waiting));
                 // A sum over lite topics falls when one of them goes, and is no count of what came in.
                 for queue in queues.into_iter().filter(|queue| queue.lite_topics == 0) {
+                    let share = (group.name.clone(), queue.topic.clone(), queue.consumer_group);
+                    *counted.progress.entry(share).or_default() += queue.progress;
                     here.entry(queue.topic).or_default().insert(queue.queue, queue.broker_offset);
                 }
             }
-            Err(_) => backlog = None,
+            Err(_) => counted.backlog = None,
         }
-        let hosted = all.iter().filter(|(_, hosts)| hosts.iter().any(|(name, _)| *name == group.name));
+        // Messages to lite topics are in no queue of their topic.
+        let counts = |name: &String, topic: &Topic| *name == group.name && !is_lite(topic);
+        let hosted = all.iter().filter(|(_, hosts)| hosts.iter().any(|(name, topic)| counts(name, topic)));
         let mut lonely: Vec<String> =
             hosted.map(|(name, _)| name.clone()).filter(|name| !here.contains_key(name)).collect();
-        partly |= lonely.len() > LONELY_TOPICS_MAX;
+        counted.partly |= lonely.len() > LONELY_TOPICS_MAX;
         lonely.truncate(LONELY_TOPICS_MAX);
         let asked = directory
             .on_group(group, |mut node| {
@@ -319,14 +357,14 @@ async fn count(app: &App, directory: &Directory, groups: &[Group]) {
             })
             .await;
         match asked {
-            Ok((_, sums)) => sums.into_iter().for_each(|(name, sum)| *stored.entry(name).or_default() += sum),
-            Err(_) => partly = true,
+            Ok((_, sums)) => sums.into_iter().for_each(|(name, sum)| *counted.stored.entry(name).or_default() += sum),
+            Err(_) => counted.partly = true,
         }
         for (name, queues) in here {
-            *stored.entry(name).or_default() += queues.values().sum::<u64>();
+            *counted.stored.entry(name).or_default() += queues.values().sum::<u64>();
         }
     }
-    app.samples.count(backlog, stored, partly);
+    app.samples.count(counted, Instant::now());
 }
 
 #[cfg(test)]
@@ -379,13 +417,35 @@ mod tests {
         assert_eq!(samples.overview().ring[0], Sample { at_ms: 5, ..Sample::default() });
     }
 
+    fn counted(stored: u64, progress: &[(&str, u64)]) -> Counted {
+        let share = |name: &str| ("B".to_owned(), "T".to_owned(), name.to_owned());
+        Counted {
+            backlog: Some(0),
+            stored: [("T".to_owned(), stored), ("lonely".to_owned(), 1)].into(),
+            progress: progress.iter().map(|(name, at)| (share(name), *at)).collect(),
+            partly: false,
+        }
+    }
+
     #[test]
-    fn a_topic_made_anew_has_no_rate() {
+    fn rates_of_topics_are_those_since_the_last_count() {
         let samples = Samples::default();
-        samples.count(None, [("T".to_owned(), 9)].into(), false);
-        assert_eq!(samples.traffic("T"), Some(Traffic { stored: 9, rate: None }));
-        samples.count(None, [("T".to_owned(), 4)].into(), false);
-        assert_eq!(samples.traffic("T"), Some(Traffic { stored: 4, rate: None }));
+        let start = Instant::now();
+        let seen = |second: u64, counted: Counted| {
+            samples.count(counted, start + Duration::from_secs(second));
+            let traffic = samples.traffic("T").expect("counted");
+            (traffic.stored, traffic.incoming, traffic.outgoing)
+        };
+        assert_eq!(seen(0, counted(100, &[("a", 50)])), (100, None, None));
+        assert_eq!(seen(10, counted(120, &[("a", 90)])), (120, Some(2.0), Some(4.0)));
+        assert_eq!(samples.traffic("lonely").and_then(|traffic| traffic.outgoing), Some(0.0), "nobody consumes it");
+        // One that is new begins somewhere.
+        assert_eq!(seen(20, counted(120, &[("a", 100), ("b", 120)])), (120, Some(0.0), Some(1.0)));
+        assert_eq!(seen(30, counted(120, &[("a", 0), ("b", 120)])), (120, Some(0.0), None), "moved back");
+        assert_eq!(seen(40, counted(4, &[("a", 4), ("b", 120)])), (4, None, Some(0.4)), "made anew");
+        // Somebody did not answer, and then did.
+        assert_eq!(seen(50, Counted { backlog: None, ..counted(4, &[]) }), (4, None, None));
+        assert_eq!(seen(60, counted(9, &[("a", 9)])), (9, None, None));
         assert_eq!(samples.traffic("none"), None);
     }
 }

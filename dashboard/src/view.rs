@@ -127,13 +127,26 @@ pub(crate) fn table(visit: &Visit, caption: &str, head: &[Phrase], rows: &[Vec<M
 
 /// The rows of the page that the query names, and links to the others.
 pub(crate) fn paged<'r, T>(visit: &Visit, rows: &'r [T]) -> (&'r [T], Markup) {
+    paged_by(visit, "page", visit.t(Phrase::PagesOfTable), rows)
+}
+
+/// As [`paged`], for one of several tables of a page: the field of the query that names its page, and what the table
+/// is called. A table of one page has no links.
+pub(crate) fn paged_of<'r, T>(visit: &Visit, name: &str, caption: Phrase, rows: &'r [T]) -> (&'r [T], Markup) {
+    if rows.len() <= ROWS {
+        return (rows, html! {});
+    }
+    paged_by(visit, name, &format!("{}: {}", visit.t(Phrase::PagesOfTable), visit.t(caption)), rows)
+}
+
+fn paged_by<'r, T>(visit: &Visit, name: &str, label: &str, rows: &'r [T]) -> (&'r [T], Markup) {
     let pages = rows.len().div_ceil(ROWS).max(1);
-    let page = visit.query.get("page").parse::<usize>().unwrap_or(1).clamp(1, pages);
+    let page = visit.query.get(name).parse::<usize>().unwrap_or(1).clamp(1, pages);
     let from = (page - 1) * ROWS;
     let shown = rows.get(from..rows.len().min(from + ROWS)).unwrap_or_default();
-    let to = |page: usize| format!("{}?{}", visit.path, visit.query.with("page", &page.to_string()));
+    let to = |page: usize| format!("{}?{}", visit.path, visit.query.with(name, &page.to_string()));
     let markup = html! {
-        nav.pager aria-label=(visit.t(Phrase::PagesOfTable)) {
+        nav.pager aria-label=(label) {
             span { (from + shown.len().min(1)) "–" (from + shown.len()) " / " (rows.len()) }
             @if page > 1 { a rel="prev" href=(to(page - 1)) { (visit.t(Phrase::PageBefore)) } }
             @if page < pages { a rel="next" href=(to(page + 1)) { (visit.t(Phrase::PageAfter)) } }
@@ -180,7 +193,12 @@ pub(crate) fn change_to(visit: &Visit, action: &str, back: &str, button: Phrase,
 
 /// What opens below a word.
 pub(crate) fn fold(visit: &Visit, word: Phrase, content: Markup) -> Markup {
-    html! { @if visit.may_change() { details { summary { (visit.t(word)) } (content) } } }
+    fold_if(visit, word, false, content)
+}
+
+/// As [`fold`], open from the beginning where that is asked for.
+pub(crate) fn fold_if(visit: &Visit, word: Phrase, open: bool, content: Markup) -> Markup {
+    html! { @if visit.may_change() { details open[open] { summary { (visit.t(word)) } (content) } } }
 }
 
 pub(crate) fn hidden(name: &str, value: &str) -> Markup {
@@ -221,6 +239,11 @@ pub(crate) fn number(value: u64) -> String {
 /// A number that may not be known.
 pub(crate) fn known(value: Option<u64>) -> String {
     value.map_or_else(|| UNKNOWN.to_owned(), number)
+}
+
+/// A limit of which 0 says that there is none.
+pub(crate) fn limit(visit: &Visit, value: u64) -> String {
+    if value == 0 { visit.t(Phrase::Unlimited).to_owned() } else { number(value) }
 }
 
 /// A number of which 0 says that it is not known.

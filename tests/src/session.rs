@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use raftmq_proto::rocketmq::{self as pb, messaging_service_client::MessagingServiceClient};
@@ -17,6 +17,10 @@ use crate::load::resource;
 
 /// How often SDKs send a heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// The shortest long poll.
+const POLL: Duration = Duration::from_secs(5);
+const LEASE: Duration = Duration::from_secs(300);
 
 /// Such a client. Dropping it closes its connection without a word.
 pub struct Session {
@@ -182,6 +186,54 @@ impl Session {
             trace_context: String::new(),
         });
         ok(self.stub().end_transaction(request).await?.into_inner().status)
+    }
+
+    /// The next message of a topic, leased for longer than a test takes.
+    ///
+    /// # Errors
+    ///
+    /// None comes within `limit`, or a receive fails.
+    pub async fn next(&self, group: &str, topic: &str, limit: Duration) -> Result<pb::Message> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let mut request = self.request(pb::ReceiveMessageRequest {
+                group: Some(resource(group)),
+                message_queue: Some(pb::MessageQueue { topic: Some(resource(topic)), ..pb::MessageQueue::default() }),
+                filter_expression: Some(filter("*")),
+                batch_size: 1,
+                invisible_duration: Some(duration(LEASE)),
+                auto_renew: false,
+                long_polling_timeout: Some(duration(POLL)),
+                attempt_id: None,
+            });
+            request.set_timeout(POLL + CALL_TIMEOUT);
+            let mut stream = self.stub().receive_message(request).await?.into_inner();
+            while let Some(part) = stream.message().await? {
+                if let Some(pb::receive_message_response::Content::Message(message)) = part.content {
+                    return Ok(message);
+                }
+            }
+            ensure!(Instant::now() < deadline, "no message of {topic} comes to {group}");
+        }
+    }
+
+    /// Has a message that was received become a dead letter.
+    ///
+    /// # Errors
+    ///
+    /// The answer is not OK.
+    pub async fn give_up(&self, group: &str, message: &pb::Message) -> Result<()> {
+        let system = message.system_properties.as_ref().context("a message has system properties")?;
+        let request = self.request(pb::ForwardMessageToDeadLetterQueueRequest {
+            group: Some(resource(group)),
+            topic: message.topic.clone(),
+            receipt_handle: system.receipt_handle.clone().context("a delivered message has a handle")?,
+            message_id: system.message_id.clone(),
+            delivery_attempt: 1,
+            max_delivery_attempts: 1,
+            lite_topic: system.lite_topic.clone(),
+        });
+        ok(self.stub().forward_message_to_dead_letter_queue(request).await?.into_inner().status)
     }
 
     /// Says that this client ends.

@@ -1,8 +1,14 @@
 //! The dashboard against a group of three: what pages show is what clients did, forms do what they say, and nobody gets
 //! past the door. Real processes, plain HTTP.
 
+#[path = "dashboard/letters.rs"]
+mod letters;
+#[path = "dashboard/tables.rs"]
+mod tables;
 #[path = "dashboard/users.rs"]
 mod users;
+#[path = "dashboard/waiting.rs"]
+mod waiting;
 
 use std::time::{Duration, Instant};
 
@@ -53,12 +59,18 @@ async fn pages_show_what_clients_did_and_forms_do_what_they_say() -> Result<()> 
     consumers(browser, &cluster).await?;
     messages(browser).await?;
     dead_letters(browser, &cluster).await?;
+    letters::every_type(browser, &cluster).await?;
+    tables::test_messages(browser, &cluster).await?;
+    tables::rates(browser, &cluster).await?;
     users::latencies(browser).await?;
     transactions_and_recall(browser, &cluster).await?;
+    waiting::in_full(browser, &cluster).await?;
     users::users(browser, &cluster).await?;
     users::admission(browser).await?;
     languages(browser).await?;
     many_topics(browser, &cluster).await?;
+    tables::in_pages(browser, &cluster).await?;
+    tables::marks(browser, &cluster).await?;
     failover(browser, &mut cluster).await
 }
 
@@ -134,6 +146,9 @@ async fn consumers(browser: &mut Browser, cluster: &Cluster) -> Result<()> {
     has(&answer, &["Lag 6", "In flight 0", "Dead letters 0", "Clients 1", "TAG * 1", "GO 5.1.2"])?;
     has(&browser.page("/consumers").await?, &["billing 1 1 6 0 0 no"])?;
     has(&browser.page("/producers").await?, &["GO", TOPIC])?;
+    // Of one that never received anything there is nothing to count.
+    cluster.put_consumer_group("idle-readers", false, None).await?;
+    has(&browser.page("/consumers").await?, &["idle-readers 0 0 – – – no"])?;
     // Back to the beginning, then past everything.
     let back = [("name", GROUP), ("topic", TOPIC), ("at", "1970-01-01 00:00")];
     has(&browser.submit(&page, "/consumer/reset", &back).await?, &["billing, orders: moved", "Lag 10"])?;
@@ -240,11 +255,11 @@ async fn transactions_and_recall(browser: &mut Browser, cluster: &Cluster) -> Re
     ensure!(browser.page("/transactions").await?.text.contains("class=\"note bad\""));
 
     cluster.put_topic("later", 1, Some("DELAY")).await?;
-    let fields = [("topic", "later"), ("body", "tomorrow"), ("deliver_at", "2100-01-01 00:00")];
+    let fields = [("topic", "later"), ("type", "DELAY"), ("body", "tomorrow"), ("deliver_at", "2100-01-01 00:00")];
     has(&browser.submit("/topic?name=later", "/topic/send", &fields).await?, &["Message stored"])?;
     let soon =
         (std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis() + 3_600_000).to_string();
-    let fields = [("topic", "later"), ("body", "in an hour"), ("deliver_at", soon.as_str())];
+    let fields = [("topic", "later"), ("type", "DELAY"), ("body", "in an hour"), ("deliver_at", soon.as_str())];
     let sent = browser.submit("/topic?name=later", "/topic/send", &fields).await?.words();
     let handle = sent.split("Recall handle ").nth(1).and_then(|rest| rest.split(' ').next()).context("a handle")?;
     // The list has it with its handle, and its form takes it back.

@@ -53,11 +53,13 @@ fn queues_of(state: &impl ReadState, name: &str) -> Result<Option<Vec<QueueStatu
     let mut queues = Vec::new();
     for number in numbers(&row) {
         let queue = queue(state, TopicId(row.id), number)?;
+        let first = if queue.min < queue.next { run_of(state, TopicId(row.id), number, queue.min)? } else { None };
         queues.push(QueueStatus {
             queue: u32::from(number),
             min_offset: queue.min,
             max_offset: queue.next,
             last_store_ms: queue.last_store_ms,
+            first_store_ms: first.map_or(0, |run| run.store_ms),
         });
     }
     Ok(Some(queues))

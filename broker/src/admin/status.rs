@@ -2,11 +2,12 @@
 
 use super::AdminService;
 use super::door::Caller;
+use crate::broker::Node;
 use crate::config::FlushDiskType;
 use crate::store::key;
 use raft_store::{GroupStatus, LogId, NodeId, ReadState, Role, TransferError};
 use raftmq_proto::admin::{
-    DumpRequest, DumpResponse, GroupStatusResponse, Member, TableDump, TermStart, TransferLeaderRequest,
+    DiskMarks, DumpRequest, DumpResponse, GroupStatusResponse, Member, TableDump, TermStart, TransferLeaderRequest,
     TransferLeaderResponse,
 };
 use std::ops::ControlFlow;
@@ -42,6 +43,7 @@ impl AdminService {
             .await?;
         let traffic = node.outlets.traffic.look(Instant::now());
         let trouble = trouble(&status);
+        let log_disk = node.config.log_dir.as_deref().unwrap_or(&node.config.store_dir);
         Ok(GroupStatusResponse {
             role: role(&status).to_owned(),
             cluster: status.cluster,
@@ -69,7 +71,8 @@ impl AdminService {
             .to_owned(),
             topics: node.reporter.topic_count(),
             consumer_groups,
-            disk_used_ratio: disk_used_ratio(node.config.log_dir.as_deref().unwrap_or(&node.config.store_dir)),
+            disk_used_ratio: disk_used_ratio(log_disk),
+            disk: disk_marks(node, log_disk),
             messages_in: traffic.stored,
             messages_out: traffic.leased,
             messages_sent_again: traffic.sent_again,
@@ -270,6 +273,22 @@ pub(super) fn to_member(member: raft_store::Member) -> Member {
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The disk under a folder with its marks; none when the system does not say how full it is.
+fn disk_marks(node: &Node, folder: &std::path::Path) -> Option<DiskMarks> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+    let settings = node.settings();
+    let percent = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    Some(DiskMarks {
+        // As df counts: what is kept for root is neither used nor available.
+        total_bytes: bytes(disk.f_blocks.saturating_sub(disk.f_bfree).saturating_add(disk.f_bavail)),
+        free_bytes: bytes(disk.f_bavail),
+        send_free_bytes_min: node.config.segment_bytes.saturating_add(node.config.disk_free_bytes_min),
+        clean_percent: percent(settings.retention.disk_percent_max),
+        force_percent: percent(settings.retention.force_percent),
+    })
 }
 
 /// Part of the disk under a folder that is in use; 0 when the system does not say.

@@ -6,14 +6,15 @@ use crate::app::{Page, Problem, Visit};
 use crate::form::{Fields, link};
 use crate::phrase::Phrase as P;
 use crate::samples::GroupSeen;
-use crate::view::{bytes, change, confirmation, fold, hidden, known, known_unless_0, table, text, time};
+use crate::view::{UNKNOWN, bytes, change, confirmation, fold, hidden, known, known_unless_0, table, text, time};
 use maud::{Markup, html};
 use raftmq_admin_client::connect;
 use raftmq_admin_client::directory::Node;
 use raftmq_admin_client::look::look;
 use raftmq_proto::admin::change_members_request::Change;
 use raftmq_proto::admin::{
-    ChangeMembersRequest, ChangePhase, GetConfigRequest, GroupStatusResponse, MemberToRemove, TransferLeaderRequest,
+    ChangeMembersRequest, ChangePhase, DiskMarks, GetConfigRequest, GroupStatusResponse, MemberToRemove,
+    TransferLeaderRequest,
 };
 use tonic::Status;
 
@@ -32,6 +33,7 @@ pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
                 p.note.bad role="alert" { (live.label) ": " (live.trouble) }
             }
             (nodes(visit, seen))
+            (disks(visit, seen))
             (peers(visit, seen))
             (actions(visit, seen))
         }
@@ -87,14 +89,49 @@ fn nodes(visit: &Visit, seen: &GroupSeen) -> Markup {
     table(visit, visit.t(P::Nodes), &head, &rows)
 }
 
+/// Part of a disk that is in use, with the mark above which messages that are too old go.
 fn disk(live: Option<&GroupStatusResponse>) -> Markup {
-    match live.map(|live| live.disk_used_ratio).filter(|ratio| *ratio > 0.0) {
-        Some(ratio) => {
-            let percent = format!("{:.0} %", ratio * 100.0);
-            html! { meter min="0" max="1" high="0.75" value=(format!("{ratio:.3}")) aria-label=(percent) {} " " (percent) }
-        }
-        None => html! { "–" },
+    let live = live.filter(|live| live.disk_used_ratio > 0.0);
+    let Some(live) = live else { return html! { (UNKNOWN) } };
+    let percent = format!("{:.0} %", live.disk_used_ratio * 100.0);
+    let mark = live.disk.as_ref().map(|disk| format!("{:.2}", f64::from(disk.clean_percent) / 100.0));
+    html! {
+        meter min="0" max="1" high=[mark] value=(format!("{:.3}", live.disk_used_ratio)) aria-label=(percent) {} " " (percent)
     }
+}
+
+/// Percent of a disk in use from which sends are refused, rounded down.
+fn refusal_percent(disk: &DiskMarks) -> Option<u64> {
+    let used = disk.total_bytes.saturating_sub(disk.send_free_bytes_min);
+    (u128::from(used) * 100).checked_div(disk.total_bytes.into()).and_then(|percent| u64::try_from(percent).ok())
+}
+
+/// The disks of a broker group, and the marks on them that are in force.
+fn disks(visit: &Visit, seen: &GroupSeen) -> Markup {
+    let rows: Vec<Vec<Markup>> = seen
+        .nodes
+        .iter()
+        .map(|node| {
+            let marks = node.live.as_ref().and_then(|live| live.disk.as_ref());
+            let of = |shown: &dyn Fn(&DiskMarks) -> String| html! { (marks.map_or_else(|| UNKNOWN.to_owned(), shown)) };
+            vec![
+                html! { (node.node.label) },
+                disk(node.live.as_ref()),
+                of(&|disk| format!("{} / {}", bytes(disk.free_bytes), bytes(disk.total_bytes))),
+                of(&|disk| format!("{} %", disk.clean_percent)),
+                of(&|disk| match disk.force_percent {
+                    0 => visit.t(P::Never).to_owned(),
+                    percent => format!("{percent} %"),
+                }),
+                of(&|disk| {
+                    let percent = refusal_percent(disk).map(|percent| format!(" ({percent} %)")).unwrap_or_default();
+                    format!("{}{percent}", bytes(disk.send_free_bytes_min))
+                }),
+            ]
+        })
+        .collect();
+    let head = [P::Node, P::DiskUsed, P::DiskFree, P::CleanMark, P::ForceMark, P::RefusalMark];
+    html! { (table(visit, visit.t(P::Disks), &head, &rows)) p.faint { (visit.t(P::MarksExplained)) } }
 }
 
 fn duration(ms: u64) -> String {
@@ -243,4 +280,18 @@ pub(crate) async fn remove(visit: &Visit, fields: &Fields) -> Result<String, Pro
         })
         .await?;
     Ok(format!("{label}: {} · {} {}", visit.t(P::MemberRemoved), visit.t(P::Voters), known_unless_0(voters)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sends_are_refused_below_the_bytes_that_must_be_free() {
+        let disk =
+            |total_bytes, send_free_bytes_min| DiskMarks { total_bytes, send_free_bytes_min, ..DiskMarks::default() };
+        assert_eq!(refusal_percent(&disk(1_000, 25)), Some(97));
+        assert_eq!(refusal_percent(&disk(1_000, 2_000)), Some(0), "a disk that is too small");
+        assert_eq!(refusal_percent(&disk(0, 0)), None);
+    }
 }

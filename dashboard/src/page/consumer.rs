@@ -2,12 +2,14 @@
 
 use super::consumers::shape;
 use super::time_field;
-use super::topics::DEAD;
 use crate::app::{Page, Problem, Visit, present};
 use crate::form::{Fields, link};
 use crate::phrase::Phrase as P;
-use crate::view::{change, change_to, confirmation, field, fold, hidden, known, number, paged, table, text, time};
+use crate::view::{
+    change, change_to, confirmation, field, fold, fold_if, hidden, known, number, paged, paged_of, table, text, time,
+};
 use maud::{Markup, html};
+use raftmq_admin_client::dead_letter::PREFIX as DEAD;
 use raftmq_admin_client::progress::{clients_of, diff, queues_of};
 use raftmq_proto::admin::{
     Client, ConsumerGroup, GetConsumerGroupRequest, QueueProgress, ResetOffsetRequest, TopicStatusRequest,
@@ -128,8 +130,11 @@ pub(super) fn client_cells(client: &Client) -> Vec<Markup> {
 }
 
 fn connected(visit: &Visit, clients: &BTreeMap<String, Client>) -> Markup {
-    let rows: Vec<Vec<Markup>> = clients.values().map(client_cells).collect();
-    table(visit, visit.t(P::Clients), &[P::Client, P::Language, P::Version, P::Host, P::Address], &rows)
+    let all: Vec<&Client> = clients.values().collect();
+    let (shown, pager) = paged_of(visit, "clients", P::Clients, &all);
+    let rows: Vec<Vec<Markup>> = shown.iter().map(|client| client_cells(client)).collect();
+    let head = [P::Client, P::Language, P::Version, P::Host, P::Address];
+    html! { (table(visit, visit.t(P::Clients), &head, &rows)) (pager) }
 }
 
 fn subscriptions(visit: &Visit, clients: &BTreeMap<String, Client>) -> Markup {
@@ -137,18 +142,21 @@ fn subscriptions(visit: &Visit, clients: &BTreeMap<String, Client>) -> Markup {
     for known in clients.values().flat_map(|client| &client.subscriptions) {
         *shares.entry((&known.topic, known.is_sql, &known.expression)).or_default() += 1;
     }
-    let rows: Vec<Vec<Markup>> = shares
-        .into_iter()
+    let all: Vec<_> = shares.into_iter().collect();
+    let (shown, pager) = paged_of(visit, "subscriptions", P::Subscriptions, &all);
+    let rows: Vec<Vec<Markup>> = shown
+        .iter()
         .map(|((topic, is_sql, expression), clients)| {
             vec![
                 html! { a href=(link("/topic", &[("name", topic)])) { (topic) } },
-                html! { (if is_sql { "SQL92" } else { "TAG" }) },
+                html! { (if *is_sql { "SQL92" } else { "TAG" }) },
                 html! { code { (expression) } },
                 html! { (clients) },
             ]
         })
         .collect();
-    table(visit, visit.t(P::Subscriptions), &[P::Topic, P::FilterKind, P::Expression, P::Clients], &rows)
+    let head = [P::Topic, P::FilterKind, P::Expression, P::Clients];
+    html! { (table(visit, visit.t(P::Subscriptions), &head, &rows)) (pager) }
 }
 
 fn configuration(visit: &Visit, settings: &[(String, ConsumerGroup)]) -> Markup {
@@ -175,13 +183,19 @@ fn configuration(visit: &Visit, settings: &[(String, ConsumerGroup)]) -> Markup 
 }
 
 fn forms(visit: &Visit, name: &str, topics: &BTreeSet<&str>, known: Option<&ConsumerGroup>) -> Markup {
+    // A topic's page links here.
+    let chosen = visit.query.get("topic");
+    let open = topics.contains(chosen);
     let which = html! {
         (hidden("name", name))
-        label { (visit.t(P::Topic)) " " select name="topic" { @for topic in topics { option value=(topic) { (topic) } } } }
+        label { (visit.t(P::Topic)) " " select name="topic" {
+            @for topic in topics { option value=(topic) selected[*topic == chosen] { (topic) } }
+        } }
     };
     html! {
         @if !topics.is_empty() {
-            (fold(visit, P::ResetToTime, html! {
+            div #move {}
+            (fold_if(visit, P::ResetToTime, open, html! {
                 p { (visit.t(P::ResetVoidsLeases)) }
                 (change(visit, "/consumer/reset", P::ResetToTime, html! {
                     (which)
@@ -189,7 +203,7 @@ fn forms(visit: &Visit, name: &str, topics: &BTreeSet<&str>, known: Option<&Cons
                     (field(visit, P::OnlyQueue, "queue", ""))
                 }))
             }))
-            (fold(visit, P::SkipBacklog, html! {
+            (fold_if(visit, P::SkipBacklog, open, html! {
                 p { (visit.t(P::SkippingIsFinal)) }
                 (change(visit, "/consumer/reset", P::SkipBacklog, html! { (which) (hidden("end", "true")) (confirmation(visit, name)) }))
             }))

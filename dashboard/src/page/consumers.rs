@@ -1,10 +1,11 @@
 //! Consumer groups: the list with what waits for each; creating, changing and deleting one in all broker groups.
 
 use super::delete_everywhere;
+use super::topics::{changes, signed};
 use crate::app::{Page, Problem, Visit};
 use crate::form::{Fields, link};
 use crate::phrase::Phrase as P;
-use crate::view::{change, field, fold, known, number, paged, required, search, table, wanted};
+use crate::view::{change, field, fold, known, paged, required, search, table, wanted};
 use maud::{Markup, html};
 use raftmq_admin_client::directory::{Directory, Group};
 use raftmq_admin_client::error::AdminError;
@@ -60,14 +61,15 @@ pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
     let cells: Vec<Vec<Markup>> = shown
         .iter()
         .map(|(name, found)| {
+            // Without a topic there is nothing to be behind of, or to hold.
+            let of = |count: u64| known(Some(count).filter(|_| !found.topics.is_empty()));
             vec![
                 html! { a href=(link("/consumer", &[("name", name)])) { (name) } },
                 html! { (known(Some(found.clients.len() as u64).filter(|_| all_clients))) },
                 html! { (found.topics.len()) },
-                // Without a topic there is nothing to be behind of.
-                html! { (known(Some(found.waiting).filter(|_| !found.topics.is_empty()))) },
-                html! { (number(found.flight)) },
-                html! { (number(found.retrying)) },
+                html! { (of(found.waiting)) },
+                html! { (of(found.flight)) },
+                html! { (of(found.retrying)) },
                 html! { (visit.t(if found.ordered { P::Yes } else { P::No })) },
             ]
         })
@@ -111,22 +113,26 @@ pub(super) fn shape(visit: &Visit, known: Option<&ConsumerGroup>) -> Markup {
             } }
         }
     };
+    let attributes: BTreeMap<&String, &String> = known.iter().flat_map(|known| &known.attributes).collect();
     html! {
         (choice(P::ConsumeEnabled, "enabled", known.is_none_or(|known| known.consume_enable)))
         (choice(P::Ordered, "ordered", known.is_some_and(|known| known.ordered)))
         (field(visit, P::RetriesMax, "retries", &known.map(|known| known.retry_max.to_string()).unwrap_or_default()))
+        (field(visit, P::Attributes, "attributes", &signed(attributes)))
     }
 }
 
 pub(crate) async fn put(visit: &Visit, fields: &Fields) -> Result<String, Problem> {
     let name = fields.get("name").to_owned();
     let directory = visit.directory()?;
+    let (attributes, remove_attributes) = changes(fields.get("attributes"))?;
     let request = PutConsumerGroupRequest {
         name: name.clone(),
         consume_enable: fields.number("enabled")?,
         ordered: fields.number("ordered")?,
         retry_max: fields.number("retries")?,
-        ..PutConsumerGroupRequest::default()
+        attributes,
+        remove_attributes,
     };
     let mut done = Vec::new();
     for group in visit.groups().await? {

@@ -3,20 +3,17 @@
 use super::message::excerpt;
 use super::messages::{Found, at_place, find, place_of};
 use super::send::store;
-use super::topics::DEAD;
 use crate::app::{Page, Problem, Visit, topics};
 use crate::form::{Fields, link};
 use crate::phrase::Phrase as P;
 use crate::view::{change, hidden, table, text, time};
 use maud::{Markup, html};
+use raftmq_admin_client::dead_letter::{self, PREFIX as DEAD, Unfit, origin};
 use raftmq_admin_client::message::{millis, resource};
-use raftmq_proto::rocketmq::{ListMessageRequest, Message, MessageType, SystemProperties};
+use raftmq_proto::rocketmq::{ListMessageRequest, Message};
 
 /// Dead letters of one page; as many can be sent at once.
 const LETTERS: i32 = 50;
-/// Properties that say where a message comes from; RocketMQ's own names for them are reserved for brokers.
-const ORIGIN_TOPIC: &str = "dead-letter-topic";
-const ORIGIN_ID: &str = "dead-letter-message-id";
 
 pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
     let directory = visit.directory()?;
@@ -93,12 +90,6 @@ fn list(visit: &Visit, chosen: &str, found: &[Found]) -> Markup {
     }
 }
 
-/// Topic and id that a dead letter had.
-fn origin(message: &Message) -> (String, String) {
-    let known = message.system_properties.clone().unwrap_or_default();
-    known.dead_letter_queue.map(|letter| (letter.topic, letter.message_id)).unwrap_or_default()
-}
-
 /// For one message, on its own page; nothing when it is no dead letter.
 pub(super) fn resend_form(visit: &Visit, message: &Message) -> Markup {
     let topic = message.topic.as_ref().map_or("", |topic| topic.name.as_str());
@@ -131,32 +122,11 @@ pub(crate) async fn resend(visit: &Visit, fields: &Fields) -> Result<String, Pro
     Ok(format!("{} {}: {}", visit.t(P::LettersSent), sent.len(), sent.join(", ")))
 }
 
-async fn resend_one(visit: &Visit, message: Message) -> Result<String, Problem> {
-    let (topic, id) = origin(&message);
-    let known = message.system_properties.clone().unwrap_or_default();
-    let is_letter = message.topic.as_ref().is_some_and(|topic| topic.name.starts_with(DEAD));
-    if topic.is_empty() || !is_letter {
-        return Err(Problem::Refused(format!("{}: {}", visit.t(P::NoOrigin), known.message_id)));
-    }
-    let mut user_properties = message.user_properties;
-    user_properties.insert(ORIGIN_TOPIC.to_owned(), topic.clone());
-    user_properties.insert(ORIGIN_ID.to_owned(), id);
-    let kind = match known.message_group {
-        Some(_) => MessageType::Fifo,
-        None => MessageType::Normal,
-    };
-    let again = Message {
-        topic: resource(&topic),
-        user_properties,
-        system_properties: Some(SystemProperties {
-            tag: known.tag,
-            keys: known.keys,
-            body_encoding: known.body_encoding,
-            message_type: kind.into(),
-            message_group: known.message_group,
-            ..SystemProperties::default()
-        }),
-        body: message.body,
-    };
-    store(visit, again).await.map(|(id, ..)| id)
+async fn resend_one(visit: &Visit, letter: Message) -> Result<String, Problem> {
+    let takes = dead_letter::takes(&visit.directory()?, &origin(&letter).0).await?;
+    let again = dead_letter::again(letter, &takes).map_err(|unfit| match unfit {
+        Unfit::NoLetter(id) => format!("{id}: {}", visit.t(P::NoOrigin)),
+        Unfit::NoType { topic, takes } => format!("{topic}: {} ({takes})", visit.t(P::TopicTakesNone)),
+    })?;
+    store(visit, again).await.map(|stored| stored.message_id)
 }

@@ -1,5 +1,6 @@
 //! Delayed messages by the time at which they are due, and taking one back before that.
 
+use super::waiting;
 use crate::app::{Page, Problem, Visit, present};
 use crate::form::{Fields, link};
 use crate::phrase::Phrase as P;
@@ -37,8 +38,10 @@ pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
         }
     }
     let waiting: u64 = found.iter().map(|(_, page)| page.waiting).sum();
-    let rows: Vec<Vec<Markup>> =
-        found.iter().flat_map(|(_, page)| page.messages.iter().map(|timer| cells(visit, timer, page.now_ms))).collect();
+    let rows: Vec<Vec<Markup>> = found
+        .iter()
+        .flat_map(|(group, page)| page.messages.iter().map(|timer| cells(visit, group, timer, page.now_ms)))
+        .collect();
     let head = [
         P::MessageId,
         P::Topic,
@@ -71,10 +74,10 @@ pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
     Ok(Page::new(visit.t(P::Delayed), body))
 }
 
-fn cells(visit: &Visit, timer: &TimerMessage, now_ms: u64) -> Vec<Markup> {
+fn cells(visit: &Visit, group: &str, timer: &TimerMessage, now_ms: u64) -> Vec<Markup> {
     let recall = html! { (hidden("topic", &timer.topic)) (hidden("handle", &timer.recall_handle)) };
     vec![
-        html! { (text(&timer.message_id)) },
+        html! { a href=(waiting::place_of(group, &timer.topic, &timer.recall_handle)) { (text(&timer.message_id)) } },
         html! { a href=(link("/topic", &[("name", &timer.topic)])) { (timer.topic) } },
         html! { (time(timer.delivery_ms)) },
         html! { (until(timer.delivery_ms.saturating_sub(now_ms))) },
@@ -88,7 +91,7 @@ fn cells(visit: &Visit, timer: &TimerMessage, now_ms: u64) -> Vec<Markup> {
 }
 
 /// `59 s`, `3 min`, `2 h 5 min`, `40 d`.
-fn until(ms: u64) -> String {
+pub(super) fn until(ms: u64) -> String {
     let seconds = ms.div_ceil(1_000);
     match seconds {
         0..120 => format!("{seconds} s"),

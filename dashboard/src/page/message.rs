@@ -122,11 +122,9 @@ pub(super) fn full(visit: &Visit, broker_group: &str, message: &Message) -> Mark
         Form::Hex(_) => "HEX",
     };
     let (Form::Text(content) | Form::Json(content) | Form::Hex(content)) = &shown.form;
-    let place = format!(
-        "{broker_group} · {} · {}",
-        known.queue_id,
-        known.queue_offset.map_or("–".to_owned(), |at| at.to_string())
-    );
+    // One that waits is in no queue yet.
+    let place = known.queue_offset.map_or("–".to_owned(), |at| format!("{} · {at}", known.queue_id));
+    let place = format!("{broker_group} · {place}");
     html! {
         h2 { (t(P::Properties)) }
         dl.facts {
@@ -136,6 +134,8 @@ pub(super) fn full(visit: &Visit, broker_group: &str, message: &Message) -> Mark
             dt { (t(P::QueueAndOffset)) } dd { (place) }
             dt { (t(P::Tag)) } dd { (known.tag.as_deref().unwrap_or("–")) }
             dt { (t(P::Keys)) } dd { (text(&known.keys.join(" "))) }
+            @if let Some(name) = &known.lite_topic { dt { (t(P::LiteTopic)) } dd { (name) } }
+            @if let Some(priority) = known.priority { dt { (t(P::Priority)) } dd { (priority) } }
             @if let Some(name) = &known.message_group { dt { (t(P::MessageGroup)) } dd { (name) } }
             dt { (t(P::BornAt)) } dd { (time(millis(known.born_timestamp.as_ref()))) " · " (text(&known.born_host)) }
             dt { (t(P::StoredAt)) } dd { (time(millis(known.store_timestamp.as_ref()))) " · " (text(&known.store_host)) }

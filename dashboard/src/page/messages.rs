@@ -25,6 +25,9 @@ const MESSAGES: i32 = 50;
 /// A page waits for a search no longer than this.
 const LOOK_FOR: Duration = Duration::from_secs(9);
 
+/// The event of a delivery time, which brokers do not tell: the message has it.
+const DUE: &str = "DUE";
+
 /// What one broker group found.
 pub(super) struct Found {
     pub group: String,
@@ -229,7 +232,14 @@ async fn explained(visit: &Visit, group: &str, message: &Message) -> Result<(Row
         Err(AdminError::Refused { code: tonic::Code::Unimplemented, .. }) => return Ok(Default::default()),
         Err(error) => return Err(error.into()),
     };
-    let mut events: Rows = explained.events.iter().map(|event| event_cells(visit, event)).collect();
+    let mut told = explained.events;
+    if let Some(due_ms) = Some(millis(known.delivery_timestamp.as_ref())).filter(|ms| *ms > 0) {
+        // Before it became visible; what came late stands behind.
+        let due = MessageEvent { event: DUE.to_owned(), at_ms: due_ms, ..MessageEvent::default() };
+        let at = told.iter().position(|event| event.at_ms >= due_ms).unwrap_or(told.len());
+        told.insert(at, due);
+    }
+    let mut events: Rows = told.iter().map(|event| event_cells(visit, event)).collect();
     if explained.more_events {
         let mut cells = vec![html! {}; events.first().map_or(0, Vec::len)];
         if let Some(cell) = cells.get_mut(2) {
@@ -243,6 +253,7 @@ async fn explained(visit: &Visit, group: &str, message: &Message) -> Result<(Row
 fn event_cells(visit: &Visit, event: &MessageEvent) -> Vec<Markup> {
     let name = match event.event.as_str() {
         "STORED" => visit.t(P::EventStored),
+        DUE => visit.t(P::EventDue),
         "VISIBLE" => visit.t(P::EventVisible),
         "LEASED" => visit.t(P::EventLeased),
         "ASKED_AGAIN" => visit.t(P::EventAskedAgain),

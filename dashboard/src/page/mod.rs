@@ -16,6 +16,7 @@ mod topic;
 mod topics;
 mod transactions;
 mod users;
+mod waiting;
 
 use crate::app::{Page, Problem, Visit, present};
 use crate::form::Fields;
@@ -40,6 +41,7 @@ pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
         "/dead-letters" => dead_letters::show(visit).await,
         "/delayed" => delayed::show(visit).await,
         "/transactions" => transactions::show(visit).await,
+        "/waiting" => waiting::show(visit).await,
         "/users" => users::show(visit).await,
         "/user" => users::show_one(visit).await,
         _ => Err(Problem::Missing(visit.t(Phrase::NoSuchPage).to_owned())),

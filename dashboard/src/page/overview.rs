@@ -132,7 +132,7 @@ fn events(visit: &Visit, seen: &Overview) -> Markup {
 fn top(visit: &Visit, seen: &Overview) -> Markup {
     let mut topics: Vec<_> = seen.traffic.iter().collect();
     topics.sort_by(|(a_name, a), (b_name, b)| {
-        let busier = b.rate.unwrap_or(-1.0).total_cmp(&a.rate.unwrap_or(-1.0));
+        let busier = b.incoming.unwrap_or(-1.0).total_cmp(&a.incoming.unwrap_or(-1.0));
         busier.then(b.stored.cmp(&a.stored)).then(a_name.cmp(b_name))
     });
     let rows: Vec<Vec<Markup>> = topics
@@ -141,10 +141,11 @@ fn top(visit: &Visit, seen: &Overview) -> Markup {
         .map(|(name, traffic)| {
             vec![
                 html! { a href=(link("/topic", &[("name", name)])) { (name) } },
-                html! { (per_second(traffic.rate)) },
+                html! { (per_second(traffic.incoming)) },
+                html! { (per_second(traffic.outgoing)) },
                 html! { (known(Some(traffic.stored))) },
             ]
         })
         .collect();
-    table(visit, visit.t(P::TopTopics), &[P::Topic, P::In, P::MessagesEver], &rows)
+    table(visit, visit.t(P::TopTopics), &[P::Topic, P::In, P::Out, P::MessagesEver], &rows)
 }

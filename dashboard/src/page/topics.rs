@@ -12,11 +12,16 @@ use raftmq_proto::rocketmq::MessageType;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Types that a topic can be made for.
-const TYPES: [MessageType; 5] =
-    [MessageType::Normal, MessageType::Fifo, MessageType::Delay, MessageType::Transaction, MessageType::Priority];
-
-/// What the names of dead letter topics begin with.
-pub(super) const DEAD: &str = "%DLQ%";
+const TYPES: [MessageType; 6] = [
+    MessageType::Normal,
+    MessageType::Fifo,
+    MessageType::Delay,
+    MessageType::Transaction,
+    MessageType::Priority,
+    MessageType::Lite,
+];
+/// All types that consumers of queues get in any order or in order of a message group.
+const MIXED: &str = "MIXED";
 
 pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
     let groups = visit.groups().await?;
@@ -42,11 +47,13 @@ pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
                 html! { (hosts.first().map_or("–", |(_, topic)| permission(topic.permission))) },
                 html! { (groups.join(", ")) },
                 html! { (known(traffic.map(|traffic| traffic.stored))) },
-                html! { (per_second(traffic.and_then(|traffic| traffic.rate))) },
+                html! { (per_second(traffic.and_then(|traffic| traffic.incoming))) },
+                html! { (per_second(traffic.and_then(|traffic| traffic.outgoing))) },
             ]
         })
         .collect();
-    let head = [P::Topic, P::MessageType, P::WriteQueues, P::Permission, P::BrokerGroups, P::MessagesEver, P::In];
+    let head =
+        [P::Topic, P::MessageType, P::WriteQueues, P::Permission, P::BrokerGroups, P::MessagesEver, P::In, P::Out];
     let body = html! {
         (search(visit, html! {
             label { (visit.t(P::MessageType)) " " select name="type" {
@@ -62,6 +69,7 @@ pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
             (required(visit, P::Topic, "name", ""))
             label { (visit.t(P::MessageType)) " " select name="type" {
                 @for known in TYPES { option value=(known.as_str_name()) { (known.as_str_name()) } }
+                option value=(MIXED) { (MIXED) }
             } }
             (shape(visit, None))
         })))
@@ -94,27 +102,38 @@ pub(super) fn shape(visit: &Visit, topic: Option<&Topic>) -> Markup {
     let chosen = topic.map_or(6, |topic| topic.permission);
     let attributes: BTreeMap<&String, &String> =
         topic.iter().flat_map(|topic| &topic.attributes).filter(|(key, _)| *key != "message.type").collect();
-    let attributes: Vec<String> = attributes.iter().map(|(key, value)| format!("+{key}={value}")).collect();
     html! {
         (field(visit, P::ReadQueues, "read", &value(|topic| topic.read_queues)))
         (field(visit, P::WriteQueues, "write", &value(|topic| topic.write_queues)))
         label { (visit.t(P::Permission)) " " select name="permission" {
             @for value in [6, 4, 2] { option value=(value) selected[value == chosen] { (permission(value)) } }
         } }
-        (field(visit, P::Attributes, "attributes", &attributes.join(",")))
+        (field(visit, P::Attributes, "attributes", &signed(attributes)))
     }
+}
+
+/// Attributes as the form for changing them takes them.
+pub(super) fn signed(attributes: BTreeMap<&String, &String>) -> String {
+    let parts: Vec<String> = attributes.iter().map(|(key, value)| format!("+{key}={value}")).collect();
+    parts.join(",")
+}
+
+/// What to set and what to take away, of `+key=value,-key`.
+pub(super) fn changes(text: &str) -> Result<(BTreeMap<String, String>, Vec<String>), Problem> {
+    let (mut set, mut remove) = (BTreeMap::new(), Vec::new());
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        match (part.strip_prefix('+').and_then(|rest| rest.split_once('=')), part.strip_prefix('-')) {
+            (Some((key, value)), _) => drop(set.insert(key.to_owned(), value.to_owned())),
+            (None, Some(key)) => remove.push(key.to_owned()),
+            (None, None) => return Err(Problem::Refused(format!("{part}: +key=value | -key"))),
+        }
+    }
+    Ok((set, remove))
 }
 
 pub(crate) async fn put(visit: &Visit, fields: &Fields) -> Result<String, Problem> {
     let name = fields.get("name");
-    let (mut attributes, mut remove_attributes) = (BTreeMap::new(), Vec::new());
-    for part in fields.get("attributes").split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        match (part.strip_prefix('+').and_then(|rest| rest.split_once('=')), part.strip_prefix('-')) {
-            (Some((key, value)), _) => drop(attributes.insert(key.to_owned(), value.to_owned())),
-            (None, Some(key)) => remove_attributes.push(key.to_owned()),
-            (None, None) => return Err(Problem::Refused(format!("{part}: +key=value | -key"))),
-        }
-    }
+    let (mut attributes, remove_attributes) = changes(fields.get("attributes"))?;
     if !fields.get("type").is_empty() {
         attributes.insert("message.type".to_owned(), fields.get("type").to_owned());
     }

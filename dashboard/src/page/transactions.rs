@@ -1,9 +1,10 @@
 //! Transactions that nobody has ended, and ending them by hand.
 
+use super::waiting;
 use crate::app::{Page, Problem, Visit, present};
 use crate::form::{Fields, link};
 use crate::phrase::Phrase as P;
-use crate::view::{bytes, change, hidden, search, table, text, time};
+use crate::view::{bytes, change_to, hidden, search, table, text, time};
 use maud::{Markup, html};
 use raftmq_proto::admin::{EndTransactionRequest, HalfMessage, ListHalfMessagesRequest};
 
@@ -64,18 +65,8 @@ pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
 }
 
 fn cells(visit: &Visit, group: &str, half: &HalfMessage) -> Vec<Markup> {
-    let end = |commit: &str, button: P| {
-        change(
-            visit,
-            "/transactions/end",
-            button,
-            html! {
-                (hidden("group", group)) (hidden("topic", &half.topic)) (hidden("id", &half.transaction_id)) (hidden("commit", commit))
-            },
-        )
-    };
     vec![
-        html! { (half.transaction_id) },
+        html! { a href=(waiting::place_of(group, &half.topic, &half.transaction_id)) { (half.transaction_id) } },
         html! { a href=(link("/topic", &[("name", &half.topic)])) { (half.topic) } },
         html! { (text(&half.message_id)) },
         html! { (time(half.stored_ms)) },
@@ -84,8 +75,19 @@ fn cells(visit: &Visit, group: &str, half: &HalfMessage) -> Vec<Markup> {
         html! { (text(&half.producer)) },
         html! { (text(&half.keys.join(" "))) },
         html! { (bytes(u64::from(half.body_bytes))) },
-        html! { (end("true", P::Commit)) (end("false", P::RollBack)) },
+        ending(visit, group, half, &visit.here()),
     ]
+}
+
+/// Forms that end a transaction, and come back to a page that stays.
+pub(super) fn ending(visit: &Visit, group: &str, half: &HalfMessage, back: &str) -> Markup {
+    let end = |commit: &str, button: P| {
+        let fields = html! {
+            (hidden("group", group)) (hidden("topic", &half.topic)) (hidden("id", &half.transaction_id)) (hidden("commit", commit))
+        };
+        change_to(visit, "/transactions/end", back, button, fields)
+    };
+    html! { (end("true", P::Commit)) (end("false", P::RollBack)) }
 }
 
 pub(crate) async fn end(visit: &Visit, fields: &Fields) -> Result<String, Problem> {

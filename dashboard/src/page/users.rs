@@ -5,7 +5,7 @@ use crate::app::{Page, Problem, Visit, present};
 use crate::form::{Fields, link};
 use crate::phrase::Phrase as P;
 use crate::view::{
-    change, change_to, confirmation, field, fold, hidden, known_unless_0, paged, required, search, table, time, wanted,
+    change, change_to, confirmation, field, fold, hidden, limit, paged, paged_of, required, search, table, time, wanted,
 };
 use maud::{Markup, html};
 use raftmq_admin_client::directory::{Directory, Group};
@@ -55,8 +55,8 @@ pub(crate) async fn show(visit: &Visit) -> Result<Page, Problem> {
                 html! { a href=(link("/user", &[("name", &user.name)])) { (user.name) } },
                 html! { (kind(user)) },
                 html! { @if user.disabled { span.bad { (visit.t(P::Disabled)) } } @else { (visit.t(P::Enabled)) } },
-                html! { (known_unless_0(user.rate_messages)) },
-                html! { (known_unless_0(user.rate_bytes)) },
+                html! { (limit(visit, user.rate_messages)) },
+                html! { (limit(visit, user.rate_bytes)) },
                 html! { (time(user.updated_ms)) },
             ]
         })
@@ -111,7 +111,8 @@ pub(crate) async fn show_one(visit: &Visit) -> Result<Page, Problem> {
     let all = all(visit).await?;
     let user = all.get(name).ok_or_else(|| Problem::Missing(format!("{}: {name}", visit.t(P::NoSuchUser))))?;
     let rules = rules(visit, &format!("User:{name}")).await?;
-    let rows: Vec<Vec<Markup>> = rules.iter().map(|rule| rule_cells(visit, name, rule)).collect();
+    let (shown, pager) = paged_of(visit, "rules", P::AccessRules, &rules);
+    let rows: Vec<Vec<Markup>> = shown.iter().map(|rule| rule_cells(visit, name, rule)).collect();
     let head = [P::Resource, P::Actions, P::SourceAddresses, P::Decision, P::Policy, P::Remove];
     let body = html! {
         dl.cards {
@@ -120,6 +121,7 @@ pub(crate) async fn show_one(visit: &Visit) -> Result<Page, Problem> {
             div { dt { (visit.t(P::Created)) } dd { (time(user.created_ms)) } }
         }
         (table(visit, visit.t(P::AccessRules), &head, &rows))
+        (pager)
         p.faint { (visit.t(P::RulesExplained)) }
         (fold(visit, P::PutRule, change(visit, "/acl/put", P::PutRule, rule_fields(visit, name))))
         (fold(visit, P::ChangeUser, change(visit, "/user/update", P::ChangeUser, html! {
