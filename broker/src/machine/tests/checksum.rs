@@ -29,11 +29,11 @@ const PINS: [(u64, u64); VERSION as usize + 1] = [
     (0x8249_b5be_5cac_4631, 0xfe3f_9c31_4ff7_0225),
     (0x7b27_542b_9a85_43f6, 0x5c4a_1d5a_ee45_169b),
     (0xc250_8da6_7b7e_9c5a, 0xdfbc_7bbc_0bfe_546b),
-    (0, 0),
+    (0x532a_9750_d392_337b, 0x84dc_436d_54e6_5ba2),
 ];
 
 /// The same of a broker group that was upgraded in between, version after version.
-const UPGRADED: (u64, u64) = (0x708a_4f0e_750c_217f, 0xddce_858d_0b07_8347);
+const UPGRADED: (u64, u64) = (0xd9be_7082_0f02_e6ae, 0x34d0_3060_7d10_9bae);
 
 /// What there is in every version, up to where a broker group is upgraded.
 const FIRST: &str = "
