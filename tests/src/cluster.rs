@@ -905,21 +905,29 @@ impl Cluster {
     ///
     /// It cannot be started.
     pub async fn mqadmin_as(&self, user: Option<&Credentials>, arguments: &[&str]) -> Result<Output> {
+        // It asks for consent on a terminal only.
+        let output = self.tool(user)?.args(arguments).stdin(Stdio::null()).output();
+        Ok(tokio::time::timeout(Duration::from_secs(60), output).await.context("mqadmin takes more than 60 s")??)
+    }
+
+    /// `mqadmin` for a user or for none, without arguments yet.
+    ///
+    /// # Errors
+    ///
+    /// It is not built.
+    pub fn tool(&self, user: Option<&Credentials>) -> Result<tokio::process::Command> {
         let namesrvs: Vec<String> = self.namesrvs.iter().map(|namesrv| namesrv.address.to_string()).collect();
         let keys = ["CERT_PATH", "KEY_PATH", "TRUST_CERT_PATH"].map(|key| format!("RAFTMQ_TLS_CLIENT_{key}"));
         let shown = self.authority.as_ref().filter(|_| self.tools_speak_tls).map(|authority| authority.files("tool"));
-        let output = tokio::process::Command::new(program("mqadmin")?)
+        let mut command = tokio::process::Command::new(program("mqadmin")?);
+        command
             .envs(keys.into_iter().zip(shown.into_iter().flatten()))
-            .args(arguments)
             .env("NAMESRV_ADDR", namesrvs.join(";"))
             .env("RAFTMQ_ADMIN_TOKEN", ADMIN_TOKEN)
             .env("RAFTMQ_ACCESS_KEY", user.map(|user| user.access_key.as_str()).unwrap_or_default())
             .env("RAFTMQ_SECRET_KEY", user.map(|user| user.secret_key.as_str()).unwrap_or_default())
-            // It asks for consent on a terminal only.
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        Ok(tokio::time::timeout(Duration::from_secs(60), output).await.context("mqadmin takes more than 60 s")??)
+            .kill_on_drop(true);
+        Ok(command)
     }
 
     /// Creates a topic in every group through its administration, `queues` queues in each.

@@ -3,7 +3,8 @@
 use super::AdminService;
 use super::door::Caller;
 use crate::config::FlushDiskType;
-use crate::store::key;
+use crate::store::machine::is_writable;
+use crate::store::{key, retention};
 use raft_store::{GroupStatus, LogId, NodeId, ReadState, Role, TransferError};
 use raftmq_proto::admin::{
     DumpRequest, DumpResponse, GroupStatusResponse, Member, TableDump, TermStart, TransferLeaderRequest,
@@ -41,6 +42,8 @@ impl AdminService {
             })
             .await?;
         let traffic = node.outlets.traffic.look(Instant::now());
+        let (oldest_ms, writable) =
+            self.read(|state| Ok((retention::kept_since_ms(state)?, is_writable(state)?))).await?;
         let trouble = trouble(&status);
         Ok(GroupStatusResponse {
             role: role(&status).to_owned(),
@@ -80,6 +83,8 @@ impl AdminService {
             uptime_ms: u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             latencies: node.counters.recent(),
             terms: terms(node.group.terms()),
+            oldest_message_ms: oldest_ms.unwrap_or_default(),
+            not_writable: !writable,
             command_version: node.proposer.version(),
             command_version_known: *node.config.versions.end(),
             ..GroupStatusResponse::default()
