@@ -95,6 +95,7 @@ impl Outlets {
             Effect::Due { .. }
             | Effect::TopicChanged { .. }
             | Effect::ConsumerGroupChanged { .. }
+            | Effect::DeadLetterTopicMade { .. }
             | Effect::FiltersDiffer { .. }
             | Effect::Expired { .. }
             | Effect::LiteTaken { .. }
@@ -133,6 +134,10 @@ impl Outlets {
                 Effect::Due { .. } => self.due.notify_one(),
                 Effect::TopicChanged { .. } | Effect::ConsumerGroupChanged { .. } | Effect::SettingChanged { .. } => {
                     self.catalog_changed.notify_one();
+                }
+                // Each member says so: no call made it.
+                Effect::DeadLetterTopicMade { topic } => {
+                    tracing::info!(target: "audit", name = &**topic, "dead letter topic created for its first message");
                 }
                 Effect::FiltersDiffer { consumer_group, topic, filters } => {
                     if *filters > 1 {

@@ -73,7 +73,8 @@ pub struct Addresses {
 pub struct Idempotence {
     /// In ms, 0 for not at all (`idempotentWindowMillis`).
     pub window_ms: u64,
-    /// Of the messages that were stored last (`idempotentMessagesMax`); some 20 bytes of memory and 40 of disk each.
+    /// Of the messages that were stored last (`idempotentMessagesMax`); some 20 bytes of memory and 40 of disk each, 40 and
+    /// 48 where an id comes with several contents.
     pub messages_max: u64,
 }
 

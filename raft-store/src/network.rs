@@ -429,10 +429,13 @@ impl PeerClient {
             sent_bytes: shipper.sent_bytes.clone(),
         };
         let taking = shipment.taking();
+        let before = send.delivered.load(Ordering::Relaxed);
         let filled = ship::send(&send, taker).await;
         match &filled {
             Ok(_) => {
-                tracing::info!(peer = format_args!("{peer:x}"), %upto, "a member was filled");
+                // Since the filling last broke off.
+                let bytes = send.delivered.load(Ordering::Relaxed).saturating_sub(before);
+                tracing::info!(peer = format_args!("{peer:x}"), %upto, bytes, "a member was filled");
                 if taking.is_last() {
                     shipper.snapshots.drop_shipment(|current| current.transfer == transfer);
                 }

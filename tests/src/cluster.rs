@@ -162,6 +162,8 @@ pub struct Node {
     namespace: Option<String>,
     relays: Option<Relays>,
     process: Option<Process>,
+    /// Bytes that its log had at its last start.
+    log_before: usize,
 }
 
 impl Node {
@@ -441,6 +443,7 @@ impl Cluster {
                     environment: options.environment.clone(),
                     relays,
                     process: None,
+                    log_before: 0,
                 };
                 let mut text = String::new();
                 let mut line = |key: &str, value: &dyn std::fmt::Display| {
@@ -539,7 +542,9 @@ impl Cluster {
     /// It cannot be started.
     pub fn start_node(&mut self, number: usize) -> Result<()> {
         let log = self.log_path(number);
+        let log_before = self.log(number).len();
         let node = &mut self.nodes[number];
+        node.log_before = log_before;
         let mut place = Place { namespace: node.namespace.clone(), environment: node.environment.clone() };
         if self.options.power_loss {
             place.environment.push(("RAFTMQ_TEST_POWER_LOSS".into(), "1".into()));
@@ -661,6 +666,24 @@ impl Cluster {
     /// Everything a node wrote so far, over all its starts.
     pub fn log(&self, number: usize) -> String {
         fs::read_to_string(self.log_path(number)).unwrap_or_default()
+    }
+
+    /// The line that admits a node which has started and is no member, without `mqadmin` itself: `command` is `addPeer`
+    /// or `replacePeer`.
+    ///
+    /// # Errors
+    ///
+    /// Its log has none within [`LEADER_WITHIN`] that it wrote since its last start.
+    pub async fn admission(&self, number: usize, command: &str) -> Result<Vec<String>> {
+        let start = format!("mqadmin {command} ");
+        let find = || {
+            let log = self.log(number);
+            let since = log.get(self.nodes[number].log_before..)?;
+            let line = since.get(since.rfind(&start)?..)?.lines().next()?;
+            Some(line.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>())
+        };
+        eventually("the node says how to admit it", LEADER_WITHIN, async || find().is_some()).await?;
+        find().context("it was there")
     }
 
     /// What the node's process takes of the machine.
@@ -905,27 +928,29 @@ impl Cluster {
     ///
     /// It cannot be started.
     pub async fn mqadmin_as(&self, user: Option<&Credentials>, arguments: &[&str]) -> Result<Output> {
-        // It asks for consent on a terminal only.
-        let output = self.tool(user)?.args(arguments).stdin(Stdio::null()).output();
+        let output = self.mqadmin_command(user, arguments)?.output();
         Ok(tokio::time::timeout(Duration::from_secs(60), output).await.context("mqadmin takes more than 60 s")??)
     }
 
-    /// `mqadmin` for a user or for none, without arguments yet.
+    /// mqadmin against the name servers, for whoever has to do while it runs. It ends when it is dropped.
     ///
     /// # Errors
     ///
-    /// It is not built.
-    pub fn tool(&self, user: Option<&Credentials>) -> Result<tokio::process::Command> {
+    /// There is no such program.
+    pub fn mqadmin_command(&self, user: Option<&Credentials>, arguments: &[&str]) -> Result<tokio::process::Command> {
         let namesrvs: Vec<String> = self.namesrvs.iter().map(|namesrv| namesrv.address.to_string()).collect();
         let keys = ["CERT_PATH", "KEY_PATH", "TRUST_CERT_PATH"].map(|key| format!("RAFTMQ_TLS_CLIENT_{key}"));
         let shown = self.authority.as_ref().filter(|_| self.tools_speak_tls).map(|authority| authority.files("tool"));
         let mut command = tokio::process::Command::new(program("mqadmin")?);
         command
             .envs(keys.into_iter().zip(shown.into_iter().flatten()))
+            .args(arguments)
             .env("NAMESRV_ADDR", namesrvs.join(";"))
             .env("RAFTMQ_ADMIN_TOKEN", ADMIN_TOKEN)
             .env("RAFTMQ_ACCESS_KEY", user.map(|user| user.access_key.as_str()).unwrap_or_default())
             .env("RAFTMQ_SECRET_KEY", user.map(|user| user.secret_key.as_str()).unwrap_or_default())
+            // It asks for consent on a terminal only.
+            .stdin(Stdio::null())
             .kill_on_drop(true);
         Ok(command)
     }

@@ -77,6 +77,47 @@ impl Client {
         Ok((answer.status.context("a status")?.code(), ends))
     }
 
+    /// Says that it receives a lite topic.
+    async fn subscribe(&mut self, topic: &str, group: &str, lite_topic: &str) -> Result<pb::Code> {
+        let request = pb::SyncLiteSubscriptionRequest {
+            action: pb::LiteSubscriptionAction::PartialAdd.into(),
+            topic: Some(resource(topic)),
+            group: Some(resource(group)),
+            lite_topic_set: vec![lite_topic.to_owned()],
+            ..Default::default()
+        };
+        let answer = self.stub.sync_lite_subscription(self.request(request)?).await?;
+        Ok(answer.into_inner().status.context("a status")?.code())
+    }
+
+    /// Receives a message and gives it up.
+    async fn give_up(&mut self, topic: &str, group: &str) -> Result<pb::Code> {
+        let request = pb::ReceiveMessageRequest {
+            group: Some(resource(group)),
+            message_queue: Some(pb::MessageQueue { topic: Some(resource(topic)), ..Default::default() }),
+            batch_size: 1,
+            invisible_duration: Some(raftmq_tests::client::duration(Duration::from_secs(30))),
+            ..Default::default()
+        };
+        let mut stream = self.stub.receive_message(self.request(request)?).await?.into_inner();
+        let mut system = None;
+        while let Some(part) = stream.message().await? {
+            if let Some(pb::receive_message_response::Content::Message(message)) = part.content {
+                system = message.system_properties;
+            }
+        }
+        let system = system.context("a message")?;
+        let request = pb::ForwardMessageToDeadLetterQueueRequest {
+            group: Some(resource(group)),
+            topic: Some(resource(topic)),
+            receipt_handle: system.receipt_handle.context("a delivered message has a handle")?,
+            message_id: system.message_id,
+            ..Default::default()
+        };
+        let answer = self.stub.forward_message_to_dead_letter_queue(self.request(request)?).await?;
+        Ok(answer.into_inner().status.context("a status")?.code())
+    }
+
     /// The status of a receive.
     async fn receive(&mut self, topic: &str, group: &str) -> Result<pb::Code> {
         let request = pb::ReceiveMessageRequest {
@@ -255,6 +296,40 @@ async fn nothing_is_read_or_written_without_permission() -> Result<()> {
         ensure!(!logs.contains(secret), "a secret is logged");
     }
     Ok(())
+}
+
+/// Whoever uses a name first makes something, and so does the broker group itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_asked_for_by_name_is_in_the_audit_log() -> Result<()> {
+    let options = Options { nodes: 1, administrator: Some(user("root", ROOT_SECRET)), ..Options::default() };
+    let cluster = Cluster::start(options).await?;
+    done(&cluster, &["updateTopic", "-t", "orders", "-c", "RaftCluster"]).await?;
+    done(&cluster, &["updateTopic", "-t", "chats", "-c", "RaftCluster", "-a", "+message.type=LITE"]).await?;
+    done(&cluster, &["createUser", "-u", "alice", "-p", SECRET]).await?;
+    let rules = ["-s", "User:alice", "-r", "Topic:*,Group:*", "-a", "Pub,Sub", "-d", "Allow"];
+    done(&cluster, &[&["createAcl"][..], &rules].concat()).await?;
+    let mut alice = Client::new(cluster.nodes[0].grpc, Some(user("alice", SECRET))).await?;
+
+    ensure!(alice.subscribe("chats", "readers", "a").await? == pb::Code::Ok, "a lite topic");
+    ensure!(alice.receive("chats", "listeners").await? == pb::Code::MessageNotFound, "nothing is there");
+    ensure!(alice.send("orders").await? == pb::Code::Ok, "a send");
+    ensure!(alice.give_up("orders", "billing").await? == pb::Code::Ok, "a message is given up");
+    let log = || cluster.log(0);
+    let logged = |parts: &[&str]| {
+        let has = |line: &str| line.contains(" - audit: ") && parts.iter().all(|part| line.contains(part));
+        log().lines().any(has)
+    };
+    for (what, name) in [
+        ("consumer group created on its first use and bound to a topic", "\"readers to chats\""),
+        ("consumer group created on its first use and bound to a topic", "\"listeners to chats\""),
+        ("consumer group created on its first use", "\"billing\""),
+    ] {
+        ensure!(logged(&[what, name, "\"alice\"", "127.0.0.1:", "access@1"]), "no line about {name}: {}", log());
+    }
+    let made = async || logged(&["dead letter topic created for its first message", "\"%DLQ%billing\""]);
+    eventually("a dead letter topic is logged", Duration::from_secs(5), made).await?;
+    let agreed = async || logged(&["message groups of a topic were agreed on", "\"orders\"", "settles=true"]);
+    eventually("owners of message groups are logged", Duration::from_secs(10), agreed).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

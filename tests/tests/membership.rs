@@ -19,19 +19,6 @@ use raftmq_tests::workload::{self, Workload};
 /// A node that lost its disk, or was removed, says so within this time.
 const SAID_WITHIN: Duration = Duration::from_secs(15);
 
-/// The line that admits a node, as its log has it last, without `mqadmin` itself.
-async fn admission(cluster: &Cluster, number: usize, command: &str) -> Result<Vec<String>> {
-    let start = format!("mqadmin {command} ");
-    let find = |log: String| {
-        let at = log.rfind(&start)?;
-        let line = log.get(at..)?.lines().next()?;
-        Some(line.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>())
-    };
-    let said = async || find(cluster.log(number)).is_some();
-    eventually("the node says how to admit it", SAID_WITHIN, said).await?;
-    find(cluster.log(number)).context("it was there")
-}
-
 async fn run(cluster: &Cluster, line: &[String], more: &[&str]) -> Result<Output> {
     let words: Vec<&str> = line.iter().map(String::as_str).chain(more.iter().copied()).collect();
     cluster.mqadmin(&words).await
@@ -104,7 +91,7 @@ async fn a_wiped_node_is_replaced_under_load() -> Result<()> {
             cluster.kill(wiped);
             cluster.wipe(wiped)?;
             cluster.start_node(wiped)?;
-            let line = admission(&cluster, wiped, "replacePeer").await?;
+            let line = cluster.admission(wiped, "replacePeer").await?;
             let since = Instant::now();
             done(&run(&cluster, &line, &["-y"]).await?, "is node")?;
             Ok(since.elapsed())
@@ -155,7 +142,7 @@ async fn a_wiped_node_is_replaced_after_a_trim() -> Result<()> {
             cluster.kill(wiped);
             cluster.wipe(wiped)?;
             cluster.start_node(wiped)?;
-            let line = admission(&cluster, wiped, "replacePeer").await?;
+            let line = cluster.admission(wiped, "replacePeer").await?;
             let since = Instant::now();
             let replaced = {
                 let command = run(&cluster, &line, &["-y"]);
@@ -196,7 +183,7 @@ async fn a_wiped_node_is_replaced_after_a_trim() -> Result<()> {
 /// Adds a node that was started for the purpose.
 async fn add(cluster: &mut Cluster, number: usize) -> Result<()> {
     cluster.start_node(number)?;
-    let line = admission(cluster, number, "addPeer").await?;
+    let line = cluster.admission(number, "addPeer").await?;
     done(&run(cluster, &line, &[]).await?, "is a member")
 }
 
@@ -227,7 +214,7 @@ async fn a_group_grows_and_shrinks_under_load() -> Result<()> {
             // What the fourth gets is not on its disk soon: the leader dies while it is filled.
             cluster.delay_syncs(3, Duration::from_millis(400))?;
             cluster.start_node(3)?;
-            let line = admission(&cluster, 3, "addPeer").await?;
+            let line = cluster.admission(3, "addPeer").await?;
             let leader = cluster.leader(0).await?;
             let (added, killed) = {
                 let command = run(&cluster, &line, &[]);
@@ -301,7 +288,7 @@ async fn an_unsafe_change_is_refused() -> Result<()> {
     cluster.kill(wiped);
     cluster.wipe(wiped)?;
     cluster.start_node(wiped)?;
-    let line = admission(&cluster, wiped, "replacePeer").await?;
+    let line = cluster.admission(wiped, "replacePeer").await?;
 
     refused(&run(&cluster, &line, &[]).await?, "-y")?;
     let remove = ["removePeer", "-c", "RaftCluster", "-b", "RaftNode00", "-l", &other_label, "-y"];
@@ -365,7 +352,7 @@ async fn a_removed_node_disturbs_nobody() -> Result<()> {
     cluster.start_node(removed)?;
     let knows = async || cluster.status(removed).await.is_ok_and(|status| status.role == "removed");
     eventually("the removed node knows", SAID_WITHIN, knows).await?;
-    let line = admission(&cluster, removed, "addPeer").await?;
+    let line = cluster.admission(removed, "addPeer").await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let status = cluster.status(leader).await?;
     ensure!((status.term, status.role.as_str()) == (term, "leader"), "term {term} became {}", status.term);

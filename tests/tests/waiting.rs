@@ -241,3 +241,42 @@ async fn a_message_that_is_sent_again_is_stored_once() -> Result<()> {
     ensure!(total() == 42, "{} messages came, of 42", total());
     Ok(())
 }
+
+/// A delay level stands for another time each time that its message is sent: the first one counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_with_a_delay_level_is_stored_once() -> Result<()> {
+    const TOPIC: &str = "levels";
+    let cluster = cluster_with(TOPIC, "DELAY").await?;
+    let access = cluster.access(0);
+    let producers = access.iter().map(|node| Producer::new(&[*node], &[TOPIC])).collect::<Result<Vec<_>>>()?;
+    let with_level = |number: u64, level: &str| {
+        let mut message = message(TOPIC, &message_id(number), None, "level".into());
+        message.user_properties.insert("DELAY".to_owned(), level.to_owned());
+        message
+    };
+    // After 10 s and after 1 s; by each node, a second apart.
+    let (mut far, mut near) = (BTreeSet::new(), BTreeSet::new());
+    for producer in &producers {
+        far.insert(send(producer, TOPIC, with_level(1, "3")).await?.recall_handle);
+        near.insert(send(producer, TOPIC, with_level(2, "1")).await?.recall_handle);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    ensure!(far.len() == 1 && near.len() == 1, "a message that was sent again has another handle: {far:?} {near:?}");
+    let handle = far.pop_first().context("it waits")?;
+    ensure!(!handle.is_empty() && !near.contains(""), "what waits has a handle");
+    producers[2].recall(TOPIC, &handle).await?;
+    // The id of another message: it waits for longer.
+    send(&producers[0], TOPIC, with_level(2, "2")).await?;
+    send(&producers[1], TOPIC, with_level(3, "4")).await?;
+
+    let came = Came::default();
+    let reader = tokio::spawn(consume(access, TOPIC, came.clone()));
+    // After 30 s, when everything else is due too.
+    let end = async || came.lock().expect("no holder panics").contains_key(&message_id(3));
+    eventually("the last one comes", COMES * 2, end).await?;
+    reader.abort();
+    let came = came.lock().expect("no holder panics");
+    let counts: Vec<_> = came.iter().map(|(id, times)| (id.clone(), times.len())).collect();
+    ensure!(counts == [(message_id(2), 2), (message_id(3), 1)], "what came, how often: {counts:?}");
+    Ok(())
+}

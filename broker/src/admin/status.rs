@@ -87,7 +87,6 @@ impl AdminService {
             not_writable: !writable,
             command_version: node.proposer.version(),
             command_version_known: *node.config.versions.end(),
-            ..GroupStatusResponse::default()
         })
     }
 

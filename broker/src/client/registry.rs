@@ -19,6 +19,8 @@ pub const HEARTBEAT_PERIOD: Duration = Duration::from_secs(10);
 pub const HEARTBEAT_PERIOD_RUST: Duration = Duration::from_secs(30);
 /// A client that is silent for this long is forgotten here, whatever the leader decides.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
+/// The leader looks for clients that are gone after this at the latest.
+const LOOK_AFTER: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy)]
 struct Seen {
@@ -51,6 +53,9 @@ struct Clients {
     /// On the leader: clients with a session, and when that was noticed. The member that the client called reports it
     /// a little later than the session begins.
     sessions: HashMap<String, Instant>,
+    /// On the leader: none of them is gone before this. `None` when that is not known: it is found out by a look at all
+    /// of them, which ten thousand clients are not given each second.
+    none_gone_before: Option<Instant>,
 }
 
 /// The clients that this node knows of.
@@ -65,6 +70,7 @@ impl Registry {
         let period = if language.eq_ignore_ascii_case("RUST") { HEARTBEAT_PERIOD_RUST } else { HEARTBEAT_PERIOD };
         let seen = Seen { at: Instant::now(), period };
         let mut clients = self.clients.lock();
+        clients.heard(&seen);
         match clients.ours.get_mut(client_id) {
             Some(known) => *known = seen,
             None => {
@@ -78,6 +84,7 @@ impl Registry {
         let mut clients = self.clients.lock();
         clients.ours.remove(client_id);
         clients.group.remove(client_id);
+        clients.none_gone_before = None;
     }
 
     /// How many clients called on this node lately.
@@ -126,6 +133,7 @@ impl Registry {
         for report in reports {
             let Some(at) = now.checked_sub(Duration::from_millis(report.silent_ms)) else { continue };
             let seen = Seen { at, period: Duration::from_millis(report.period_ms).max(Duration::from_secs(1)) };
+            clients.heard(&seen);
             let known = clients.group.entry(report.client_id).or_insert((seen, node));
             if seen.at > known.0.at {
                 *known = (seen, node);
@@ -142,6 +150,7 @@ impl Registry {
             clients.leading = Some(Leading { term, since: Instant::now(), number });
             clients.group.clear();
             clients.sessions.clear();
+            clients.none_gone_before = None;
         }
     }
 
@@ -158,6 +167,7 @@ impl Registry {
         let mut clients = self.clients.lock();
         if clients.leading.is_some() && !clients.sessions.contains_key(client_id) {
             clients.sessions.insert(client_id.to_owned(), Instant::now());
+            clients.none_gone_before = None;
         }
     }
 
@@ -183,15 +193,27 @@ impl Registry {
             })
             .collect();
         clients.sessions.extend(before.into_iter().filter(|(_, noticed)| *noticed >= read_at));
+        clients.none_gone_before = None;
     }
 
     /// Which of the clients with a session are gone. After an election none is, for one full span of silence, and
     /// neither is one whose session is newer than that.
     pub fn gone(&self) -> Vec<String> {
         let mut clients = self.clients.lock();
+        let now = Instant::now();
+        if clients.none_gone_before.is_some_and(|before| now < before) {
+            return Vec::new();
+        }
         clients.group.retain(|_, (seen, _)| seen.at.elapsed() < FORGET_AFTER);
-        let mut gone: Vec<String> =
-            clients.sessions.keys().filter(|client_id| clients.is_gone(client_id)).cloned().collect();
+        let (mut gone, mut next) = (Vec::new(), now + LOOK_AFTER);
+        for client_id in clients.sessions.keys() {
+            match clients.gone_at(client_id) {
+                Some(at) if at <= now => gone.push(client_id.clone()),
+                at => next = at.map_or(next, |at| next.min(at)),
+            }
+        }
+        // Who is gone stays so until its session has ended.
+        clients.none_gone_before = gone.is_empty().then_some(next);
         gone.sort_unstable();
         gone
     }
@@ -204,14 +226,25 @@ impl Registry {
 
 impl Clients {
     fn is_gone(&self, client_id: &str) -> bool {
-        let (Some(leading), Some(noticed)) = (&self.leading, self.sessions.get(client_id)) else { return false };
+        self.gone_at(client_id).is_some_and(|at| Instant::now() >= at)
+    }
+
+    /// A client was heard from, which may put an end to its session earlier than what was known of it: it may heartbeat
+    /// more often than the one before it, or than one that nobody has heard from.
+    fn heard(&mut self, seen: &Seen) {
+        self.none_gone_before = self.none_gone_before.map(|before| before.min(seen.gone_at()));
+    }
+
+    /// When a client with a session is gone, if nobody hears from it.
+    fn gone_at(&self, client_id: &str) -> Option<Instant> {
+        let (leading, noticed) = (self.leading?, self.sessions.get(client_id)?);
         let since = leading.since.max(*noticed);
         let heard = [self.ours.get(client_id), self.group.get(client_id).map(|(seen, _)| seen)];
         // A client that nobody has heard from yet may be one that heartbeats slowly.
         let unheard = Seen { at: since, period: HEARTBEAT_PERIOD_RUST };
         let seen = heard.into_iter().flatten().max_by_key(|seen| seen.at).copied().unwrap_or(unheard);
         let span = Seen { at: since, period: seen.period };
-        Instant::now() >= seen.gone_at().max(span.gone_at())
+        Some(seen.gone_at().max(span.gone_at()))
     }
 }
 
@@ -221,8 +254,9 @@ fn millis(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Duration, Instant, Registry};
+    use super::{ClientReport, Duration, Instant, Registry};
     use raft_store::Term;
+    use rand::{RngExt, SeedableRng};
 
     /// What the leader finds gone of the clients that have a session.
     fn gone(registry: &Registry, sessions: &[&str]) -> Vec<String> {
@@ -314,6 +348,49 @@ mod tests {
         assert_eq!(leader.gone(), [""; 0]);
         pass(1).await;
         assert_eq!(leader.gone(), ["moved"]);
+    }
+
+    /// The leader does not look at all sessions each time; a client that is gone must be found all the same.
+    #[tokio::test(start_paused = true)]
+    async fn nobody_who_is_gone_is_overlooked_between_looks() {
+        let mut random = rand::rngs::SmallRng::seed_from_u64(11);
+        let leader = Registry::default();
+        leader.lead(Term(1));
+        let (mut found, mut ended) = (0, 0);
+        for _ in 0..20_000 {
+            let client = format!("c{}", random.random_range(0..40_u32));
+            match random.random_range(0..100_u32) {
+                0..40 => pass(random.random_range(0..4)).await,
+                40..60 => leader.seen(&client, if random.random() { "RUST" } else { "GO" }),
+                60..80 => {
+                    let (silent_ms, period_ms) = (random.random_range(0..90_000), random.random_range(0..40_000));
+                    leader.reported(2, vec![ClientReport { client_id: client, silent_ms, period_ms }]);
+                }
+                80..90 => leader.session_began(&client),
+                90..93 => leader.session_ended(&client),
+                93 => {
+                    let names = (0..random.random_range(0..40_u32)).map(|number| format!("c{number}")).collect();
+                    leader.sessions(names, Instant::now());
+                }
+                94 => {
+                    leader.follow();
+                    leader.lead(Term(2));
+                }
+                _ => leader.ended(&client),
+            }
+            let mut all: Vec<String> = {
+                let clients = leader.clients.lock();
+                clients.sessions.keys().filter(|client| clients.is_gone(client)).cloned().collect()
+            };
+            all.sort_unstable();
+            assert_eq!(leader.gone(), all);
+            found += all.len();
+            if random.random_range(0..4_u32) == 0 {
+                all.iter().for_each(|client| leader.session_ended(client));
+                ended += all.len();
+            }
+        }
+        assert!(found > 1_000 && ended > 100, "{found} were found gone, {ended} sessions ended");
     }
 
     #[tokio::test(start_paused = true)]

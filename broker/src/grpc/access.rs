@@ -11,6 +11,7 @@ use crate::machine::TICK_ROWS_MAX;
 use crate::store;
 use raftmq_proto::command::AclAction;
 use raftmq_proto::rocketmq as v2;
+use std::net::SocketAddr;
 
 const PUBLISH: &[AclAction] = &[AclAction::Pub];
 const SUBSCRIBE: &[AclAction] = &[AclAction::Sub];
@@ -21,6 +22,34 @@ pub(super) trait Needs {
     /// Everything that the call wants to do; names that are none are errors of their own.
     fn needs(&self) -> Result<Vec<Need>, ApiError>;
 }
+
+/// Who changes metadata, for the audit log.
+#[derive(Debug, Default)]
+pub(super) struct Author {
+    /// Empty without access control.
+    user: String,
+    address: Option<SocketAddr>,
+}
+
+impl Author {
+    /// The author of a call that was permitted.
+    pub(super) fn of(caller: &Caller, permit: Option<&Permit>) -> Author {
+        let user = permit.map(|permit| permit.identity.user.clone()).unwrap_or_default();
+        Author { user, address: caller.address() }
+    }
+
+    pub(super) fn audit(&self, client_id: &str, what: &'static str, name: &str) {
+        let user = &*self.user;
+        let address = self.address.map(|address| address.to_string()).unwrap_or_default();
+        tracing::info!(target: "audit", user, address, client_id, name, "{what}");
+    }
+}
+
+/// A consumer group was made by whoever uses it first.
+pub(super) const GROUP_CREATED: &str = "consumer group created on its first use";
+
+/// The same by a client of lite topics, whose consumer group receives those of one topic alone.
+pub(super) const GROUP_BOUND: &str = "consumer group created on its first use and bound to a topic";
 
 /// A stream is opened: whoever is known may. What comes on it is looked at as it comes.
 pub(super) struct Opening;
@@ -55,13 +84,15 @@ impl Front {
 
     /// Logs a change of metadata with who made it.
     pub(super) fn audit(&self, caller: &Caller, what: &'static str, name: &str) {
+        self.author(caller).audit(caller.client_id().unwrap_or_default(), what, name);
+    }
+
+    /// Who a change of metadata by this call is made by.
+    pub(super) fn author(&self, caller: &Caller) -> Author {
         let identity = self.node.access.is_on().then(|| {
             self.node.access.identify(caller.metadata(), caller.peer(), || self.state()).map(|identity| identity.user)
         });
-        let user = identity.and_then(Result::ok).unwrap_or_default();
-        let address = caller.address().map(|address| address.to_string()).unwrap_or_default();
-        let client_id = caller.client_id().unwrap_or_default();
-        tracing::info!(target: "audit", user, address, client_id, name, "{what}");
+        Author { user: identity.and_then(Result::ok).unwrap_or_default(), address: caller.address() }
     }
 
     /// Ending a client takes its leases away: whoever does it must have permission for all of its consumer groups.

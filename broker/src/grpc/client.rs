@@ -25,7 +25,7 @@ pub(super) async fn heartbeat(
     }
     if let Some(consumer) = known.as_ref().and_then(|known| known.consumer.as_ref())
         && !is_lite(client_type)
-        && let Err(error) = front.renew_session(client_id, consumer, caller.answer_by()).await
+        && let Err(error) = front.renew_session(client_id, consumer, &caller).await
     {
         // The client lives all the same, and its next heartbeat tries again.
         tracing::debug!(client_id, %error, "the subscriptions of a client could not be renewed");

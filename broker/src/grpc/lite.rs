@@ -4,6 +4,7 @@
 //! already needs no command, unless they have heard nothing for so long that it would lapse.
 
 use super::Front;
+use super::access::GROUP_BOUND;
 use super::caller::Caller;
 use super::convert;
 use super::status::{self, ApiError};
@@ -166,6 +167,7 @@ pub(super) async fn sync(
     let Some(change) = known.change(action, names, front.node.clock.now()) else {
         return Ok(v2::SyncLiteSubscriptionResponse { status: Some(status::ok()) });
     };
+    let mut makes_group = consumer_group::consumer_group(&front.state(), group.as_str())?.is_none();
     for Change { add, remove } in change.pieces() {
         let command = PutLiteSubscription {
             client_id: client_id.to_owned(),
@@ -177,7 +179,13 @@ pub(super) async fn sync(
             take_over: action == Action::PartialAdd,
             create_consumer_group: limits.auto_create_subscription_group,
         };
-        front.submit_any(Kind::PutLiteSubscription(command), caller.answer_by()).await?;
+        let outcome = front.submit_any(Kind::PutLiteSubscription(command), caller.answer_by()).await;
+        // What is refused for its lite topics has made the group all the same.
+        if makes_group && consumer_group::consumer_group(&front.state(), group.as_str())?.is_some() {
+            makes_group = false;
+            front.audit(&caller, GROUP_BOUND, &format!("{group} to {parent}"));
+        }
+        outcome?;
     }
     Ok(v2::SyncLiteSubscriptionResponse { status: Some(status::ok()) })
 }

@@ -4,6 +4,7 @@
 //! that was acknowledged before the call, on whichever node, so that no offset goes back when a leader dies.
 
 use super::Front;
+use super::access::GROUP_CREATED;
 use super::caller::Caller;
 use super::convert;
 use super::status::{self, ApiError};
@@ -75,7 +76,7 @@ pub(super) async fn update(
     };
     front.submit_any(Kind::PutOffset(command), caller.answer_by()).await?;
     if is_new {
-        front.audit(&caller, "consumer group created on its first use", &name);
+        front.audit(&caller, GROUP_CREATED, &name);
     }
     Ok(v2::UpdateOffsetResponse { status: Some(status::ok()) })
 }

@@ -10,6 +10,7 @@
 //! gone away meanwhile: whatever it grants then is made visible again at once, and counts as no attempt.
 
 use super::Front;
+use super::access::{Author, GROUP_BOUND};
 use super::caller::{Caller, DEADLINE_MARGIN};
 use super::convert::{self, Delivery};
 use super::lite;
@@ -21,6 +22,7 @@ use crate::deliver::judge::{self, Judge};
 use crate::deliver::read::Reader;
 use crate::filter::{FilterRow, MessageFilter};
 use crate::propose::SubmitError;
+use crate::store::consumer_group::consumer_group;
 use crate::store::lease::{of_receive, receive_digest};
 use crate::store::lite::may_receive;
 use crate::store::topic::READABLE;
@@ -84,6 +86,8 @@ struct Ask {
     takes_any_size: bool,
     /// What the caller may do; `None` where nothing is checked.
     permit: Option<Permit>,
+    /// Who is said to have made what the first receive makes.
+    author: Author,
     /// When the poll ends without messages.
     end: Instant,
     /// The connection that the answer goes to.
@@ -126,7 +130,7 @@ fn prepare(front: &Front, caller: &Caller, request: v2::ReceiveMessageRequest) -
         request_timeout: known.map_or(REQUEST_TIMEOUT, |known| known.request_timeout),
     };
     let ask = ask(request, &asker, &front.node.settings().grpc)?;
-    Ok(Ask { permit, outgoing: caller.outgoing(), ..ask })
+    Ok(Ask { author: Author::of(caller, permit.as_ref()), permit, outgoing: caller.outgoing(), ..ask })
 }
 
 fn ask(request: v2::ReceiveMessageRequest, asker: &Asker<'_>, limits: &GrpcConfig) -> Result<Ask, ApiError> {
@@ -154,6 +158,7 @@ fn ask(request: v2::ReceiveMessageRequest, asker: &Asker<'_>, limits: &GrpcConfi
         client_id: asker.client_id.to_owned(),
         takes_any_size: TAKES_ANY_SIZE.iter().any(|name| asker.language.eq_ignore_ascii_case(name)),
         permit: None,
+        author: Author::default(),
         outgoing: Outgoing::default(),
         end: asker.deadline.map_or(end, |deadline| end.min(deadline - DEADLINE_MARGIN.min(polling / 2))),
     })
@@ -253,11 +258,17 @@ async fn serve(front: &Arc<Front>, ask: &Ask, client: &mut oneshot::Sender<Answe
             worth_asking(front, ask).await?
         };
         if let Some(wanted) = wanted {
+            // Otherwise its session has made the consumer group.
+            let makes_group = is_lite && consumer_group(&front.state(), ask.consumer_group.as_str())?.is_none();
             let asked = front.node.proposer.enqueue(lease(front, ask, wanted), Vec::new(), Some(ask.end))?;
             let Granted { leases, more } = match granted(asked, ask).await {
                 Ok(granted) => granted?,
                 Err(late) => return Ok(Outcome::Late(late)),
             };
+            if makes_group {
+                let name = format!("{} to {}", ask.consumer_group, ask.topic);
+                ask.author.audit(&ask.client_id, GROUP_BOUND, &name);
+            }
             let messages: usize = leases.iter().map(|leased| leased.messages.len()).sum();
             if messages >= ask.messages_max as usize || more {
                 waiter.pass_on();
@@ -301,7 +312,7 @@ async fn subscribe(front: &Front, ask: &Ask) -> Result<(), ApiError> {
         return Ok(());
     }
     let consumer = front.settings.received(&ask.client_id, &ask.consumer_group, &ask.topic, &ask.filter);
-    match front.put_session(&ask.client_id, &consumer, Some(ask.end)).await {
+    match front.put_session(&ask.client_id, &consumer, &ask.author, Some(ask.end)).await {
         // Nobody leads, or not fast enough: there is nothing to lease either.
         Err(error) if error.is_deadline() => Err(ApiError::NothingNew),
         outcome => outcome,
@@ -366,7 +377,7 @@ async fn judged(front: &Front, ask: &Ask, mut judge: Judge) -> Judgement {
 
 /// Whether the replicated rules have an answer whatever is there to lease.
 fn asks_in_any_case(state: &impl ReadState, ask: &Ask) -> Result<bool, ApiError> {
-    let group = store::consumer_group::consumer_group(state, ask.consumer_group.as_str())?;
+    let group = consumer_group(state, ask.consumer_group.as_str())?;
     let Some(group) = group.filter(|group| group.consume_enable) else { return Ok(true) };
     let topic = store::topic::topic(state, ask.topic.as_str())?;
     let Some(topic) = topic.filter(|topic| topic.permission & READABLE != 0) else { return Ok(true) };

@@ -10,10 +10,14 @@ use crate::access::Permit;
 use crate::command::encode_message;
 use crate::config::GrpcConfig;
 use crate::deliver::handle::{Handles, WaitingHandle, message_id_hash};
+use crate::deliver::read::Reader;
 use crate::filter::tag::tag_hash;
+use crate::store::timer::{self, InLog};
 use bytes::Bytes;
 use raftmq_proto::command::command::Kind;
-use raftmq_proto::command::{Append, AppendMessage, Appended, Checks, Property, StoredMessage, Waits, reply};
+use raftmq_proto::command::{
+    Append, AppendMessage, Appended, Checks, LeasedMessage, Property, StoredMessage, Waits, reply,
+};
 use raftmq_proto::name::TopicName;
 use raftmq_proto::rocketmq as v2;
 use std::collections::BTreeMap;
@@ -85,6 +89,8 @@ struct Draft {
     blobs: Vec<Bytes>,
     /// The clients' own ids, echoed in the answer.
     message_ids: Vec<String>,
+    /// A message is to wait for as long as its delay level says.
+    by_level: bool,
 }
 
 /// What the checks depend on beside the call.
@@ -133,27 +139,28 @@ async fn send(front: &Front, request: Request<v2::SendMessageRequest>) -> Result
         client_id,
     };
     let ordered = request.messages.iter().any(is_kept_together).then(|| request.clone());
-    let Draft { topic, mut append, blobs, message_ids } = draft(request, &context)?;
-    front.count_for(&mut append, client_id, permit.as_ref());
-    let hashes = append.messages.iter().map(|message| message.message_group_hash);
+    let mut draft = draft(request, &context)?;
+    front.count_for(&mut draft.append, client_id, permit.as_ref());
+    let hashes = draft.append.messages.iter().map(|message| message.message_group_hash);
     let owners = match ordered {
-        Some(request) => front.owners(&topic, hashes, (&caller, !handed_over)).await?.map(|owners| (owners, request)),
+        Some(request) => {
+            front.owners(&draft.topic, hashes, (&caller, !handed_over)).await?.map(|owners| (owners, request))
+        }
         None => None,
     };
     if let Some((owners, request)) = owners {
-        append.broker_group.clone_from(&node.config.broker_group);
+        draft.append.broker_group.clone_from(&node.config.broker_group);
         if owners.iter().any(Option::is_some) {
             if handed_over {
                 return Err(ApiError::OwnersDisagree(format!(
-                    "a node of another broker group took {} for the one that keeps these message groups of topic {topic}",
-                    node.config.broker_group
+                    "a node of another broker group took {} for the one that keeps these message groups of topic {}",
+                    node.config.broker_group, draft.topic
                 )));
             }
-            let own = Draft { topic, append, blobs, message_ids };
-            return Ok(apart(front, &caller, own, request.messages, owners).await);
+            return Ok(apart(front, &caller, draft, request.messages, owners).await);
         }
     }
-    store(front, &caller, Draft { topic, append, blobs, message_ids }, !handed_over).await
+    store(front, &caller, draft, !handed_over).await
 }
 
 impl Front {
@@ -177,9 +184,9 @@ async fn store(
     draft: Draft,
     create: bool,
 ) -> Result<v2::SendMessageResponse, ApiError> {
-    let Draft { topic, append, blobs, message_ids } = draft;
+    let Draft { topic, append, blobs, message_ids, by_level } = draft;
     let counted = count(&append);
-    let times: Vec<u64> = append.messages.iter().map(|message| message.delivery_ms).collect();
+    let mut times: Vec<u64> = append.messages.iter().map(|message| message.delivery_ms).collect();
     if let Some(why) = front.node.gate.refusal() {
         return Err(ApiError::DiskFull(why));
     }
@@ -195,7 +202,42 @@ async fn store(
     for (message_type, bodies) in counted {
         front.node.counters.sent(topic.as_str(), metric_name(message_type), bodies.into_iter());
     }
+    if by_level {
+        // Apart, so that other calls are no larger for it.
+        Box::pin(first_times(front, &appended, &mut times)).await;
+    }
     Ok(answer(&appended, message_ids, &times, front.handles))
+}
+
+/// A message that is to wait for as long as a level says is due at another time each time that it is sent. The one that
+/// was stored first is, and its handle names that time.
+async fn first_times(front: &Front, appended: &[Appended], times: &mut [u64]) {
+    let place = |part: &Appended, at| InLog { log_index: part.log_index, slot: part.first_slot.saturating_add(at) };
+    let places = appended.iter().flat_map(|part| (0..part.count).map(move |at| (part.waits(), place(part, at))));
+    let places: Vec<_> = places.collect();
+    for ((waits, place), time) in places.into_iter().zip(times) {
+        if waits != Waits::DeliveryTime {
+            continue;
+        }
+        match first_time(front, place).await {
+            Ok(first) => *time = first,
+            // It is stored all the same; nobody can take it back.
+            Err(error) => tracing::warn!(%error, "the delivery time of a message that was sent again cannot be read"),
+        }
+    }
+}
+
+/// When a message is due that was stored to wait there, or was.
+async fn first_time(front: &Front, place: InLog) -> Result<u64, ApiError> {
+    if let Some(at_ms) = timer::due_ms(&front.state(), place)? {
+        return Ok(at_ms);
+    }
+    // It waits no longer, or its body was appended again.
+    let InLog { log_index, slot } = place;
+    let stored =
+        Reader::new(&front.node.group).read(&LeasedMessage { log_index, slot, ..LeasedMessage::default() }).await;
+    let stored = stored.map_err(|error| ApiError::Internal(error.to_string()))?;
+    Ok(stored.delivery_ms.map_or(0, |at_ms| u64::try_from(at_ms).unwrap_or_default()))
 }
 
 /// Bytes of the bodies of a call by message type; of one type, mostly.
@@ -245,6 +287,7 @@ async fn apart(
         append: Append { messages: Vec::new(), ..draft.append.clone() },
         blobs: Vec::new(),
         message_ids: Vec::new(),
+        by_level: draft.by_level,
     };
     let mut own_at = Vec::new();
     let mut elsewhere: BTreeMap<String, (Vec<usize>, Vec<v2::Message>)> = BTreeMap::new();
@@ -364,10 +407,13 @@ fn draft(request: v2::SendMessageRequest, context: &Context<'_>) -> Result<Draft
         topic,
         blobs: Vec::with_capacity(messages.len()),
         message_ids: Vec::with_capacity(messages.len()),
+        by_level: false,
     };
     for mut message in messages {
         let mut system = message.system_properties.unwrap_or_default();
-        delay_level(&mut message.user_properties, &mut system, context)?;
+        // Before a level becomes a time, which is another one when the message is sent again.
+        let content_hash = content_hash(&message.body, &message.user_properties, &system);
+        draft.by_level |= delay_level(&mut message.user_properties, &mut system, context)?;
         check(&message.body, &message.user_properties, &system, context)?;
         let message_type = message_type(&system);
         if message_type == v2::MessageType::Transaction && draft.append.checks.is_none() {
@@ -382,7 +428,7 @@ fn draft(request: v2::SendMessageRequest, context: &Context<'_>) -> Result<Draft
             delivery_ms: delivery_ms(&system, message_type),
             check_after_ms: check_after_ms(&system, context.limits),
             priority: system.priority.map_or(0, |priority| u32::try_from(priority).unwrap_or_default()),
-            content_hash: content_hash(&message.body, &message.user_properties, &system),
+            content_hash,
             lite_topic: lite_topic(&system, message_type).unwrap_or_default(),
         });
         draft.message_ids.push(system.message_id.clone());
@@ -494,13 +540,14 @@ fn check_marks(system: &v2::SystemProperties, context: &Context<'_>) -> Result<(
     Ok(())
 }
 
-/// Clients of old ask for one of the levels of `messageDelayLevel`; it becomes the time that it stands for.
+/// Clients of old ask for one of the levels of `messageDelayLevel`; it becomes the time that it stands for. Returns
+/// whether it did.
 fn delay_level(
     properties: &mut Properties,
     system: &mut v2::SystemProperties,
     context: &Context<'_>,
-) -> Result<(), ApiError> {
-    let Some(level) = properties.remove(DELAY_LEVEL) else { return Ok(()) };
+) -> Result<bool, ApiError> {
+    let Some(level) = properties.remove(DELAY_LEVEL) else { return Ok(false) };
     let Ok(level) = level.trim().parse::<usize>() else {
         return Err(ApiError::PropertyReserved(DELAY_LEVEL.to_owned()));
     };
@@ -511,8 +558,9 @@ fn delay_level(
     {
         let at_ms = context.now_ms.saturating_add(i64::try_from(*delay_ms).unwrap_or(i64::MAX));
         system.delivery_timestamp = Some(convert::timestamp(at_ms));
+        return Ok(true);
     }
-    Ok(())
+    Ok(false)
 }
 
 /// How the producer is asked about the transactions that it leaves open.
@@ -644,10 +692,14 @@ mod tests {
     const NOW_MS: i64 = 1_700_000_000_000;
 
     fn check_call(messages: Vec<v2::Message>) -> Result<Draft, ApiError> {
+        check_call_at(NOW_MS, messages)
+    }
+
+    fn check_call_at(now_ms: i64, messages: Vec<v2::Message>) -> Result<Draft, ApiError> {
         let limits = limits();
         let context = Context {
             limits: &limits,
-            now_ms: NOW_MS,
+            now_ms,
             peer: "10.0.0.9:5555",
             store_host: "10.0.0.1:8081",
             client_id: "host@1",
@@ -781,6 +833,27 @@ mod tests {
         let append = draft.expect("taken").append;
         assert_eq!((append.messages[0].delivery_ms, append.messages[0].check_after_ms), (0, 90_000));
         assert_eq!(append.checks.expect("of a transaction").producer, "host@1");
+    }
+
+    /// What is the same message is said by what its producer says: a level, and not the time that a node made of it.
+    #[test]
+    fn a_message_with_a_delay_level_is_the_same_when_it_is_sent_again() {
+        let sent_at = |now_ms: i64, key: &str, value: &str| {
+            let draft = check_call_at(now_ms, vec![message(|message, _| property(message, key, value))]);
+            let draft = draft.expect("taken");
+            let stored = decode_message(draft.blobs[0].clone()).expect("our own blob");
+            let AppendMessage { content_hash, delivery_ms, .. } = draft.append.messages[0];
+            assert_eq!(stored.delivery_ms.unwrap_or_default(), delivery_ms as i64, "the log says when it is due");
+            assert!(stored.properties.iter().all(|property| property.key != "DELAY"));
+            (content_hash, delivery_ms, draft.by_level)
+        };
+        let first = sent_at(NOW_MS, "DELAY", "2");
+        assert_eq!(sent_at(NOW_MS + 3_000, "DELAY", "2"), (first.0, first.1 + 3_000, true));
+        let another = sent_at(NOW_MS, "DELAY", "3");
+        assert!(another.0 != first.0 && another.2);
+        let (none, delivery_ms, by_level) = sent_at(NOW_MS, "a", "2");
+        assert!(none != first.0 && delivery_ms == 0 && !by_level);
+        assert!(!sent_at(NOW_MS, "DELAY", "0").2, "no level");
     }
 
     #[test]

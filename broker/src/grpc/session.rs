@@ -1,6 +1,8 @@
 //! What the replicated rules know of a client: its membership of a consumer group, and its filters.
 
 use super::Front;
+use super::access::{Author, GROUP_CREATED};
+use super::caller::Caller;
 use super::status::ApiError;
 use crate::client::settings::Consumer;
 use crate::filter::FilterRow;
@@ -35,6 +37,7 @@ impl Front {
         &self,
         client_id: &str,
         consumer: &Consumer,
+        author: &Author,
         deadline: Option<Instant>,
     ) -> Result<(), ApiError> {
         let session = self.session(client_id, consumer.consumer_group.as_str())?;
@@ -44,7 +47,7 @@ impl Front {
         if consumer.subscriptions.is_empty() || session.as_ref().is_some_and(same) {
             return Ok(());
         }
-        self.put_session(client_id, consumer, deadline).await
+        self.put_session(client_id, consumer, author, deadline).await
     }
 
     /// The client's session holds what it subscribes to, at least.
@@ -52,19 +55,20 @@ impl Front {
         &self,
         client_id: &str,
         consumer: &Consumer,
-        deadline: Option<Instant>,
+        caller: &Caller,
     ) -> Result<(), ApiError> {
         let session = self.session(client_id, consumer.consumer_group.as_str())?;
         if consumer.subscriptions.is_empty() || session.is_some_and(|session| has_all(&session, consumer)) {
             return Ok(());
         }
-        self.put_session(client_id, consumer, deadline).await
+        self.put_session(client_id, consumer, &self.author(caller), caller.answer_by()).await
     }
 
     pub(super) async fn put_session(
         &self,
         client_id: &str,
         consumer: &Consumer,
+        author: &Author,
         deadline: Option<Instant>,
     ) -> Result<(), ApiError> {
         let subscriptions = consumer.subscriptions.iter();
@@ -80,7 +84,7 @@ impl Front {
         let is_new = consumer_group(&self.node.group.state(), name)?.is_none();
         self.submit_any(command, deadline).await?;
         if is_new {
-            tracing::info!(target: "audit", client_id, name, "consumer group created on its first use");
+            author.audit(client_id, GROUP_CREATED, name);
         }
         Ok(())
     }

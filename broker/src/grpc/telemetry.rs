@@ -258,11 +258,11 @@ impl Stream {
         // What a client of lite topics receives, it says by another call.
         if parsed.consumer.is_some() && !is_lite(parsed.client_type) {
             // The answer does not wait for the group: a client must be able to start while nobody leads.
-            let (front, client_id) = (front.clone(), self.client_id.clone());
+            let (front, client_id, author) = (front.clone(), self.client_id.clone(), front.author(&self.caller));
             front.clone().calls.spawn(async move {
                 let Some(consumer) = &parsed.consumer else { return };
                 let deadline = Instant::now() + SESSION_TIMEOUT;
-                if let Err(error) = front.replace_session(&client_id, consumer, Some(deadline)).await {
+                if let Err(error) = front.replace_session(&client_id, consumer, &author, Some(deadline)).await {
                     tracing::debug!(client_id, %error, "the subscriptions of a client could not be stored");
                 }
             });

@@ -7,6 +7,7 @@
 
 use super::fifo::{FIFO, check_owner};
 use super::turn::{KnownTopic, Turn};
+use super::window::Before;
 use super::{Effect, done, refused};
 use crate::store::message::{Place, Run};
 use crate::store::queue::{self, Queue};
@@ -87,10 +88,13 @@ impl Turn<'_, '_> {
         }
         let mut parts: Vec<Appended> = Vec::with_capacity(1);
         for (message, slot) in append.messages.iter().zip(first_slot..) {
-            if let Some(before) = self.stored_before(&topic, message)? {
-                parts.push(before);
-                continue;
-            }
+            let displaces = match self.stored_before(&topic, message)? {
+                Before::Stored(before) => {
+                    parts.push(before);
+                    continue;
+                }
+                Before::New { displaces } => displaces,
+            };
             let waits = match message.message_type {
                 DELAY if message.delivery_ms > self.now_ms => {
                     self.set_timer(topic.id, message, slot)?;
@@ -103,13 +107,13 @@ impl Turn<'_, '_> {
                 _ => Waits::Nothing,
             };
             if waits != Waits::Nothing {
-                self.remember(&topic, message, SentPlace::Waits(waits, slot))?;
+                self.remember(&topic, message, SentPlace::Waits(waits, slot), displaces)?;
                 self.note_waiting(&mut parts, waits, slot);
                 continue;
             }
             if message.message_type == lite::LITE {
                 let offset = self.append_lite(&topic, message, slot, &mut touched, &mut parts)?;
-                self.remember(&topic, message, SentPlace::Queue(0, offset))?;
+                self.remember(&topic, message, SentPlace::Queue(0, offset), displaces)?;
                 messages += 1;
                 body_bytes += u64::from(message.body_bytes);
                 continue;
@@ -121,7 +125,7 @@ impl Turn<'_, '_> {
                 (hash, _) => fifo::queue_of(&topic.row, hash),
             };
             let offset = self.push_message(&topic, number, &mut open, message, slot)?;
-            self.remember(&topic, message, SentPlace::Queue(number, offset))?;
+            self.remember(&topic, message, SentPlace::Queue(number, offset), displaces)?;
             messages += 1;
             body_bytes += u64::from(message.body_bytes);
             push_part(&mut parts, number, offset);

@@ -42,6 +42,11 @@ pub enum Effect {
         /// Filters; 1 when the members agree again, 0 when the last of them is gone.
         filters: u64,
     },
+    /// The dead letter topic of a consumer group was made.
+    DeadLetterTopicMade {
+        /// Its name.
+        topic: Arc<str>,
+    },
     /// Messages went to the dead letter topic of a consumer group.
     DeadLettered {
         /// Name of the consumer group.
@@ -131,9 +136,10 @@ type Named = (Discriminant<Effect>, Option<Arc<str>>, Option<Arc<str>>);
 
 fn named(effect: &Effect) -> Option<Named> {
     let (first, second) = match effect {
-        Effect::Arrived { topic, .. } | Effect::SentAgain { topic, .. } | Effect::TopicChanged { topic } => {
-            (topic, None)
-        }
+        Effect::Arrived { topic, .. }
+        | Effect::SentAgain { topic, .. }
+        | Effect::TopicChanged { topic }
+        | Effect::DeadLetterTopicMade { topic } => (topic, None),
         Effect::Retryable { consumer_group, topic }
         | Effect::FiltersDiffer { consumer_group, topic, .. }
         | Effect::DeadLettered { consumer_group, topic, .. }

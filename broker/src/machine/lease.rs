@@ -1,7 +1,7 @@
 //! Lease: messages are chosen here, where nobody can take the same ones, and handed to one client.
 //!
 //! Messages that wait for another delivery come first, then the queues from the consumer group's cursor; while
-//! both wait, each gets a fifth of the batch at least. A message that this receive's filter does not take is put
+//! both wait, each gets a fifth of the batch at least, and of five receives of one message each gets one. A message that this receive's filter does not take is put
 //! aside in the retry index when a live member's filter takes it, and skipped otherwise. What SQL filters say comes
 //! with the command: the look of a receive with one ends, in each queue, at the first message that was not judged. A
 //! look goes through a bounded number of rows and says when it was cut, so that the receive asks again.
@@ -9,6 +9,7 @@
 use super::append::PRIORITY;
 use super::lite::check_binding;
 use super::turn::{KnownGroup, KnownTopic, Turn};
+use super::version::COUNTED_RETRIES;
 use super::{done, refused};
 use crate::filter::judged::Judged;
 use crate::filter::tag::TagSet;
@@ -28,6 +29,9 @@ pub(super) const LOOK_ROWS_MAX: usize = 1_024;
 
 /// The lowest flight is looked up again when the cursor passes a multiple of this.
 const LOW_STEP: u64 = 1_024;
+
+/// Receives of one message that begin with the retry index one after the other and get a message there.
+const RETRIES_IN_A_ROW_MAX: u8 = 4;
 
 /// Whether receives from a topic may begin with the messages of the highest priority.
 pub fn goes_by_priority(topic: &Topic) -> bool {
@@ -213,15 +217,30 @@ impl Turn<'_, '_> {
         messages_max: u32,
     ) -> Result<(), StateError> {
         let max = messages_max.min(lease::ITEMS_MAX) as usize;
+        let counted = max == 1 && self.version >= COUNTED_RETRIES;
         // Of single messages, every fifth receive begins with the queues.
-        let reserved = if max == 1 { usize::from(self.spread(5) == 0) } else { max.div_ceil(5) };
+        let reserved = match max {
+            1 if counted => usize::from(subscription.retries_in_a_row >= RETRIES_IN_A_ROW_MAX),
+            1 => usize::from(self.spread(5) == 0),
+            _ => max.div_ceil(5),
+        };
         // Messages put aside for others must not use up the look.
         let kept = LOOK_ROWS_MAX / 2;
         look.rows_left -= kept;
         self.take_retries(topic, group, subscription, look, max - reserved)?;
         look.rows_left += kept;
         self.take_fresh(topic, group, subscription, look, max)?;
-        self.take_retries(topic, group, subscription, look, max)
+        self.take_retries(topic, group, subscription, look, max)?;
+        if let Some(part) = look.parts.first().filter(|_| counted) {
+            let before = subscription.retries_in_a_row;
+            subscription.retries_in_a_row = match part.fresh {
+                true if reserved > 0 => 0,
+                // Nothing of the retry index was for this receive.
+                true => before,
+                false => before.saturating_add(1).min(RETRIES_IN_A_ROW_MAX),
+            };
+        }
+        Ok(())
     }
 
     /// Takes messages from the queues until the look holds `upto` items, beginning with any queue.

@@ -115,6 +115,7 @@ impl Turn<'_, '_> {
         if let Some(known) = self.topic(&name)? {
             return Ok(known);
         }
+        self.effects.add(Effect::DeadLetterTopicMade { topic: name.as_str().into() });
         self.create_topic(Topic {
             name,
             read_queues: 1,

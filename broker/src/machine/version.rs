@@ -15,6 +15,8 @@
 //! | 3 | what was done to a message is kept as long as it is (`trace.rs`) |
 //! | 4 | the end of a transaction is answered with whether it was the first one |
 //! | 4 | a piece of a trim keeps what was done to neighbours of which some stay until the next one |
+//! | 5 | messages of one id with several contents are each stored once (`window.rs`) |
+//! | 5 | while retries and fresh messages wait, the fifth of five receives of one message begins with fresh ones |
 //!
 //! To add the next one:
 //!
@@ -38,7 +40,7 @@ use raftmq_proto::command::command::Kind;
 use std::ops::RangeInclusive;
 
 /// The newest version that this build knows.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Since this version topics are open when they are made (`namesrv/owners.rs`).
 pub const OPEN_TOPICS: u32 = 2;
@@ -57,6 +59,12 @@ pub(super) const FIRST_WORDS: u32 = 4;
 
 /// Since then a row is kept while it tells of messages that the next piece of a trim removes.
 pub(super) const NEIGHBOURS_STAY: u32 = 4;
+
+/// Since then the window remembers of one id what came with other contents before.
+pub(super) const EVERY_CONTENT: u32 = 5;
+
+/// Since then it is counted how many receives of one message got a retry one after the other.
+pub(super) const COUNTED_RETRIES: u32 = 5;
 
 /// What releases know.
 pub const KNOWN: RangeInclusive<u32> = VERSION_OLDEST..=VERSION;

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! store time | messages | per message: u64 its name | u64 hash of its content
-//!                       | u8 what it waits for | queue and offset, or its slot when it waits
+//!                       | u8 what it waits for, and bit 7: it took the place of another one
+//!                       | queue and offset, or its slot when it waits | u64 hash of that one's content
 //! ```
 
 use super::codec::{Reader, put_varint};
@@ -12,6 +13,9 @@ use raftmq_proto::command::Waits;
 use std::ops::ControlFlow;
 
 const TABLE: &str = key::TABLES[key::SENT.0 as usize];
+
+/// With the kind of a place: the content of another message follows.
+const DISPLACED: u8 = 0x80;
 
 /// Where a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub struct Sent {
     pub content: u64,
     /// Where it is.
     pub place: SentPlace,
+    /// Hash of the content of the message that was the newest of this name until then, when that was another one.
+    pub displaced: Option<u64>,
 }
 
 /// What one entry stored.
@@ -59,17 +65,19 @@ impl SentEntry {
         for message in &self.messages {
             out.extend_from_slice(&message.name.to_be_bytes());
             out.extend_from_slice(&message.content.to_be_bytes());
+            let displaced = if message.displaced.is_some() { DISPLACED } else { 0 };
             match message.place {
                 SentPlace::Queue(queue, offset) => {
-                    out.push(0);
+                    out.push(displaced);
                     put_varint(&mut out, u64::from(queue));
                     put_varint(&mut out, offset);
                 }
                 SentPlace::Waits(waits, slot) => {
-                    out.push(if waits == Waits::DeliveryTime { 1 } else { 2 });
+                    out.push(displaced | if waits == Waits::DeliveryTime { 1 } else { 2 });
                     put_varint(&mut out, u64::from(slot));
                 }
             }
+            out.extend(message.displaced.iter().flat_map(|content| content.to_be_bytes()));
         }
         out
     }
@@ -81,13 +89,15 @@ impl SentEntry {
         let mut messages = Vec::with_capacity(reader.capacity(count));
         for _ in 0..count {
             let (name, content) = (reader.u64()?, reader.u64()?);
-            let place = match reader.u8()? {
+            let kind = reader.u8()?;
+            let place = match kind & !DISPLACED {
                 0 => SentPlace::Queue(reader.varint_u16()?, reader.varint()?),
                 1 => SentPlace::Waits(Waits::DeliveryTime, reader.varint_u32()?),
                 2 => SentPlace::Waits(Waits::EndOfTransaction, reader.varint_u32()?),
                 _ => return Err(reader.corrupt("a message waits for something unknown")),
             };
-            messages.push(Sent { name, content, place });
+            let displaced = if kind & DISPLACED == 0 { None } else { Some(reader.u64()?) };
+            messages.push(Sent { name, content, place, displaced });
         }
         reader.end()?;
         Ok(SentEntry { time_ms, messages })
@@ -127,13 +137,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_come_back(time_ms in any::<u64>(), rows in proptest::collection::vec((any::<u64>(), any::<u64>(), 0..3u8, any::<u16>(), any::<u32>()), 0..20)) {
-            let place = |(_, content, kind, queue, slot): (u64, u64, u8, u16, u32)| match kind {
-                0 => SentPlace::Queue(queue, content),
-                1 => SentPlace::Waits(Waits::DeliveryTime, slot),
-                _ => SentPlace::Waits(Waits::EndOfTransaction, slot),
-            };
-            let messages = rows.into_iter().map(|row| Sent { name: row.0, content: row.1, place: place(row) }).collect();
+        fn rows_come_back(time_ms in any::<u64>(), rows in proptest::collection::vec((any::<u64>(), any::<u64>(), 0..3u8, any::<u16>(), any::<u32>(), any::<Option<u64>>()), 0..20)) {
+            let messages = rows.into_iter().map(|(name, content, kind, queue, slot, displaced)| {
+                let place = match kind {
+                    0 => SentPlace::Queue(queue, content),
+                    1 => SentPlace::Waits(Waits::DeliveryTime, slot),
+                    _ => SentPlace::Waits(Waits::EndOfTransaction, slot),
+                };
+                Sent { name, content, place, displaced }
+            });
+            let messages = messages.collect();
             let entry = SentEntry { time_ms, messages };
             let value = entry.encode();
             prop_assert_eq!(&SentEntry::decode(&value).expect("comes back"), &entry);

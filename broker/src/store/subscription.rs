@@ -1,4 +1,9 @@
 //! A consumer group's share of a topic: what waits in its retry index.
+//!
+//! ```text
+//! low, next, waiting, in flight, dead letters | per filter: u64 its digest | where it looked to
+//! | u8 retries in a row, unless 0
+//! ```
 
 use super::codec::{Reader, put_varint};
 use super::{ConsumerGroupId, StateError, TopicId, key};
@@ -23,6 +28,8 @@ pub struct Subscription {
     pub retry_in_flight: u64,
     /// Messages that went to the dead letter topic.
     pub dead_letters: u64,
+    /// Receives of one message that got one of the retry index, since the last that began with the queues.
+    pub retries_in_a_row: u8,
     /// Per filter digest: no row below this order matches that filter.
     scanned: Vec<(u64, u64)>,
 }
@@ -59,6 +66,8 @@ impl Subscription {
             out.extend_from_slice(&digest.to_be_bytes());
             put_varint(&mut out, *order);
         }
+        // Shorter than what a filter has.
+        out.extend(Some(self.retries_in_a_row).filter(|retries| *retries > 0));
         out
     }
 
@@ -70,10 +79,14 @@ impl Subscription {
             retry_waiting: reader.varint()?,
             retry_in_flight: reader.varint()?,
             dead_letters: reader.varint()?,
+            retries_in_a_row: 0,
             scanned: Vec::new(),
         };
-        while reader.capacity(1) > 0 {
+        while reader.left() > 1 {
             row.scanned.push((reader.u64()?, reader.varint()?));
+        }
+        if reader.left() == 1 {
+            row.retries_in_a_row = reader.u8()?;
         }
         Ok(row)
     }
@@ -113,8 +126,15 @@ mod tests {
     #[test]
     fn rows_come_back() {
         let mut row = Subscription { retry_low: 3, retry_next: 900, retry_waiting: 4, ..Subscription::default() };
+        assert_eq!(Subscription::decode(&row.encode()).expect("comes back"), row);
         (0..12).for_each(|digest| row.set_scanned(digest, 100 + digest));
         assert_eq!(Subscription::decode(&row.encode()).expect("comes back"), row);
+        for retries_in_a_row in 0..5 {
+            let row = Subscription { retries_in_a_row, ..row.clone() };
+            assert_eq!(Subscription::decode(&row.encode()).expect("comes back"), row);
+            let row = Subscription { retries_in_a_row, ..Subscription::default() };
+            assert_eq!(Subscription::decode(&row.encode()).expect("comes back"), row);
+        }
         assert_eq!((row.retry_from(11), row.retry_from(0)), (111, 3));
     }
 }

@@ -120,6 +120,15 @@ pub fn timer(
     state.get(key::TIMER, &key)?.map(|value| Timer::decode(&value)).transpose()
 }
 
+/// When the message is due whose body is there; `None` when none waits with its body there.
+///
+/// # Errors
+/// When the row cannot be read.
+pub fn due_ms(state: &impl ReadState, InLog { log_index, slot }: InLog) -> Result<Option<u64>, StateError> {
+    let Some(key) = state.get(key::TIMER, &key::in_log(log_index, slot))? else { return Ok(None) };
+    super::codec::key_u64(TABLE, &key, 1).map(Some)
+}
+
 /// No timer stands below this key.
 pub(crate) fn low(state: &impl ReadState) -> Result<Vec<u8>, StateError> {
     Ok(state.get(key::MACHINE, &key::machine(b't'))?.unwrap_or_else(|| b"d".to_vec()))

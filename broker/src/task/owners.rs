@@ -6,7 +6,7 @@ use crate::namesrv::{Step, hosts_in, row_of, step};
 use crate::store::topic::topic;
 use futures::{StreamExt, stream};
 use raftmq_proto::command::command::Kind;
-use raftmq_proto::command::{FixOwners, Topic};
+use raftmq_proto::command::{FixOwners, Reply, Topic, reply};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -99,8 +99,19 @@ async fn settle(node: &Node, names: &[String], waiting: &mut BTreeMap<String, (I
     stream::iter(fixes)
         .for_each_concurrent(FIXES_MAX, |fix| async move {
             let (topic, deadline) = (fix.topic.clone(), Some(Instant::now() + PROPOSED_WITHIN));
-            if let Err(error) = node.proposer.submit(Kind::FixOwners(fix), Vec::new(), deadline).await {
-                tracing::debug!(%error, topic, "who keeps its message groups was not settled");
+            let (from, to, settles) = (fix.from.clone(), fix.to.clone(), fix.settle);
+            match node.proposer.submit(Kind::FixOwners(fix), Vec::new(), deadline).await {
+                Ok(Reply { kind: Some(reply::Kind::Topic(row)), .. }) => {
+                    // Otherwise it was decided on what the row is no longer.
+                    if row.fifo_owners == to && row.fifo_open != settles {
+                        let (from, to, by) = (from.join(","), to.join(","), &*node.config.broker_group);
+                        let (name, version) = (&*topic, row.version);
+                        tracing::info!(target: "audit", by, name, version, from, to, settles,
+                            "the broker groups that keep the message groups of a topic were agreed on");
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, topic, "who keeps its message groups was not settled"),
             }
         })
         .await;

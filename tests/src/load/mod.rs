@@ -101,14 +101,8 @@ impl Target {
     ///
     /// The route is refused, or an address in it cannot be reached.
     pub async fn connect(access: SocketAddr, topic: &str, connections: usize) -> Result<Self> {
-        let client_id = format!("bench@{}#{:x}", std::process::id(), rand::rng().random::<u32>());
-        let wire = Wire::connect(access, &client_id).await?;
-        let request = pb::QueryRouteRequest { topic: Some(resource(topic)), endpoints: Some(endpoints(access)) };
-        let mut frames = wire.call(&wire.call_of(ROUTE, 10), frame(&request)).await?;
-        let route: pb::QueryRouteResponse = next_message(&mut frames)?.context("an empty answer")?;
-        check(route.status.as_ref())?;
-        let mut queues = route.message_queues;
-        ensure!(!queues.is_empty(), "the route of {topic} has no queues");
+        let client_id = client_id();
+        let mut queues = route(&Wire::connect(access, &client_id).await?, access, topic).await?;
         while queues.len() < connections {
             queues.extend(queues.clone());
         }
@@ -131,6 +125,38 @@ impl Target {
         }
         Ok(Self { topic: topic.to_string(), queues, wires })
     }
+
+    /// Connects to these nodes, so many times to each, and to no other node whatever the route says.
+    ///
+    /// # Errors
+    ///
+    /// The route is refused, or a node cannot be reached.
+    pub async fn through(nodes: &[SocketAddr], topic: &str, connections_each: usize) -> Result<Self> {
+        let client_id = client_id();
+        let mut connected = Vec::new();
+        for node in nodes.iter().cycle().take(nodes.len() * connections_each) {
+            connected.push(Wire::connect(*node, &client_id).await?);
+        }
+        let (wire, access) = connected.first().zip(nodes.first()).context("no node to connect to")?;
+        let queues = route(wire, *access, topic).await?;
+        let pairs = queues.len().max(connected.len());
+        let queues = queues.into_iter().cycle().take(pairs).collect();
+        let wires = connected.into_iter().cycle().take(pairs).collect();
+        Ok(Self { topic: topic.to_string(), queues, wires })
+    }
+}
+
+fn client_id() -> String {
+    format!("bench@{}#{:x}", std::process::id(), rand::rng().random::<u32>())
+}
+
+async fn route(wire: &Wire, access: SocketAddr, topic: &str) -> Result<Vec<pb::MessageQueue>> {
+    let request = pb::QueryRouteRequest { topic: Some(resource(topic)), endpoints: Some(endpoints(access)) };
+    let mut frames = wire.call(&wire.call_of(ROUTE, 10), frame(&request)).await?;
+    let route: pb::QueryRouteResponse = next_message(&mut frames)?.context("an empty answer")?;
+    check(route.status.as_ref())?;
+    ensure!(!route.message_queues.is_empty(), "the route of {topic} has no queues");
+    Ok(route.message_queues)
 }
 
 fn addresses(queue: &pb::MessageQueue) -> Vec<String> {
@@ -203,16 +229,31 @@ impl Pool {
 ///
 /// No call at all was answered OK.
 pub async fn send(target: &Target, pool: &Pool, in_flight: usize, duration: Duration) -> Result<Figures> {
+    let end = Instant::now() + duration;
+    send_while(target, pool, in_flight, |now| now < end, &AtomicU64::new(0)).await
+}
+
+/// As [`send`], as long as `goes_on` says so before a call. `answered` counts messages as they are answered OK.
+///
+/// # Errors
+///
+/// As [`send`].
+pub async fn send_while(
+    target: &Target,
+    pool: &Pool,
+    in_flight: usize,
+    goes_on: impl Fn(Instant) -> bool,
+    answered: &AtomicU64,
+) -> Result<Figures> {
     let calls: Vec<Call> = target.wires.iter().map(|wire| wire.call_of(SEND, 30)).collect();
     let next = AtomicU64::new(0);
     let started = Instant::now();
-    let end = started + duration;
     let mut workers: FuturesUnordered<_> = (0..in_flight)
         .map(|_| async {
             let mut figures = Figures::new();
             loop {
                 let called = Instant::now();
-                if called >= end {
+                if !goes_on(called) {
                     return figures;
                 }
                 let number = next.fetch_add(1, Ordering::Relaxed) as usize;
@@ -220,6 +261,7 @@ pub async fn send(target: &Target, pool: &Pool, in_flight: usize, duration: Dura
                 let request = pool.request(number);
                 let outcome = send_one(&target.wires[queue], &calls[queue], request, pool.per_call).await;
                 let failed = outcome.is_err();
+                answered.fetch_add(outcome.as_ref().copied().unwrap_or_default(), Ordering::Relaxed);
                 figures.record(called, outcome);
                 if failed {
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -353,12 +395,8 @@ pub async fn wait_for_messages(
     waits: &AtomicU64,
 ) -> Result<u64> {
     let wire = Wire::connect(access, &format!("wait@{}#{number:x}", std::process::id())).await?;
-    let request = pb::QueryRouteRequest { topic: Some(resource(topic)), endpoints: Some(endpoints(access)) };
-    let mut frames = wire.call(&wire.call_of(ROUTE, 10), frame(&request)).await?;
-    let route: pb::QueryRouteResponse = next_message(&mut frames)?.context("an empty answer")?;
-    check(route.status.as_ref())?;
-    ensure!(!route.message_queues.is_empty(), "the route of {topic} has no queues");
-    let queue = &route.message_queues[number % route.message_queues.len()];
+    let queues = route(&wire, access, topic).await?;
+    let queue = &queues[number % queues.len()];
     let request = frame(&receive_request(queue, group, 32, i64::from(poll_s)));
     let call = wire.call_of(RECEIVE, poll_s + 5);
     waits.fetch_add(1, Ordering::Relaxed);

@@ -342,8 +342,8 @@ async fn on_terminal(tool: &Tool, line: &str, typed: &str) -> Result<(Option<i32
     let terminal = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty())?;
     let mut child = {
         let side = |end: &OwnedFd| -> Result<Stdio> { Ok(Stdio::from(end.try_clone()?)) };
-        let mut command = tool.cluster.tool(None)?;
-        command.args(line.split(' ')).stdin(side(&terminal)?).stdout(side(&terminal)?).stderr(side(&terminal)?);
+        let mut command = tool.cluster.mqadmin_command(None, &line.split(' ').collect::<Vec<_>>())?;
+        command.stdin(side(&terminal)?).stdout(side(&terminal)?).stderr(side(&terminal)?);
         command.spawn()?
     };
     drop(terminal);

@@ -9,6 +9,7 @@
 use super::Harness;
 use super::timeline::check_with;
 use crate::command::Payload;
+use crate::machine::version::COUNTED_RETRIES;
 use crate::machine::{OPEN_TOPICS, VERSION, VERSION_OLDEST};
 use crate::store::machine;
 use prost::Message;
@@ -28,6 +29,7 @@ const PINS: [(u64, u64); VERSION as usize + 1] = [
     (0x8249_b5be_5cac_4631, 0xfe3f_9c31_4ff7_0225),
     (0x7b27_542b_9a85_43f6, 0x5c4a_1d5a_ee45_169b),
     (0xc250_8da6_7b7e_9c5a, 0xdfbc_7bbc_0bfe_546b),
+    (0, 0),
 ];
 
 /// The same of a broker group that was upgraded in between, version after version.
@@ -160,6 +162,30 @@ const LITE: &str = "
     drop-topic lt; tick => ok
 ";
 
+/// What there is since version 5.
+const EACH_KIND: &str = "
+    topic et types=1,3 => version 1
+    group eg => ok
+    send et id=m a => 0@0+1
+    send et id=m content=2 b => 0@1+1
+    delay et 1h id=m content=3 c => waits 1
+    send et id=m a => 0@0+1
+    send et id=m content=2 b => 0@1+1
+    delay et 1h id=m content=3 c => waits 1
+    receive c eg et for=1s => nothing
+    send et d e f g h i => 0@2+6
+    receive c eg et for=1s => d:1 e:1 f:1 g:1 h:1 i:1
+    +1s; tick => ok
+    send et j k => 0@8+2
+    receive c eg et max=1 => d:2
+    receive c eg et max=1 => e:2
+    receive c eg et max=1 => f:2
+    receive c eg et max=1 => g:2
+    receive c eg et max=1 => j:1
+    receive c eg et max=1 => h:2
+    drop-topic et; tick => ok
+";
+
 /// What timelines do not say.
 fn others(harness: &mut Harness, version: u32) {
     let user = |name: &str, mode: PutMode| {
@@ -222,8 +248,9 @@ fn others(harness: &mut Harness, version: u32) {
 
 /// The whole sequence at one version.
 fn played(version: u32) -> Harness {
-    let since = if version == VERSION_OLDEST { "" } else { LITE };
-    let mut harness = check_with(Harness::new(), &format!("activate {version}\n{FIRST}{SECOND}{since}"));
+    let lite = if version == VERSION_OLDEST { "" } else { LITE };
+    let each_kind = if version < COUNTED_RETRIES { "" } else { EACH_KIND };
+    let mut harness = check_with(Harness::new(), &format!("activate {version}\n{FIRST}{SECOND}{lite}{each_kind}"));
     others(&mut harness, version);
     harness
 }
@@ -258,7 +285,7 @@ fn apply_makes_of_each_version_what_it_always_made() {
     let steps = |part: &str| part.lines().map(step).collect::<String>();
     let activate = |version: u32| format!("activate {version}\n");
     let later: String = (2..=VERSION).map(activate).collect();
-    let parts = [steps(FIRST), activate(1), steps(LITE), later, steps(SECOND)];
+    let parts = [steps(FIRST), activate(1), steps(LITE), later, steps(SECOND), steps(EACH_KIND)];
     let mut upgraded = check_with(Harness::new(), &parts.concat());
     others(&mut upgraded, VERSION);
     compare("upgraded", outcome(&upgraded), UPGRADED, &mut wrong);

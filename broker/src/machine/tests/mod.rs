@@ -13,10 +13,12 @@ mod random;
 mod repeats;
 mod retention;
 mod scrape;
+mod single;
 mod sql;
 mod timeline;
 mod trace;
 mod version;
+mod window;
 
 use super::{Answer, Effect, EntryAt, Outcome, Rules, VERSION, slots_of};
 use crate::command::{EncodedBatch, encode_entry};

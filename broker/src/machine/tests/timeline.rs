@@ -500,6 +500,9 @@ impl Timeline {
                 (log_index, slot) = (at.log_index, at.first_slot + slot);
             }
             self.names.entry((log_index, slot)).or_insert_with(|| (*name).to_owned());
+            // The handle names the time at which the first one is due.
+            let first = timer::due_ms(&self.harness.state, InLog { log_index, slot }).expect("read");
+            let delivery_ms = first.unwrap_or(delivery_ms);
             let message_id_hash = message_id_hash(option(words, "id").unwrap_or(name));
             let message = WaitingMessage { topic: topic.clone(), log_index, slot, message_id_hash };
             self.waiting.insert((*name).to_owned(), (message, delivery_ms));
@@ -1306,6 +1309,29 @@ fn a_message_that_waits_is_sent_again() {
          receive c1 g t          => b:1
          +5s; tick; receive c1 g t => a:1
          +1h; tick; wanted       => none",
+    );
+}
+
+/// A level is another time each time that the message is sent.
+#[test]
+fn a_message_that_waits_for_as_long_as_a_level_says_is_stored_once() {
+    check(
+        "topic t types=1,3
+         delay t 10s id=a a      => waits 1
+         +4s; delay t 10s id=a x => waits 1
+         again                   => 1 0
+         waiting t               => 1 timers, 0 halves, 0 parked
+         +6s; tick; receive c g t => a:1
+         ack g t a
+         +4s; tick; receive c g t => nothing
+         delay t 10s id=b b      => waits 1
+         +4s; delay t 10s id=b y => waits 1
+         recall y                => ok
+         recall b                => ok
+         waiting t               => 0 timers, 0 halves, 0 parked
+         +10s; tick; receive c g t => nothing
+         delay t 10s id=b z      => waits 1
+         waiting t               => 0 timers, 0 halves, 0 parked",
     );
 }
 

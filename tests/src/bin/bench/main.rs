@@ -3,6 +3,7 @@
 //! `run` starts everything it measures and prints one table; `load` drives a cluster that runs already;
 //! `do-nothing` is the ceiling.
 
+mod fill;
 mod pages;
 mod scale;
 
@@ -66,7 +67,9 @@ struct Run {
     body: usize,
     #[command(flatten)]
     sizes: scale::Sizes,
-    /// What to measure: do-nothing, sync, async, nats, soak, scale, backlog, dashboard
+    #[command(flatten)]
+    fills: fill::Fills,
+    /// What to measure: do-nothing, sync, async, nats, soak, scale, backlog, fill, dashboard
     #[arg(long, value_delimiter = ',', default_values_t = ["do-nothing", "sync", "async", "nats"].map(String::from))]
     only: Vec<String>,
 }
@@ -231,10 +234,11 @@ async fn run(options: Run) -> Result<()> {
             "soak" => measure_soak(&options, &mut column).await,
             "scale" => scale::measure(&options, &mut column).await,
             "backlog" => scale::backlog(&options, &mut column).await,
+            "fill" => fill::measure(&options, &mut column).await,
             "dashboard" => pages::measure(&mut column).await,
-            other => {
-                bail!("--only takes do-nothing, sync, async, nats, soak, scale, backlog and dashboard, not {other}")
-            }
+            other => bail!(
+                "--only takes do-nothing, sync, async, nats, soak, scale, backlog, fill and dashboard, not {other}"
+            ),
         };
         if let Err(failure) = outcome {
             column.put("not measured further", format!("{failure:#}"));
