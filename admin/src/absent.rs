@@ -2,8 +2,6 @@
 
 /// Commands and the end of the sentence that begins with their name.
 const ABSENT: &[(&str, &str)] = &[
-    ("wipeWritePerm", DRAIN),
-    ("addWritePerm", DRAIN),
     (
         "resetOffsetByTimeOld",
         "is for clients that must be restarted; use resetOffsetByTime, which works while they run",
@@ -16,19 +14,10 @@ const ABSENT: &[(&str, &str)] = &[
     ("checkRocksdbCqWriteProgress", "compares two kinds of consume queues; there is one here (dump compares members)"),
     ("getControllerConfig", NO_CONTROLLER),
     ("updateControllerConfig", NO_CONTROLLER),
-    ("getControllerMetaData", NO_CONTROLLER),
     ("addBroker", "adds a broker to a container, of which there are none; use addPeer for one more member"),
     ("removeBroker", "takes a broker out of a container, of which there are none; use removePeer"),
     ("copyUser", "is needless: users are replicated, and createUser goes to every broker group of the cluster"),
     ("copyAcl", "is needless: access rules are replicated, and createAcl goes to every broker group of the cluster"),
-    (
-        "updateNamesrvConfig",
-        "is not there: a name server writes nothing to disk; change namesrv.conf and restart it, which nobody notices",
-    ),
-    (
-        "setConsumeMode",
-        "chooses between pull and POP; every consumer group has what POP gives, and pull by offset beside it",
-    ),
     (
         "startMonitoring",
         "watches consumer groups and prints alarms; use the metrics of brokers (README, \"Metrics and health\")",
@@ -37,7 +26,6 @@ const ABSENT: &[(&str, &str)] = &[
         "allocateMQ",
         "shares queues out among clients; here every member of a consumer group may get messages of every queue",
     ),
-    ("getConsumerStatus", "asks a client for its offsets, which brokers know: use consumerProgress"),
     ("updateStaticTopic", STATIC),
     ("remappingStaticTopic", STATIC),
     ("getColdDataFlowCtrInfo", COLD),
@@ -47,22 +35,15 @@ const ABSENT: &[(&str, &str)] = &[
     ("exportMetadataInRocksDB", ROCKSDB),
     ("rocksDBConfigToJson", ROCKSDB),
     ("exportPopRecord", "prints records of POP; leases are in explainMsg, and their numbers in consumerProgress"),
-    ("getBrokerLiteInfo", LITE),
-    ("getParentTopicInfo", LITE),
-    ("getLiteTopicInfo", LITE),
-    ("getLiteClientInfo", LITE),
-    ("getLiteGroupInfo", LITE),
     (
         "triggerLiteDispatch",
         "is needless: lite topics are delivered when a message arrives or a client begins to receive them",
     ),
     (
-        "snapshot",
-        "is needless: rows are in a database, and a node that lacks what the log no longer has is filled with a copy",
+        "cleanUnusedTopic",
+        "removes what topics that are gone left on disk, which deleteTopic sees to by itself; topics that nobody uses are in \
+         statsAll",
     ),
-    ("cleanExpiredCQ", TRIM),
-    ("cleanUnusedTopic", "finds topics that are left on one broker only; use topicList and deleteTopic"),
-    ("deleteExpiredCommitLog", TRIM),
     ("updateKvConfig", NO_KV),
     ("deleteKvConfig", NO_KV),
     (
@@ -72,17 +53,14 @@ const ABSENT: &[(&str, &str)] = &[
     ("switchTimerEngine", "chooses between two timers; there is one here"),
 ];
 
-const DRAIN: &str = "steers clients away from one broker; here every member of a broker group serves every client, so use \
-                     electMaster before its restart, or updateTopicPerm -p 4 to stop writes to a topic";
 const NO_CONTROLLER: &str =
     "asks a controller, which there is none of: members elect by themselves (haStatus, getSyncStateSet, electMaster)";
 const STATIC: &str = "maps logical queues to brokers; a topic's queues stay where they are, and updateTopic adds some";
 const COLD: &str = "slows reads of old messages down; here they are bounded by deliverInflightBytesMax";
 const ROCKSDB: &str = "reads RocketMQ's own database; use exportMetadata";
-const LITE: &str =
-    "is not there: DescribeGroupAccumulation of the public API shows a lite topic (README, \"Lite topics\")";
-const TRIM: &str = "is needless: the log is trimmed by fileReservedTime and fileReservedSize, index and all";
-const NO_KV: &str = "writes into name servers, which keep nothing here; topics and groups are the brokers'";
+const NO_KV: &str = "writes into name servers, which keep nothing but what brokers report, and of which no client reads it: \
+                     RocketMQ has it for updateOrderConf, which is needless here (updateTopic -o true), and for routes of its own \
+                     protocol; keep settings of yours where your programs read them";
 
 /// Why there is no such command, in a sentence; the name is understood in any case.
 pub(crate) fn why(command: &str) -> Option<String> {
@@ -106,7 +84,7 @@ mod tests {
 
     #[test]
     fn names_in_any_case() {
-        assert!(why("WIPEwritePERM").is_some_and(|why| why.starts_with("wipeWritePerm steers")));
+        assert!(why("SWITCHtimerENGINE").is_some_and(|why| why.starts_with("switchTimerEngine chooses")));
         assert_eq!(why("topicLost"), None);
     }
 }

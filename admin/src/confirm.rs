@@ -1,4 +1,4 @@
-//! Asking before something is done that cannot be undone.
+//! Asking before something is done that cannot be undone, or that takes something away from clients that run.
 
 use crate::error::AdminError;
 use clap::Args;
@@ -16,10 +16,12 @@ impl Consent {
     /// Asks where somebody can be asked, and goes on where nobody can: RocketMQ has no `-y` for these commands, and
     /// its users' scripts do not say it.
     pub(crate) fn ask(&self, what: &str) -> Result<(), AdminError> {
-        if self.yes || !std::io::stdin().is_terminal() {
-            return Ok(());
-        }
-        asked(what)
+        if self.asks() { asked(what) } else { Ok(()) }
+    }
+
+    /// Whether [`Consent::ask`] would ask: what the question is about need not be looked up otherwise.
+    pub(crate) fn asks(&self) -> bool {
+        !self.yes && std::io::stdin().is_terminal()
     }
 
     /// Asks, and wants `-y` where nobody can be asked.

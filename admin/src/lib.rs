@@ -13,6 +13,7 @@ mod command;
 mod confirm;
 mod members;
 mod output;
+mod progress;
 mod table;
 
 pub use raftmq_admin_client::error::AdminError;

@@ -5,11 +5,11 @@ use crate::connect::{self, at, try_another};
 use crate::directory::{Directory, Group, Target};
 use crate::error::AdminError;
 use crate::output::Outcome;
+use crate::progress::{Progress, bar};
 use clap::Args;
 use raftmq_proto::admin::change_members_request::Change;
 use raftmq_proto::admin::{ChangeMembersRequest, ChangeMembersResponse, ChangePhase, Member, Newcomer};
 use serde_json::json;
-use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
@@ -20,10 +20,6 @@ const LEADER_WITHIN: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(300);
 /// A leader that is at work says something within this time.
 const SILENCE_MAX: Duration = Duration::from_secs(25);
-/// Where standard error is no terminal, progress is a line this often.
-const LINE_EVERY: Duration = Duration::from_secs(5);
-/// Characters of the bar.
-const BAR_CHARS: u64 = 30;
 
 /// The broker group whose members change.
 #[derive(Debug, Args)]
@@ -96,7 +92,7 @@ pub(crate) async fn change(
     place: &Place,
     change: Change,
 ) -> Result<(Group, ChangeMembersResponse), AdminError> {
-    let mut progress = Progress::new();
+    let mut progress = Told::new();
     let mut deadline = Instant::now() + LEADER_WITHIN;
     loop {
         // Anew each time: leadership moves, and so do members.
@@ -141,7 +137,7 @@ async fn on_node(
     directory: &Directory,
     address: &str,
     request: ChangeMembersRequest,
-    progress: &mut Progress,
+    progress: &mut Told,
 ) -> Result<ChangeMembersResponse, Status> {
     let mut client =
         connect::admin(address, &directory.token).map_err(|error| Status::unavailable(error.to_string()))?;
@@ -194,38 +190,27 @@ pub(crate) fn outcome(did: &str, subject: &str, group: &Group, done: &ChangeMemb
     )
 }
 
-/// A bar on a terminal; elsewhere a line now and then.
-struct Progress {
-    terminal: bool,
-    shown: Option<(ChangePhase, Instant)>,
+/// What is shown of a change.
+struct Told {
+    line: Progress,
+    phase: Option<ChangePhase>,
     /// Parts that told of work.
     parts: u64,
 }
 
-impl Progress {
-    fn new() -> Progress {
-        Progress { terminal: std::io::stderr().is_terminal(), shown: None, parts: 0 }
+impl Told {
+    fn new() -> Told {
+        Told { line: Progress::new(), phase: None, parts: 0 }
     }
 
     fn show(&mut self, part: &ChangeMembersResponse) {
         let phase = part.phase();
         self.parts += u64::from(phase != ChangePhase::Checking);
-        let text = describe(part);
-        if self.terminal {
-            // Nobody reads it when standard error is closed.
-            let _ = write!(std::io::stderr(), "\r\x1b[K{text}");
-            self.shown = Some((phase, Instant::now()));
-        } else if self.shown.is_none_or(|(last, at)| last != phase || at.elapsed() >= LINE_EVERY) {
-            eprintln!("{text}");
-            self.shown = Some((phase, Instant::now()));
-        }
+        self.line.show(&describe(part), self.phase.replace(phase) != Some(phase));
     }
 
-    /// Leaves the line of the bar.
     fn end(&mut self) {
-        if self.terminal && self.shown.take().is_some() {
-            eprintln!();
-        }
+        self.line.end();
     }
 }
 
@@ -234,11 +219,9 @@ fn describe(part: &ChangeMembersResponse) -> String {
         ChangePhase::Checking => "looking at the node and the voters".to_owned(),
         ChangePhase::Filling => {
             let has = part.entries.saturating_sub(part.behind);
-            let bar = usize::try_from(has * BAR_CHARS / part.entries.max(1)).unwrap_or_default();
-            let (bar, rest) = ("#".repeat(bar), ".".repeat((BAR_CHARS as usize).saturating_sub(bar)));
             format!(
-                "[{bar}{rest}] {} %: {has} of {} entries, {:.1} MB, {:.1} MB/s",
-                has * 100 / part.entries.max(1),
+                "{}: {has} of {} entries, {:.1} MB, {:.1} MB/s",
+                bar(has, part.entries),
                 part.entries,
                 megabytes(part.delivered_bytes),
                 megabytes(part.bytes_per_second)

@@ -9,14 +9,17 @@ mod access;
 mod catalog;
 pub(crate) mod door;
 mod explain;
+mod figures;
 mod half;
 mod inspect;
+mod lite;
 mod members;
 pub(crate) mod progress;
 pub(crate) mod reset;
 mod status;
 mod timers;
 mod traffic;
+mod upkeep;
 mod waiting;
 
 pub(crate) use status::{disk_used_ratio, lonely};
@@ -31,16 +34,18 @@ use raftmq_proto::admin::admin_server::{Admin, AdminServer};
 use raftmq_proto::admin::{
     ChangeMembersRequest, ChangeMembersResponse, ConsumerProgressRequest, ConsumerProgressResponse, DeleteAclRequest,
     DeleteAclResponse, DeleteConsumerGroupRequest, DeleteConsumerGroupResponse, DeleteTopicRequest,
-    DeleteTopicResponse, DeleteUserRequest, DeleteUserResponse, DumpRequest, DumpResponse, EndTransactionRequest,
-    EndTransactionResponse, ExplainMessageRequest, ExplainMessageResponse, GetConfigRequest, GetConfigResponse,
-    GetConsumerGroupRequest, GetConsumerGroupResponse, GetWaitingMessageRequest, GetWaitingMessageResponse,
-    GroupStatusRequest, GroupStatusResponse, ListAclsRequest, ListAclsResponse, ListClientsRequest,
-    ListClientsResponse, ListConsumerGroupsRequest, ListConsumerGroupsResponse, ListHalfMessagesRequest,
-    ListHalfMessagesResponse, ListTimersRequest, ListTimersResponse, ListTopicsRequest, ListTopicsResponse,
-    ListUsersRequest, ListUsersResponse, PutAclRequest, PutAclResponse, PutConsumerGroupRequest,
-    PutConsumerGroupResponse, PutTopicRequest, PutTopicResponse, PutUserRequest, PutUserResponse, ResetOffsetRequest,
-    ResetOffsetResponse, TopicRouteRequest, TopicRouteResponse, TopicStatusRequest, TopicStatusResponse,
-    TransferLeaderRequest, TransferLeaderResponse, UpdateConfigRequest, UpdateConfigResponse,
+    DeleteTopicResponse, DeleteUserRequest, DeleteUserResponse, DescribeLiteRequest, DescribeLiteResponse, DumpRequest,
+    DumpResponse, EndTransactionRequest, EndTransactionResponse, ExplainMessageRequest, ExplainMessageResponse,
+    FlushRowsRequest, FlushRowsResponse, GetConfigRequest, GetConfigResponse, GetConsumerGroupRequest,
+    GetConsumerGroupResponse, GetWaitingMessageRequest, GetWaitingMessageResponse, GroupStatusRequest,
+    GroupStatusResponse, ListAclsRequest, ListAclsResponse, ListClientsRequest, ListClientsResponse,
+    ListConsumerGroupsRequest, ListConsumerGroupsResponse, ListHalfMessagesRequest, ListHalfMessagesResponse,
+    ListTimersRequest, ListTimersResponse, ListTopicsRequest, ListTopicsResponse, ListUsersRequest, ListUsersResponse,
+    PutAclRequest, PutAclResponse, PutConsumerGroupRequest, PutConsumerGroupResponse, PutTopicRequest,
+    PutTopicResponse, PutUserRequest, PutUserResponse, ResetOffsetRequest, ResetOffsetResponse, SetWritableRequest,
+    SetWritableResponse, TopicFiguresRequest, TopicFiguresResponse, TopicRouteRequest, TopicRouteResponse,
+    TopicStatusRequest, TopicStatusResponse, TransferLeaderRequest, TransferLeaderResponse, TrimLogRequest,
+    TrimLogResponse, UpdateConfigRequest, UpdateConfigResponse,
 };
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::command::{Refusal, Reply, Tick};
@@ -198,6 +203,22 @@ impl Admin for AdminService {
         self.topic_status(request.into_inner()).await.map(Response::new)
     }
 
+    type TopicFiguresStream = Parts<TopicFiguresResponse>;
+
+    async fn topic_figures(
+        &self,
+        request: Request<TopicFiguresRequest>,
+    ) -> Result<Response<Self::TopicFiguresStream>, Status> {
+        self.topic_figures(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn describe_lite(
+        &self,
+        request: Request<DescribeLiteRequest>,
+    ) -> Result<Response<DescribeLiteResponse>, Status> {
+        self.describe_lite(request.into_inner()).await.map(Response::new)
+    }
+
     async fn put_consumer_group(
         &self,
         request: Request<PutConsumerGroupRequest>,
@@ -311,6 +332,24 @@ impl Admin for AdminService {
     ) -> Result<Response<TransferLeaderResponse>, Status> {
         let caller = Caller::of(&request);
         self.transfer_leader(request.into_inner(), &caller).await.map(Response::new)
+    }
+
+    async fn set_writable(
+        &self,
+        request: Request<SetWritableRequest>,
+    ) -> Result<Response<SetWritableResponse>, Status> {
+        let caller = Caller::of(&request);
+        self.set_writable(request.into_inner(), &caller).await.map(Response::new)
+    }
+
+    async fn trim_log(&self, request: Request<TrimLogRequest>) -> Result<Response<TrimLogResponse>, Status> {
+        let caller = Caller::of(&request);
+        self.trim_log(&caller).await.map(Response::new)
+    }
+
+    async fn flush_rows(&self, request: Request<FlushRowsRequest>) -> Result<Response<FlushRowsResponse>, Status> {
+        let caller = Caller::of(&request);
+        self.flush_rows(&caller).await.map(Response::new)
     }
 
     type ChangeMembersStream = Parts<ChangeMembersResponse>;

@@ -90,7 +90,8 @@ impl Outlets {
             Effect::Arrived { topic, .. } | Effect::Retryable { topic, .. } | Effect::LiteReady { topic, .. } => {
                 self.waiters.has_polls(topic)
             }
-            Effect::SentAgain { .. } | Effect::DeadLettered { .. } | Effect::SettingChanged { .. } => false,
+            Effect::SentAgain { .. } | Effect::DeadLettered { .. } => false,
+            Effect::SettingChanged { key } => &**key == store::machine::WRITABLE,
             Effect::Due { .. }
             | Effect::TopicChanged { .. }
             | Effect::ConsumerGroupChanged { .. }
@@ -131,7 +132,7 @@ impl Outlets {
         for effect in effects {
             match &effect {
                 Effect::Due { .. } => self.due.notify_one(),
-                Effect::TopicChanged { .. } | Effect::ConsumerGroupChanged { .. } => {
+                Effect::TopicChanged { .. } | Effect::ConsumerGroupChanged { .. } | Effect::SettingChanged { .. } => {
                     self.catalog_changed.notify_one();
                 }
                 // Each member says so: no call made it.
@@ -153,7 +154,6 @@ impl Outlets {
                 | Effect::DeadLettered { .. }
                 | Effect::SessionBegan { .. }
                 | Effect::SessionEnded { .. }
-                | Effect::SettingChanged { .. }
                 | Effect::AccessChanged { .. } => {}
                 Effect::LiteTaken { client_id, lite_topic, .. } => {
                     self.streams.notify(client_id, Told::Unsubscribe { lite_topic: lite_topic.to_string() });

@@ -22,7 +22,7 @@ use crate::rate::Rates;
 use crate::room::SendGate;
 use crate::spans::{self, Tracer};
 use crate::store;
-use crate::task::{self, Builds, Paces, Uses};
+use crate::task::{self, Builds, Paces, TrimsAsked, Uses};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use raft_store::{
@@ -86,6 +86,8 @@ pub struct Node {
     pub(crate) paces: Paces,
     /// What the logs of the group take of their disks.
     pub(crate) uses: Uses,
+    /// Trims that the leader is asked for.
+    pub(crate) trims_asked: TrimsAsked,
     /// Who may do what.
     pub(crate) access: Arc<Access>,
     /// What the name servers are told, and what they told about other broker groups.
@@ -248,6 +250,7 @@ impl Broker {
             builds: Builds::default(),
             paces: Paces::default(),
             uses: Uses::default(),
+            trims_asked: TrimsAsked::default(),
             access,
             reporter,
             counters: Counters::default(),

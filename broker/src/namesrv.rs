@@ -213,12 +213,14 @@ async fn watch_node(node: &Arc<Node>) {
             let started = tokio::time::Instant::now();
             let read = tokio::task::spawn_blocking(move || {
                 let version = version(&reader);
-                (version, store::topic::topics(&reader.group.state()))
+                let state = reader.group.state();
+                let rows = store::topic::topics(&state);
+                (version, rows.and_then(|rows| Ok((rows, store::machine::is_writable(&state)?))))
             });
             match read.await {
-                Ok((version, Ok(topics))) => {
+                Ok((version, Ok((topics, writable)))) => {
                     node.rates.topics(&topics);
-                    let topics: Vec<Topic> = topics.into_iter().map(to_wire).collect();
+                    let topics: Vec<Topic> = topics.into_iter().map(|topic| to_wire(topic, writable)).collect();
                     node.reporter.topics(&topics);
                     node.reporter.update(report(node), version);
                 }
@@ -291,15 +293,15 @@ fn report(node: &Node) -> NodeReport {
     }
 }
 
-/// A topic as routes carry it.
-fn to_wire(topic: raftmq_proto::command::Topic) -> Topic {
+/// A topic as routes carry it; `writable`: producers are led to this broker group.
+fn to_wire(topic: raftmq_proto::command::Topic, writable: bool) -> Topic {
     let mut message_types = topic.message_types;
     message_types.sort_unstable();
     Topic {
         name: topic.name,
         read_queues: topic.read_queues,
         write_queues: topic.write_queues,
-        permission: topic.permission,
+        permission: store::topic::shown_permission(topic.permission, writable),
         message_types,
         ordered: topic.ordered,
         id: topic.id,

@@ -87,6 +87,22 @@ impl Access {
         }
     }
 
+    /// Settings are changed by the administrator, or without access control by whoever is on this machine.
+    #[allow(clippy::result_large_err, reason = "the type of errors is tonic's")]
+    pub(crate) fn may_administer<T>(request: &Request<T>) -> Result<(), Status> {
+        match request.extensions().get::<Caller>() {
+            Some(Caller::Administrator) => Ok(()),
+            Some(Caller::Broker) => Err(Status::permission_denied(
+                "settings are changed by the user of this name server's initAuthenticationUser",
+            )),
+            None if Peer::of(request).is_some_and(|peer| peer.is_local()) => Ok(()),
+            None => Err(Status::permission_denied(
+                "this name server has no access control (authenticationEnabled), so its settings are changed from its own \
+                 machine only",
+            )),
+        }
+    }
+
     /// Only brokers report.
     #[allow(clippy::result_large_err, reason = "the type of errors is tonic's")]
     pub(crate) fn may_report<T>(request: &Request<T>) -> Result<(), Status> {
@@ -120,6 +136,9 @@ mod tests {
             access.clone().guard()(request)
         };
         let may_report = |keys| Access::may_report(&call(&access, Some(keys)).expect("known")).is_ok();
+        let may_administer = |keys| Access::may_administer(&call(&access, Some(keys)).expect("known")).is_ok();
+        assert!(may_administer(user("root", "secret")));
+        assert!(!may_administer(user("broker", "inner")));
         assert!(may_report(user("broker", "inner")));
         assert!(!may_report(user("root", "secret")));
         for keys in [None, Some(user("broker", "secret")), Some(user("root", "")), Some(user("eve", "inner"))] {
@@ -127,6 +146,8 @@ mod tests {
         }
         let open = call(&Access::default(), None).expect("open");
         assert!(Access::may_report(&open).is_ok());
+        let refused = Access::may_administer(&open).expect_err("from nowhere");
+        assert!(refused.message().contains("from its own machine"), "{}", refused.message());
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub struct Config {
     pub log_files: Option<LogFiles>,
     /// What all of this was read from, secrets masked: put here once it was checked.
     pub entries: Vec<Entry>,
+    /// What all of this was read from, for changes while it runs; `None` for the defaults.
+    pub layers: Option<Settings>,
 }
 
 impl Default for Config {
@@ -72,6 +74,7 @@ impl Default for Config {
             cluster_tls: None,
             log_files: None,
             entries: Vec::new(),
+            layers: None,
         }
     }
 }
@@ -79,6 +82,7 @@ impl Default for Config {
 impl Config {
     /// Reads every key; mistakes stay in `settings` for its `finish`.
     pub fn read(settings: &mut Settings) -> Config {
+        let layers = settings.clone();
         let default = Config::default();
         let limits = default.limits;
         let config = Config {
@@ -102,6 +106,7 @@ impl Config {
             cluster_tls: ClusterTlsFiles::of_node(settings),
             log_files: LogFiles::read(settings, "namesrv", None),
             entries: Vec::new(),
+            layers: Some(layers),
         };
         if config.limits.forget_ms < config.limits.silence_ms {
             settings.rule(format!(

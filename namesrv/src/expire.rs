@@ -2,13 +2,15 @@
 
 use crate::grpc::Shared;
 use crate::route_table::Expired;
-use std::time::Duration;
 
-/// Looks every `every` until the task is dropped.
-pub(crate) async fn run(shared: &Shared, every: Duration) {
+/// Looks every `scanNotActiveBrokerInterval` until the task is dropped.
+pub(crate) async fn run(shared: &Shared) {
     let mut last_ms = shared.now_ms();
     loop {
-        tokio::time::sleep(every).await;
+        tokio::select! {
+            () = tokio::time::sleep(shared.scan_every()) => {}
+            () = shared.settings_changed() => {}
+        }
         let now_ms = shared.now_ms();
         let expired = shared.table().expire(last_ms, now_ms);
         last_ms = now_ms;

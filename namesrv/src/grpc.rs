@@ -1,21 +1,22 @@
 //! The name server's RPCs: reports in, routes out. Requests and answers are bounded; long ones come in parts.
 
 use crate::access::Access;
-use crate::route_table::{Group, GroupName, Node, Refused, RouteTable, Taken, TopicsReport};
+use crate::live::{Live, UpdateError};
+use crate::route_table::{Group, GroupName, Limits, Node, Refused, RouteTable, Taken, TopicsReport};
 use parking_lot::{Mutex, MutexGuard};
 use raftmq_proto::digest::TopicDigest;
 use raftmq_proto::namesrv::name_server_server::NameServer;
 use raftmq_proto::namesrv::{
     BrokerGroup, GetConfigRequest, GetConfigResponse, ListNodesRequest, ListNodesResponse, ListTopicsRequest,
     ListTopicsResponse, Node as WireNode, ReportRequest, ReportResponse, ReportTopicsRequest, ReportTopicsResponse,
-    Role, RouteRequest, RouteResponse, Setting, TopicInGroup, TopicRoute,
+    Role, RouteRequest, RouteResponse, Setting, TopicInGroup, TopicRoute, UpdateConfigRequest, UpdateConfigResponse,
 };
 use raftmq_server::listener::Peer;
 use raftmq_server::logs::Limited;
-use raftmq_server::settings::Entry;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
@@ -28,15 +29,37 @@ const PART_TIMEOUT: Duration = Duration::from_secs(10);
 /// The table and the clock that it is read with.
 pub(crate) struct Shared {
     started: Instant,
-    topics_max: usize,
     table: Mutex<RouteTable>,
+    scan_every: Mutex<Duration>,
+    changed: Notify,
     refused: Limited,
 }
 
 impl Shared {
-    pub(crate) fn new(table: RouteTable, topics_max: usize) -> Shared {
-        let refused = Limited::every(Duration::from_secs(10));
-        Shared { started: Instant::now(), topics_max, table: Mutex::new(table), refused }
+    pub(crate) fn new(table: RouteTable, scan_every: Duration) -> Shared {
+        Shared {
+            started: Instant::now(),
+            table: Mutex::new(table),
+            scan_every: Mutex::new(scan_every),
+            changed: Notify::new(),
+            refused: Limited::every(Duration::from_secs(10)),
+        }
+    }
+
+    /// Goes by other settings from here on.
+    pub(crate) fn set(&self, limits: Limits, scan_every: Duration) {
+        self.table.lock().set_limits(limits);
+        *self.scan_every.lock() = scan_every;
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn scan_every(&self) -> Duration {
+        *self.scan_every.lock()
+    }
+
+    /// Returns when they are others.
+    pub(crate) async fn settings_changed(&self) {
+        self.changed.notified().await;
     }
 
     pub(crate) fn now_ms(&self) -> u64 {
@@ -64,12 +87,12 @@ impl Shared {
 pub(crate) struct Service {
     shared: Arc<Shared>,
     /// What this name server was told.
-    entries: Arc<[Entry]>,
+    live: Arc<Live>,
 }
 
 impl Service {
-    pub(crate) fn new(shared: Arc<Shared>, entries: Vec<Entry>) -> Service {
-        Service { shared, entries: entries.into() }
+    pub(crate) fn new(shared: Arc<Shared>, live: Live) -> Service {
+        Service { shared, live: Arc::new(live) }
     }
 }
 
@@ -133,7 +156,7 @@ impl NameServer for Service {
             }
             whole.put.extend(part.put);
             whole.removed.extend(part.removed);
-            let limit = self.shared.topics_max;
+            let limit = self.shared.table().limits().topics_max;
             if whole.put.len().max(whole.removed.len()) > limit {
                 return Err(self.shared.refuse(&Refused::Full { what: "topics", limit, key: "topicsMax" }, peer));
             }
@@ -198,13 +221,34 @@ impl NameServer for Service {
     }
 
     async fn get_config(&self, _: Request<GetConfigRequest>) -> Result<Response<GetConfigResponse>, Status> {
-        let settings = self.entries.iter().cloned().map(|entry| Setting {
+        let settings = self.live.entries().into_iter().map(|entry| Setting {
             key: entry.key,
             value: entry.value,
             source: entry.source.unwrap_or_default(),
             unused: entry.unused,
         });
         Ok(Response::new(GetConfigResponse { settings: settings.collect() }))
+    }
+
+    async fn update_config(
+        &self,
+        request: Request<UpdateConfigRequest>,
+    ) -> Result<Response<UpdateConfigResponse>, Status> {
+        Access::may_administer(&request)?;
+        let address = Peer::of(&request).map(|peer| peer.address.to_string()).unwrap_or_default();
+        let UpdateConfigRequest { key, value } = request.into_inner();
+        let updated = self.live.update(&self.shared, &key, &value);
+        // What is refused may be a secret: such keys are read at start only.
+        let value = updated.as_ref().map_or("", |_| value.as_str());
+        let outcome = updated.as_ref().map_or_else(ToString::to_string, |_| "done".to_owned());
+        tracing::info!(target: "audit", address, key, value, outcome, "setting changed");
+        let updated = updated.map_err(|error| match error {
+            UpdateError::NeedsRestart(_) | UpdateError::Change(_) => Status::failed_precondition(error.to_string()),
+            UpdateError::Unknown(..) | UpdateError::Unused(_) | UpdateError::Value(_) => {
+                Status::invalid_argument(error.to_string())
+            }
+        })?;
+        Ok(Response::new(UpdateConfigResponse { before: updated.before, after: updated.after }))
     }
 }
 

@@ -13,12 +13,14 @@ mod access;
 mod config;
 mod expire;
 mod grpc;
+mod live;
 pub mod route_table;
 
 pub use access::Access;
 pub use config::{ALIASES, Config};
 
 use grpc::{Service, Shared};
+use live::Live;
 use raftmq_proto::namesrv::name_server_server::NameServerServer;
 use raftmq_server::cluster_tls::{ClusterTlsFiles, TlsError};
 use raftmq_server::listener::{BindError, Listener, ListenerOptions};
@@ -84,10 +86,10 @@ impl NameServer {
     /// # Errors
     /// [`ServeError`] when it cannot go on.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {
-        let limits = self.config.limits;
-        let shared = Arc::new(Shared::new(RouteTable::new(limits), limits.topics_max));
+        let shared = Arc::new(Shared::new(RouteTable::new(self.config.limits), self.config.scan_every));
         let incoming = self.listener.incoming()?;
-        let service = NameServerServer::new(Service::new(shared.clone(), self.config.entries.clone()));
+        let live = Live::new(self.config.layers, self.config.entries);
+        let service = NameServerServer::new(Service::new(shared.clone(), live));
         let server = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .add_service(InterceptedService::new(service, self.config.access.guard()))
@@ -99,7 +101,7 @@ impl NameServer {
         tokio::select! {
             served = server => served?,
             () = late => {}
-            () = expire::run(&shared, self.config.scan_every) => {}
+            () = expire::run(&shared) => {}
         }
         Ok(())
     }

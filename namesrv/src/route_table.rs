@@ -27,7 +27,7 @@ pub const TEXT_CHARS_MAX: usize = 255;
 const ASK_AGAIN_MS: u64 = 5_000;
 
 /// Bounds of the table, and how long silence lasts.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Broker groups of all clusters.
     pub groups_max: usize,
@@ -220,6 +220,17 @@ impl RouteTable {
     #[must_use]
     pub fn new(limits: Limits) -> RouteTable {
         RouteTable { limits, groups: BTreeMap::new() }
+    }
+
+    /// Bounds, and how long silence lasts.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Other ones from here on. What is there already stays.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
     }
 
     /// Takes a heartbeat.

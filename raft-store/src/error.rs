@@ -124,6 +124,20 @@ pub enum TrimError {
     Closed,
 }
 
+/// Why rows were not written to disk.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FlushError {
+    /// The disk is too full for what is in memory.
+    #[error("there is no room on the disk for the rows that are in memory; they stay there until there is")]
+    NoRoom,
+    /// The disk failed.
+    #[error("the rows could not be flushed: {0}")]
+    Rows(String),
+    /// The group was stopped, or storage failed.
+    #[error("the group is closed")]
+    Closed,
+}
+
 /// Why leadership was not handed over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TransferError {

@@ -9,7 +9,7 @@ pub use trim::{LogUse, SegmentUse};
 use crate::bootstrap;
 use crate::config::{FlushMode, Peer, RaftConfig, RuntimeMode};
 use crate::disk::Disk;
-use crate::error::{ProposeError, ReadError, StartError, TransferError};
+use crate::error::{FlushError, ProposeError, ReadError, StartError, TransferError};
 use crate::flush::Flusher;
 use crate::halt::Halt;
 use crate::identity::{Home, Identity};
@@ -788,6 +788,27 @@ impl RaftGroup {
     /// Resolves once storage has failed, with the reason. Nothing is acknowledged after it: the process must end.
     pub async fn halted(&self) -> Arc<str> {
         self.shared().halt.stopped().await
+    }
+
+    /// Writes the rows of everything that was applied so far to disk, so that the next start replays nothing of it. The
+    /// index of the last entry of which that is true.
+    ///
+    /// # Errors
+    /// [`FlushError`]. When the disk fails, the node stops.
+    pub async fn flush_rows(&self) -> Result<LogIndex, FlushError> {
+        let shared = self.shared();
+        if shared.closed() {
+            return Err(FlushError::Closed);
+        }
+        if !shared.flusher.has_room() {
+            return Err(FlushError::NoRoom);
+        }
+        let applied = self.status().applied.map_or(0, |id| id.index);
+        shared.flusher.flush().await.map_err(|error| {
+            shared.halt.stop(format!("the rows could not be flushed: {error}"));
+            FlushError::Rows(error.to_string())
+        })?;
+        Ok(LogIndex(applied))
     }
 
     /// Ends the node well: takes no more proposals, hands leadership over when it leads, writes the rows and

@@ -37,7 +37,7 @@ mod status;
 mod types;
 
 pub use config::{Dial, Dialing, FlushMode, Peer, PeerStream, RaftConfig, RuntimeMode};
-pub use error::{ProposeError, ReadError, StartError, TransferError, TrimError};
+pub use error::{FlushError, ProposeError, ReadError, StartError, TransferError, TrimError};
 pub use group::{FillFigures, LogUse, RaftGroup, SegmentUse};
 pub use machine::{Committed, Machine, Versions};
 pub use membership::{ChangePhase, ChangeProgress, MemberChange, MemberError, MembersChanged, Newcomer};

@@ -25,6 +25,7 @@ use raftmq_proto::raft as wire;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Entries in one batch of rows. Each is itself a batch of messages.
 const CHUNK_ENTRIES_MAX: usize = 128;
@@ -36,6 +37,9 @@ const INLINE_BYTES_MAX: usize = 256 << 10;
 /// first.
 const AT_ONCE_ENTRIES_MAX: usize = 4;
 const AT_ONCE_BYTES_MAX: usize = 16 << 10;
+
+/// A node that starts says this often how far it is.
+const SAY_EVERY: Duration = Duration::from_secs(3);
 
 type Chunk = Vec<EntryResponder<Types>>;
 
@@ -78,6 +82,42 @@ pub struct Replica {
     halt: Halt,
     applied: Option<RaftLogId>,
     membership: StoredMembership,
+    /// While the entries are applied that were committed when the node stopped.
+    replay: Option<Replay>,
+}
+
+/// How far a node is that starts.
+struct Replay {
+    began: Instant,
+    said: Instant,
+    from: u64,
+    upto: u64,
+}
+
+impl Replay {
+    /// What is to be applied; `None` when that is nothing.
+    fn of(applied: Option<u64>, committed: Option<u64>) -> Option<Replay> {
+        let (from, upto) = (applied.unwrap_or(0), committed?);
+        let now = Instant::now();
+        (from < upto).then(|| {
+            tracing::info!(applied = from, committed = upto, entries = upto - from, "entries are applied again");
+            Replay { began: now, said: now, from, upto }
+        })
+    }
+
+    /// Says now and then how far it is; whether it is over.
+    fn applied(&mut self, index: u64) -> bool {
+        let (done, entries) = (index.saturating_sub(self.from), self.upto - self.from);
+        let over = index >= self.upto;
+        if over {
+            tracing::info!(entries, took = ?self.began.elapsed(), "entries were applied again");
+        } else if self.said.elapsed() >= SAY_EVERY {
+            self.said = Instant::now();
+            let percent = done * 100 / entries;
+            tracing::info!(done, entries, percent, "entries are applied again");
+        }
+        over
+    }
 }
 
 impl Replica {
@@ -90,6 +130,7 @@ impl Replica {
         halt: Halt,
     ) -> Result<Replica, StateError> {
         let applied = read_applied(&state)?;
+        let replay = Replay::of(applied.id.map(|id| id.index), log.state().committed.map(|id| id.index));
         let replica = Replica {
             state,
             machine: Arc::new(Mutex::new(machine)),
@@ -99,6 +140,7 @@ impl Replica {
             halt,
             applied: applied.id.map(to_raft_log_id),
             membership: applied.membership,
+            replay,
         };
         if let Some(id) = applied.id {
             replica.machine.lock().restored(LogIndex(id.index));
@@ -134,6 +176,9 @@ impl Replica {
             io::Error::other(error)
         })?;
         self.applied = Some(last);
+        if self.replay.as_mut().is_some_and(|replay| replay.applied(last.index)) {
+            self.replay = None;
+        }
         if let Some(membership) = membership {
             self.membership = membership;
         }
@@ -254,6 +299,7 @@ impl RaftStateMachine<Types> for Replica {
             self.halt.stop(format!("a snapshot could not be installed: {error}"));
         })?;
         self.applied = installed.id.map(to_raft_log_id);
+        self.replay = None;
         self.membership = installed.membership;
         self.machine.lock().restored(LogIndex(installed.id.map_or(0, |id| id.index)));
         Ok(())

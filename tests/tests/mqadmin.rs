@@ -3,6 +3,8 @@
 
 #[path = "mqadmin/more.rs"]
 mod more;
+#[path = "mqadmin/upkeep.rs"]
+mod upkeep;
 
 use std::collections::BTreeSet;
 use std::process::Output;
@@ -15,7 +17,7 @@ use raftmq_tests::client::{eventually, message};
 use raftmq_tests::cluster::{Cluster, LEADER_WITHIN, Options};
 use raftmq_tests::oracle::message_id;
 use raftmq_tests::session::Session;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const TOPIC: &str = "orders";
 const GROUP: &str = "billing";
@@ -118,12 +120,20 @@ async fn every_command_does_what_it_says() -> Result<()> {
     more::settings(&mut tool).await?;
     more::load(&mut tool).await?;
     more::shells(&mut tool).await?;
+    upkeep::headers(&mut tool).await?;
+    upkeep::figures(&mut tool).await?;
+    upkeep::names(&mut tool).await?;
+    upkeep::lite(&mut tool).await?;
+    upkeep::terminal(&mut tool).await?;
+    upkeep::writing(&mut tool).await?;
+    upkeep::name_servers(&mut tool).await?;
     access(&mut tool).await?;
     leadership(&mut tool).await?;
+    upkeep::restarts(&mut tool).await?;
     membership(&mut tool).await?;
     removal(&mut tool).await?;
 
-    tool.fails("wipeWritePerm -b RaftNode00", 2, "electMaster").await?;
+    tool.fails("updateKvConfig -s a -k b -v c", 2, "keep nothing but what brokers report").await?;
     tool.fails("resetoffsetbytimeold -g g", 2, "resetOffsetByTime").await?;
     tool.fails("topicLost", 2, "unrecognized").await?;
     // The list of commands ends with an empty line.
@@ -148,7 +158,8 @@ async fn topics(tool: &mut Tool) -> Result<()> {
 
     tool.says(&format!("updateTopicPerm -t {TOPIC} -p 4"), &["from RW- to R--", "perm=R--"]).await?;
     tool.fails(&format!("sendMessage -t {TOPIC} -p refused"), 1, "FORBIDDEN").await?;
-    tool.says(&format!("updateTopicPerm -t {TOPIC} -p 6"), &["from R-- to RW-"]).await?;
+    let changed = tool.rows(&format!("updateTopicPerm -t {TOPIC} -p 6")).await?;
+    ensure!(changed[0]["from"] == 4 && changed[0]["topic"]["perm"] == 6, "{changed:?}");
     tool.fails("updateTopicPerm -t nowhere -p 4", 1, "updateTopic creates one").await?;
     tool.fails("topicStatus -t nowhere", 1, "topicList").await
 }
@@ -266,7 +277,8 @@ async fn transactions(tool: &mut Tool) -> Result<()> {
     let listed = tool.rows("listHalfMessages -t ledger").await?;
     ensure!(listed.len() == 1 && listed[0]["transactionId"] == sent.transaction_id.as_str(), "{listed:?}");
     tool.says("printMsg -t ledger", &["no messages"]).await?;
-    tool.says(&format!("endTransaction -t ledger -i {} -r commit", sent.transaction_id), &["committed"]).await?;
+    let ended = tool.json(&format!("endTransaction -t ledger -i {} -r commit", sent.transaction_id)).await?;
+    ensure!(ended.to_string().contains("committed"), "{ended}");
     ensure!(tool.rows("listHalfMessages").await?.is_empty());
     tool.says("printMsg -t ledger", &["BODY: half"]).await.map(drop)
 }
@@ -302,19 +314,27 @@ async fn nodes(tool: &mut Tool) -> Result<()> {
 
 async fn access(tool: &mut Tool) -> Result<()> {
     tool.says("createUser -u alice -p hush-hush -t Normal", &["success"]).await?;
-    tool.says("updateUser -u alice -s disable", &["success"]).await?;
+    did(&tool.rows("updateUser -u alice -s disable").await?, "update", "alice")?;
     let user = tool.says("getUser -u alice", &["alice", "disable"]).await?;
     ensure!(!user.contains("hush-hush"), "{user}");
     ensure!(tool.rows("listUser -f ali").await?.len() == 1);
     tool.says("createAcl -s User:alice -r Topic:orders -a Pub,Sub -d Allow", &["success"]).await?;
-    tool.says("updateAcl -s User:alice -r Topic:orders -a Pub -d Deny", &["success"]).await?;
+    did(&tool.rows("updateAcl -s User:alice -r Topic:orders -a Pub -d Deny").await?, "update", "User:alice")?;
     let rules = tool.rows("getAcl -s User:alice").await?;
     ensure!(rules[0]["rules"][0]["decision"] == "Deny", "{rules:?}");
     ensure!(tool.rows("listAcl -r Topic").await?.len() == 1);
-    tool.says("deleteAcl -s User:alice -r Topic:orders", &["success"]).await?;
+    did(&tool.rows("deleteAcl -s User:alice -r Topic:orders").await?, "delete", "User:alice")?;
     ensure!(tool.rows("listAcl").await?.is_empty());
-    tool.says("deleteUser -u alice", &["success"]).await?;
+    did(&tool.rows("deleteUser -u alice").await?, "delete", "alice")?;
     ensure!(tool.rows("listUser").await?.is_empty());
+    Ok(())
+}
+
+/// The row of a change: what was done to whom, and which node did it.
+fn did(rows: &[Value], verb: &str, name: &str) -> Result<()> {
+    let [row] = rows else { bail!("one broker group did it: {rows:?}") };
+    let named = row.as_object().is_some_and(|fields| fields.values().any(|value| value == name));
+    ensure!(row["did"] == verb && named && row["addr"].is_string(), "{row}");
     Ok(())
 }
 
@@ -322,7 +342,8 @@ async fn leadership(tool: &mut Tool) -> Result<()> {
     let (level, leader) = tool.members().await?;
     ensure!(level == ["n0", "n1", "n2"], "{level:?}");
     let next = if leader == "n0" { "n1" } else { "n0" };
-    tool.says(&format!("electMaster -c RaftCluster -b {next}"), &["leadership went from", next]).await?;
+    let elected = tool.rows(&format!("electMaster -c RaftCluster -b {next}")).await?;
+    ensure!(elected[0]["to"].is_string() && elected[0]["to"] != elected[0]["from"], "{elected:?}");
     ensure!(tool.members().await?.1 == next);
     tool.says(&format!("transferLeader -b {next}"), &["already"]).await?;
     terms(tool, &leader, next).await?;
@@ -366,8 +387,9 @@ async fn membership(tool: &mut Tool) -> Result<()> {
 }
 
 async fn removal(tool: &mut Tool) -> Result<()> {
-    tool.says(&format!("deleteSubGroup -g {GROUP}"), &["success"]).await?;
+    let deleted = json!([{ "brokerName": "RaftNode00", "deleted": true }]);
+    ensure!(tool.json(&format!("deleteSubGroup -g {GROUP}")).await? == deleted);
     tool.fails(&format!("getConsumerConfig -g {GROUP}"), 1, GROUP).await?;
-    tool.says(&format!("deleteTopic -t {TOPIC}"), &["success"]).await?;
+    ensure!(tool.json(&format!("deleteTopic -t {TOPIC}")).await? == deleted);
     tool.fails(&format!("topicStatus -t {TOPIC}"), 1, "topicList").await
 }

@@ -102,6 +102,7 @@ fn figures(looks: &Looks, now_ms: u64) -> BTreeMap<&'static str, String> {
         ("consumerGroupNumber", status.consumer_groups.to_string()),
         ("commandVersion", status.command_version.to_string()),
         ("commandVersionKnown", status.command_version_known.to_string()),
+        ("brokerPermission", if status.not_writable { "4" } else { "6" }.to_owned()),
         ("raftTerm", status.term.to_string()),
         ("raftLogBytes", status.log_bytes.to_string()),
     ]);

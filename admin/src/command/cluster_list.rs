@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 
 /// List broker nodes: #BID is 0 for the leader of its group.
 ///
-/// After RocketMQ's columns stand role, term and how many log entries each member is behind the leader.
+/// After RocketMQ's columns stand role, term and how many log entries each member is behind the leader. What is not known
+/// is shown as -: all figures of a node that does not answer, and RocketMQ's figures of thread pools, its timer wheel and its
+/// page cache (#Timer(Progress), #PCWait(ms)), of which there are none here.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: mqadmin clusterList -n localhost:9876")]
 pub(crate) struct Arguments {
@@ -60,6 +62,10 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
         let (leader, term) = leader(&group, &seen);
         let lags = lags(leader, &seen);
         let troubled = seen.iter().filter_map(|seen| seen.live.as_ref()).filter(|status| !status.trouble.is_empty());
+        let past = seen.iter().filter_map(|seen| seen.live.as_ref()).any(|status| status.not_writable);
+        failures.extend(
+            past.then(|| format!("producers are led past broker group {} (addWritePerm leads them back)", group.name)),
+        );
         failures.extend(troubled.map(|status| format!("{} of {} says: {}", status.label, group.name, status.trouble)));
         for (id, seen) in broker_ids(leader, &seen, |seen| seen.node.node) {
             let row = Row::new(&group, id, seen, leader, term, &lags);
@@ -122,7 +128,8 @@ impl<'a> Row<'a> {
             None if node == leader => term,
             None => seen.node.term,
         };
-        let lag = if node == leader { Some(0) } else { lags.get(&node).copied() };
+        // A leader that does not answer leads nobody, as far as anybody knows.
+        let lag = if node == leader && seen.live.is_some() { Some(0) } else { lags.get(&node).copied() };
         Row { group, id, seen, role, term, lag }
     }
 
@@ -134,28 +141,37 @@ impl<'a> Row<'a> {
         }
     }
 
-    fn hours(&self) -> f64 {
-        let oldest = self.seen.live.as_ref().map_or(0, |status| status.oldest_message_ms);
+    /// How long messages are kept so far; `None` where that is not known.
+    fn hours(&self) -> Option<f64> {
+        let oldest = self.seen.live.as_ref().map(|status| status.oldest_message_ms).filter(|oldest| *oldest > 0)?;
         // Hours to two digits: what a float loses of the milliseconds does not show.
         #[allow(clippy::cast_precision_loss)]
-        let ms = if oldest == 0 { 0.0 } else { now_ms().saturating_sub(oldest) as f64 };
-        ms / 3_600_000.0
+        let ms = now_ms().saturating_sub(oldest) as f64;
+        Some(ms / 3_600_000.0)
+    }
+
+    /// Part of the disk in use; `None` where that is not known.
+    fn space(&self) -> Option<f64> {
+        self.seen.live.as_ref().map(|status| status.disk_used_ratio).filter(|ratio| *ratio > 0.0)
     }
 
     fn cells(&self) -> Vec<String> {
-        let live = self.seen.live.clone().unwrap_or_default();
+        let live = self.seen.live.as_ref();
+        // What RocketMQ says there of its queues of calls, of which there are none here.
+        let rate =
+            |rate: Option<f64>, queues: &str| rate.map_or_else(String::new, |rate| format!("{rate:.2}({queues})"));
         vec![
             self.group.cluster.clone(),
             self.group.name.clone(),
             self.id.to_string(),
             self.seen.node.admin.clone(),
             self.version(),
-            format!("{:.2}(0,0ms)", live.in_rate),
-            format!("{:.2}(0,0ms|0,0ms)", live.out_rate),
-            "0-0(0.0w,0.0,0.0)".to_owned(),
-            "0".to_owned(),
-            format!("{:.2}", self.hours()),
-            format!("{:.4}", live.disk_used_ratio),
+            rate(live.map(|live| live.in_rate), "-,-"),
+            rate(live.map(|live| live.out_rate), "-,-|-,-"),
+            String::new(),
+            String::new(),
+            self.hours().map(|hours| format!("{hours:.2}")).unwrap_or_default(),
+            self.space().map(|ratio| format!("{ratio:.4}")).unwrap_or_default(),
             self.seen.live.is_some().to_string(),
             self.role.clone(),
             self.term.to_string(),
@@ -166,7 +182,7 @@ impl<'a> Row<'a> {
 
     fn json(&self) -> Value {
         let node = &self.seen.node;
-        let live = self.seen.live.clone().unwrap_or_default();
+        let live = self.seen.live.as_ref();
         json!({
             "cluster": self.group.cluster,
             "brokerName": self.group.name,
@@ -177,10 +193,10 @@ impl<'a> Row<'a> {
             "label": node.label,
             "node": format!("{:x}", node.node),
             "version": self.version(),
-            "inTps": live.in_rate,
-            "outTps": live.out_rate,
+            "inTps": live.map(|live| live.in_rate),
+            "outTps": live.map(|live| live.out_rate),
             "hour": self.hours(),
-            "space": live.disk_used_ratio,
+            "space": self.space(),
             "activated": self.seen.live.is_some(),
             "reportedLately": node.alive,
             "member": node.member,
@@ -188,8 +204,8 @@ impl<'a> Row<'a> {
             "role": self.role,
             "term": self.term,
             "lag": self.lag,
-            "applied": live.applied_index,
-            "committed": live.committed_index,
+            "applied": live.and_then(|live| live.applied_index),
+            "committed": live.and_then(|live| live.committed_index),
         })
     }
 }
@@ -219,6 +235,7 @@ mod tests {
             members,
             version: "0.1.0".to_owned(),
             in_rate: 12.345,
+            disk_used_ratio: 0.25,
             ..GroupStatusResponse::default()
         })
     }
@@ -242,12 +259,14 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "C G 0 127.0.0.1:30912 V0_1_0 12.35(0,0ms) 0.00(0,0ms|0,0ms) 0-0(0.0w,0.0,0.0) 0 0.00 0.0000 true \
-                 leader 4 0 n2",
-                "C G 1 127.0.0.1:30911 V0_1_0 12.35(0,0ms) 0.00(0,0ms|0,0ms) 0-0(0.0w,0.0,0.0) 0 0.00 0.0000 true \
-                 follower 3 0 n1",
-                "C G 3 127.0.0.1:30913  0.00(0,0ms) 0.00(0,0ms|0,0ms) 0-0(0.0w,0.0,0.0) 0 0.00 0.0000 false down 0 7 n3",
+                "C G 0 127.0.0.1:30912 V0_1_0 12.35(-,-) 0.00(-,-|-,-)     0.2500 true leader 4 0 n2",
+                "C G 1 127.0.0.1:30911 V0_1_0 12.35(-,-) 0.00(-,-|-,-)     0.2500 true follower 3 0 n1",
+                "C G 3 127.0.0.1:30913        false down 0 7 n3",
             ]
         );
+        let down = Row::new(&group, 3, &seen[2], leader, term, &lags).json();
+        for figure in ["inTps", "outTps", "hour", "space", "applied", "committed"] {
+            assert!(down[figure].is_null(), "{figure}: {down}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use crate::connect::at;
 use crate::directory::{Directory, Group};
 use crate::error::AdminError;
 use crate::output::{Outcome, ShortOutput};
+use crate::progress::Progress;
 use crate::table::Table;
 use clap::Args;
 use raftmq_proto::admin::{DumpRequest, DumpResponse};
@@ -61,10 +62,15 @@ async fn at_one_index(
     failures: &mut Vec<String>,
 ) -> Result<Vec<(String, DumpResponse)>, AdminError> {
     let mut dumps: Vec<(String, DumpResponse)> = Vec::new();
+    let mut progress = Progress::patient();
+    let members = group.nodes.iter().filter(|node| node.member && !node.admin.is_empty());
+    let count = members.clone().count();
     for round in 1..=ROUNDS {
         let at_least = dumps.iter().map(|(_, dump)| dump.applied_index).max().unwrap_or(0);
         dumps.clear();
-        for node in group.nodes.iter().filter(|node| node.member && !node.admin.is_empty()) {
+        for (number, node) in members.clone().enumerate() {
+            let again = if round > 1 { format!(", look {round} for one applied index") } else { String::new() };
+            progress.step(number, count, &format!("replicas of {} summed up{again}", group.name));
             let answer = crate::connect::admin(&node.admin, &directory.token)?.dump(DumpRequest { at_least }).await;
             match answer {
                 Ok(answer) => dumps.push((node.label.clone(), answer.into_inner())),

@@ -5,6 +5,7 @@ use crate::connect;
 use crate::directory::{Directory, Group, Target};
 use crate::error::AdminError;
 use crate::output::{Format, LongOutput, Outcome};
+use crate::progress::Progress;
 use clap::Args;
 use raftmq_admin_client::look::{lags, leader, look};
 use raftmq_proto::admin::{ConsumerGroup, GetConfigRequest, ListConsumerGroupsRequest, ListTopicsRequest, Topic};
@@ -126,8 +127,11 @@ fn keep<T>(table: &mut BTreeMap<String, (u64, T)>, name: &str, version: u64, row
 
 pub(crate) async fn metadata(directory: &Directory, arguments: &Metadata) -> Result<Outcome, AdminError> {
     let (mut all_topics, mut all_groups, mut failures) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-    for group in arguments.place.groups(directory, arguments.broker.as_deref()).await? {
-        let found = async { Ok((topics(directory, &group).await?, consumer_groups(directory, &group).await?)) };
+    let groups = arguments.place.groups(directory, arguments.broker.as_deref()).await?;
+    let mut progress = Progress::patient();
+    for (number, group) in groups.iter().enumerate() {
+        progress.step(number, groups.len(), &format!("broker groups, {} topics", all_topics.len()));
+        let found = async { Ok((topics(directory, group).await?, consumer_groups(directory, group).await?)) };
         match found.await {
             Ok((topics, groups)) => {
                 for topic in topics.iter().filter(|topic| arguments.special || !topic.name.starts_with('%')) {
@@ -155,9 +159,12 @@ pub(crate) async fn metadata(directory: &Directory, arguments: &Metadata) -> Res
 
 pub(crate) async fn configs(directory: &Directory, arguments: &Configs) -> Result<Outcome, AdminError> {
     let (mut configs, mut failures, mut nodes, mut leaders) = (Map::new(), Vec::new(), 0, 0);
-    for group in arguments.place.groups(directory, None).await? {
+    let groups = arguments.place.groups(directory, None).await?;
+    let (mut progress, all) = (Progress::patient(), groups.iter().map(|group| group.nodes.len()).sum());
+    for group in &groups {
         leaders += usize::from(group.leader != 0);
         for node in group.nodes.iter().filter(|node| !node.admin.is_empty()) {
+            progress.step(nodes, all, "nodes");
             match connect::admin(&node.admin, &directory.token)?.get_config(GetConfigRequest {}).await {
                 Ok(answer) => {
                     nodes += 1;
@@ -184,10 +191,13 @@ pub(crate) async fn configs(directory: &Directory, arguments: &Configs) -> Resul
 pub(crate) async fn metrics(directory: &Directory, arguments: &Metrics) -> Result<Outcome, AdminError> {
     let (mut report, mut failures) = (Map::new(), Vec::new());
     let (mut in_rate, mut out_rate, mut messages_in, mut messages_out) = (0.0, 0.0, 0, 0);
-    for group in arguments.place.groups(directory, None).await? {
-        let (seen, silent) = look(directory, &group).await?;
+    let groups = arguments.place.groups(directory, None).await?;
+    let mut progress = Progress::patient();
+    for (number, group) in groups.iter().enumerate() {
+        progress.step(number, groups.len(), "broker groups");
+        let (seen, silent) = look(directory, group).await?;
         failures.extend(silent);
-        let (leader, _) = leader(&group, &seen);
+        let (leader, _) = leader(group, &seen);
         let lags = lags(leader, &seen);
         for node in &seen {
             let Some(live) = &node.live else { continue };

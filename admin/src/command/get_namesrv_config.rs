@@ -1,4 +1,4 @@
-//! `getNamesrvConfig`: what name servers were told at their start.
+//! `getNamesrvConfig`: what name servers were told.
 
 use super::get_broker_config::{Shown, lines, to_json};
 use crate::connect;

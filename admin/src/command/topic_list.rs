@@ -3,6 +3,7 @@
 use crate::directory::Directory;
 use crate::error::AdminError;
 use crate::output::{Outcome, ShortOutput};
+use crate::progress::Progress;
 use crate::table::Table;
 use clap::Args;
 use raftmq_proto::admin::ConsumerProgressRequest;
@@ -53,8 +54,11 @@ type Consumers = BTreeMap<(String, String), BTreeSet<String>>;
 async fn consumers(directory: &Directory) -> Result<(Consumers, Vec<String>), AdminError> {
     let mut consumers = Consumers::new();
     let mut failures = Vec::new();
-    for group in directory.all().await? {
-        let progress = directory.read_group(&group, |mut node, stale| async move {
+    let groups = directory.all().await?;
+    let mut shown = Progress::patient();
+    for (number, group) in groups.iter().enumerate() {
+        shown.step(number, groups.len(), "broker groups asked for their consumer groups");
+        let progress = directory.read_group(group, |mut node, stale| async move {
             let request = ConsumerProgressRequest { stale, ..ConsumerProgressRequest::default() };
             let mut parts = node.consumer_progress(request).await?.into_inner();
             let mut queues = Vec::new();

@@ -1,6 +1,7 @@
 //! `updateSubGroup`: creates a consumer group in every broker group, or changes it there.
 
 use super::{Attribute, PerGroup, Where, parse_attribute, split};
+use crate::confirm::Consent;
 use crate::directory::Directory;
 use crate::error::AdminError;
 use crate::output::{LongOutput, Outcome};
@@ -58,10 +59,15 @@ pub(crate) struct Arguments {
     #[arg(short = 'a', long = "notifyConsumerIdsChanged", hide = true, action = clap::ArgAction::Set)]
     _notify: Option<bool>,
     #[command(flatten)]
+    consent: Consent,
+    #[command(flatten)]
     pub output: LongOutput,
 }
 
 pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<Outcome, AdminError> {
+    if arguments.consume_enable == Some(false) {
+        arguments.consent.ask(&format!("Members of consumer group {} get no more messages.", arguments.group))?;
+    }
     let (attributes, remove_attributes) = split(&arguments.attributes);
     let request = PutConsumerGroupRequest {
         name: arguments.group.clone(),

@@ -1,6 +1,7 @@
 //! `updateTopic`: creates a topic in every broker group, or changes it there.
 
 use super::{Attribute, PerGroup, Where, message_type_name, parse_attribute, split};
+use crate::confirm::Consent;
 use crate::directory::Directory;
 use crate::error::AdminError;
 use crate::output::{LongOutput, Outcome};
@@ -51,6 +52,8 @@ pub(crate) struct Arguments {
     #[arg(short = 's', long = "hasUnitSub", hide = true, action = clap::ArgAction::Set)]
     _unit_subscription: Option<bool>,
     #[command(flatten)]
+    consent: Consent,
+    #[command(flatten)]
     pub output: LongOutput,
 }
 
@@ -62,6 +65,8 @@ pub(super) fn parse_permission(text: &str) -> Result<u32, String> {
 }
 
 pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<Outcome, AdminError> {
+    let Arguments { topic, read_queues, write_queues, permission, .. } = arguments;
+    ask_for(directory, topic, &Wanted { read_queues, write_queues, permission }, &arguments.consent).await?;
     let (attributes, remove_attributes) = split(&arguments.attributes);
     let groups = directory.groups(arguments.place.target()).await?;
     let request = PutTopicRequest {
@@ -90,6 +95,49 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
         }
     }
     Ok(report.outcome())
+}
+
+/// What a topic is to have; `None` for what stays.
+pub(super) struct Wanted<'a> {
+    pub read_queues: &'a Option<u32>,
+    pub write_queues: &'a Option<u32>,
+    pub permission: &'a Option<u32>,
+}
+
+/// Asks before a change that takes queues or a permission away from clients that run.
+pub(super) async fn ask_for(
+    directory: &Directory,
+    topic: &str,
+    wanted: &Wanted<'_>,
+    consent: &Consent,
+) -> Result<(), AdminError> {
+    if !consent.asks() {
+        return Ok(());
+    }
+    for (group, row) in directory.route(topic).await? {
+        let lost = losses(&row, wanted);
+        if !lost.is_empty() {
+            let lost = lost.join(" and ");
+            return consent.ask(&format!("Clients of topic {topic} in broker group {} lose {lost}.", group.name));
+        }
+    }
+    Ok(())
+}
+
+/// What clients of a topic lose.
+fn losses(row: &raftmq_proto::namesrv::Topic, wanted: &Wanted<'_>) -> Vec<&'static str> {
+    let permission = wanted.permission.unwrap_or(row.permission);
+    let gone = |bit: u32| row.permission & bit != 0 && permission & bit == 0;
+    let fewer = |wanted: &Option<u32>, has: u32| wanted.is_some_and(|wanted| wanted < has);
+    [
+        (gone(2), "the permission to send"),
+        (gone(4), "the permission to receive"),
+        (fewer(wanted.write_queues, row.write_queues), "queues to write"),
+        (fewer(wanted.read_queues, row.read_queues), "queues to read, with what is in them"),
+    ]
+    .into_iter()
+    .filter_map(|(lost, what)| lost.then_some(what))
+    .collect()
 }
 
 /// As RocketMQ prints a topic.
@@ -149,5 +197,18 @@ mod tests {
         for part in ["topicName=T,", "readQueueNums=8", "writeQueueNums=4", "perm=RW-", "messageTypes=[NORMAL]"] {
             assert!(line.contains(part), "{line}");
         }
+    }
+
+    #[test]
+    fn what_clients_lose() {
+        let row = raftmq_proto::namesrv::Topic { read_queues: 4, write_queues: 4, permission: 6, ..Default::default() };
+        let lost = |read_queues, write_queues, permission| {
+            let (read_queues, write_queues, permission) = (&read_queues, &write_queues, &permission);
+            losses(&row, &Wanted { read_queues, write_queues, permission })
+        };
+        assert!(lost(None, None, None).is_empty());
+        assert!(lost(Some(4), Some(8), Some(6)).is_empty());
+        assert_eq!(lost(Some(2), None, Some(4)), ["the permission to send", "queues to read, with what is in them"]);
+        assert_eq!(lost(None, Some(1), Some(2)), ["the permission to receive", "queues to write"]);
     }
 }

@@ -1,7 +1,8 @@
 //! `updateTopicPerm`: what may be done with a topic.
 
-use super::update_topic::{config_line, parse_permission, to_json};
+use super::update_topic::{Wanted, ask_for, config_line, parse_permission, to_json};
 use super::{PerGroup, Where, permission_text};
+use crate::confirm::Consent;
 use crate::directory::Directory;
 use crate::error::AdminError;
 use crate::output::{Outcome, ShortOutput};
@@ -22,10 +23,14 @@ pub(crate) struct Arguments {
     #[arg(short = 'p', long = "perm", value_parser = parse_permission)]
     permission: u32,
     #[command(flatten)]
+    consent: Consent,
+    #[command(flatten)]
     pub output: ShortOutput,
 }
 
 pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<Outcome, AdminError> {
+    let wanted = Wanted { read_queues: &None, write_queues: &None, permission: &Some(arguments.permission) };
+    ask_for(directory, &arguments.topic, &wanted, &arguments.consent).await?;
     let mut report = PerGroup::default();
     for group in directory.groups(arguments.place.target()).await? {
         let changed = directory.on_group(&group, |mut node| {

@@ -93,6 +93,8 @@ pub(crate) struct Update {
     #[command(flatten)]
     rate: Rate,
     #[command(flatten)]
+    consent: Consent,
+    #[command(flatten)]
     pub output: ShortOutput,
 }
 
@@ -150,6 +152,9 @@ pub(crate) async fn create(directory: &Directory, arguments: &Create) -> Result<
 }
 
 pub(crate) async fn update(directory: &Directory, arguments: &Update) -> Result<Outcome, AdminError> {
+    if arguments.status == Some(UserStatus::Disable) {
+        arguments.consent.ask(&format!("User {} is let in no more, in none of its clients.", arguments.name))?;
+    }
     let request = PutUserRequest {
         name: arguments.name.clone(),
         secret: arguments.password.clone(),

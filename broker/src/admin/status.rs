@@ -4,7 +4,8 @@ use super::AdminService;
 use super::door::Caller;
 use crate::broker::Node;
 use crate::config::FlushDiskType;
-use crate::store::key;
+use crate::store::machine::is_writable;
+use crate::store::{key, retention};
 use raft_store::{GroupStatus, LogId, NodeId, ReadState, Role, TransferError};
 use raftmq_proto::admin::{
     DiskMarks, DumpRequest, DumpResponse, GroupStatusResponse, Member, TableDump, TermStart, TransferLeaderRequest,
@@ -42,6 +43,8 @@ impl AdminService {
             })
             .await?;
         let traffic = node.outlets.traffic.look(Instant::now());
+        let (oldest_ms, writable) =
+            self.read(|state| Ok((retention::kept_since_ms(state)?, is_writable(state)?))).await?;
         let trouble = trouble(&status);
         let log_disk = node.config.log_dir.as_deref().unwrap_or(&node.config.store_dir);
         Ok(GroupStatusResponse {
@@ -83,9 +86,10 @@ impl AdminService {
             uptime_ms: u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             latencies: node.counters.recent(),
             terms: terms(node.group.terms()),
+            oldest_message_ms: oldest_ms.unwrap_or_default(),
+            not_writable: !writable,
             command_version: node.proposer.version(),
             command_version_known: *node.config.versions.end(),
-            ..GroupStatusResponse::default()
         })
     }
 

@@ -12,7 +12,8 @@ use super::dialect::Dialect;
 use super::status::{self, ApiError};
 use crate::namesrv::ForeignRoute;
 use crate::store::consumer_group::consumer_group;
-use crate::store::topic::{READABLE, WRITABLE};
+use crate::store::machine::is_writable;
+use crate::store::topic::{READABLE, WRITABLE, shown_permission};
 use raftmq_proto::name::TopicName;
 use raftmq_proto::rocketmq as v2;
 use std::net::{IpAddr, SocketAddr};
@@ -113,13 +114,14 @@ pub(super) async fn hosts(front: &Front, topic: &TopicName) -> Result<Vec<Host>,
     };
     let mut hosts: Vec<Host> = foreign.into_iter().map(Host::from).collect();
     if let Some(row) = row {
+        let writable = is_writable(&front.state())?;
         let mut members = front.node.group.members();
         members.sort_by(|a, b| (&a.label, a.id).cmp(&(&b.label, b.id)));
         hosts.push(Host {
             broker_group: front.node.config.broker_group.clone(),
             read_queues: row.read_queues,
             write_queues: row.write_queues,
-            permission: row.permission,
+            permission: shown_permission(row.permission, writable),
             message_types: row.message_types,
             members: members.into_iter().filter(|member| member.voter).map(|member| member.addresses.grpc).collect(),
             own: true,

@@ -117,11 +117,17 @@ fn clients(node: &Node, registry: &mut Registry) {
 fn group(node: &Node, status: &GroupStatus, registry: &mut Registry) {
     let leads = node.group.leadership().leads;
     let serves = super::readiness(status, node.closing.is_cancelled()).is_ok();
+    // What cannot be read is said elsewhere.
+    let writable = crate::store::machine::is_writable(&node.group.state()).unwrap_or(true);
     gauge(
         registry,
         "rocketmq_broker_permission",
-        "6 while this node serves clients, else 0",
-        if serves { 6 } else { 0 },
+        "6 while this node serves clients, 4 while producers are led past its broker group, else 0",
+        match (serves, writable) {
+            (true, true) => 6,
+            (true, false) => 4,
+            (false, _) => 0,
+        },
     );
     let proxy: Family<Proxy, Gauge> = Family::default();
     proxy.get_or_create(&Proxy { proxy_mode: "local" }).set(i64::from(serves));
@@ -191,12 +197,7 @@ fn waits(state: &State, registry: &mut Registry, now_ms: u64) -> Result<(), Stat
     gauge(registry, "rocketmq_timer_dequeue_lag", late, overdue.len());
     let late_ms = overdue.first().map_or(0, |at_ms| now_ms.saturating_sub(*at_ms));
     gauge(registry, "rocketmq_timer_dequeue_latency", "Milliseconds by which the first of them is late", late_ms);
-    // The first mark of a log has no entry before it.
-    let mut mark = retention::mark_from(state, 0)?;
-    if let Some(first) = mark.filter(|mark| mark.time_ms == 0) {
-        mark = retention::mark_from(state, first.index + 1)?;
-    }
-    let reserve_ms = mark.map_or(0, |mark| now_ms.saturating_sub(mark.time_ms));
+    let reserve_ms = retention::kept_since_ms(state)?.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
     gauge(
         registry,
         "rocketmq_storage_message_reserve_time",

@@ -229,9 +229,12 @@ impl Server {
                 return Ok(Some(digest));
             }
         }
-        let table =
-            read(node, |state| Ok((store::topic::topics(state)?.into_iter().map(to_wire).collect(), Vec::new())))
-                .await?;
+        let table = read(node, |state| {
+            let writable = store::machine::is_writable(state)?;
+            let topics = store::topic::topics(state)?.into_iter().map(|topic| to_wire(topic, writable));
+            Ok((topics.collect(), Vec::new()))
+        })
+        .await?;
         let digest = table.digest;
         let answer = self.send_table(node, table).await?;
         Ok(answer.taken.then_some(digest))
@@ -287,9 +290,10 @@ async fn changes_since(
     let Some(names) = names else { return Ok(None) };
     let table = read(node, move |state| {
         let (mut put, mut removed) = (Vec::new(), Vec::new());
+        let writable = store::machine::is_writable(state)?;
         for name in names {
             match store::topic::topic(state, &name)? {
-                Some(topic) => put.push(to_wire(topic)),
+                Some(topic) => put.push(to_wire(topic, writable)),
                 None => removed.push(name),
             }
         }

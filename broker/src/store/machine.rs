@@ -85,6 +85,17 @@ pub fn number_setting(state: &impl ReadState, name: &str, default: u64) -> Resul
     Ok(value.and_then(|value| String::from_utf8(value).ok()?.parse().ok()).unwrap_or(default))
 }
 
+/// The setting by which producers are led past the topics of the broker group: `false` while they are.
+pub const WRITABLE: &str = "writable";
+
+/// Whether producers are led to the topics of the broker group.
+///
+/// # Errors
+/// When the row cannot be read.
+pub fn is_writable(state: &impl ReadState) -> Result<bool, StateError> {
+    Ok(setting(state, WRITABLE)?.as_deref() != Some(b"false"))
+}
+
 /// The secret that nonces of receipt handles are derived from; made by the first lease.
 pub(crate) fn secret(state: &impl ReadState) -> Result<Option<[u8; 16]>, StateError> {
     let Some(value) = state.get(key::MACHINE, &key::machine(b'k'))? else { return Ok(None) };

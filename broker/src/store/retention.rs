@@ -208,6 +208,19 @@ pub fn mark_from(state: &impl ReadState, index: u64) -> Result<Option<Mark>, Sta
     found.transpose()
 }
 
+/// Cluster time, in ms, since when entries are kept; `None` where there is none whose time is known.
+///
+/// # Errors
+/// When a row cannot be read.
+pub fn kept_since_ms(state: &impl ReadState) -> Result<Option<u64>, StateError> {
+    // The first mark of a log has no entry before it.
+    let mut mark = mark_from(state, 0)?;
+    if let Some(first) = mark.filter(|mark| mark.time_ms == 0) {
+        mark = mark_from(state, first.index + 1)?;
+    }
+    Ok(mark.map(|mark| mark.time_ms))
+}
+
 /// The last mark up to which everything was stored by `time_ms`. Looks up a mark per halving of the indexes.
 ///
 /// # Errors

@@ -13,6 +13,12 @@ pub const WRITABLE: u32 = 2;
 /// Bit of `Topic.permission`: messages may be received.
 pub const READABLE: u32 = 4;
 
+/// The permission that routes show: where producers are led past the broker group, all but writing.
+#[must_use]
+pub fn shown_permission(permission: u32, writable: bool) -> u32 {
+    if writable { permission } else { permission & !WRITABLE }
+}
+
 /// What the name of a consumer group's dead letter topic begins with.
 pub const DEAD_LETTER_PREFIX: &str = "%DLQ%";
 /// What the name of a retry topic begins with.

@@ -16,6 +16,7 @@ pub use slow_disk::SlowDiskLimits;
 
 pub(crate) use activate::Builds;
 pub(crate) use disk_use::{Uses, unlink};
+pub(crate) use retention::{Asked as TrimsAsked, Outcome as TrimOutcome};
 pub(crate) use slow_disk::Paces;
 
 use crate::broker::Node;

@@ -8,12 +8,14 @@ use super::reappend::{Moved, reappend};
 use crate::broker::Node;
 use crate::config::Retention;
 use crate::store::{StateError, retention, topic};
+use parking_lot::Mutex;
 use raft_store::{Member, NodeId, SegmentUse, State};
 use raftmq_proto::command::command::Kind;
 use raftmq_proto::command::{Expire, Expired, Trim, Trimmed, reply};
 use raftmq_proto::forward::LogUse;
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 /// How often is looked for what is too old or too much.
@@ -34,6 +36,40 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 const HOUR_MS: u64 = 3_600_000;
 
+/// Trims that administrators ask for: what is due goes at once, at whatever hour.
+#[derive(Default)]
+pub(crate) struct Asked {
+    waiting: Mutex<Vec<oneshot::Sender<Result<Outcome, String>>>>,
+    came: Notify,
+}
+
+/// What a trim that was asked for came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// Up to where the log was trimmed before, and is now.
+    pub before: u64,
+    pub after: u64,
+    /// Why it did not go as far as it should.
+    pub held_back: Option<String>,
+}
+
+impl Asked {
+    /// Asks for one; the answer does not come when this node ceases to lead.
+    pub(crate) fn ask(&self) -> oneshot::Receiver<Result<Outcome, String>> {
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.lock().push(sender);
+        self.came.notify_one();
+        receiver
+    }
+
+    /// Those who still wait for one.
+    fn take(&self) -> Vec<oneshot::Sender<Result<Outcome, String>>> {
+        let mut waiting = std::mem::take(&mut *self.waiting.lock());
+        waiting.retain(|sender| !sender.is_closed());
+        waiting
+    }
+}
+
 /// Runs until the task is dropped.
 pub(super) async fn run(node: &Node) {
     let mut warned = Warned::default();
@@ -41,24 +77,44 @@ pub(super) async fn run(node: &Node) {
     let mut not_before = Instant::now();
     let mut topics_not_before = Instant::now();
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = node.trims_asked.came.notified() => {}
+        }
+        let asked = node.trims_asked.take();
+        let at_once = !asked.is_empty();
+        warned.now = None;
         heard.look(&node.group.members());
+        let before = retention::trimmed(&node.group.state());
         let looked = async {
-            if Instant::now() >= topics_not_before {
+            if at_once || Instant::now() >= topics_not_before {
                 let since = Instant::now();
                 expire_topics(node).await?;
                 // A hundred thousand topics are looked through less often than ten.
                 topics_not_before = Instant::now() + since.elapsed() * TOPICS_SHARE;
             }
-            if Instant::now() >= not_before && !trim(node, &mut warned, &heard).await? {
+            if (at_once || Instant::now() >= not_before) && !trim(node, &mut warned, &heard, at_once).await? {
                 not_before = Instant::now() + NOTHING_FREED;
             }
-            Ok::<(), Failure>(())
+            Ok::<Outcome, Failure>(Outcome {
+                before: before?.upto,
+                after: retention::trimmed(&node.group.state())?.upto,
+                held_back: warned.now.clone(),
+            })
         };
-        match looked.await {
-            Ok(()) => {}
-            Err(Failure::Rows(error)) => tracing::error!(%error, "retention cannot read its rows"),
-            Err(Failure::Proposal(what)) => tracing::debug!(what, "retention goes on later"),
+        let outcome = looked.await.map_err(|failure| match failure {
+            Failure::Rows(error) => {
+                tracing::error!(%error, "retention cannot read its rows");
+                format!("retention cannot read its rows: {error}")
+            }
+            Failure::Proposal(what) => {
+                tracing::debug!(what, "retention goes on later");
+                what
+            }
+        });
+        for waiting in asked {
+            // Who gave up meanwhile is told nothing.
+            let _ = waiting.send(outcome.clone());
         }
     }
 }
@@ -88,6 +144,8 @@ pub(super) async fn submit(node: &Node, kind: Kind, blobs: Vec<bytes::Bytes>) ->
 #[derive(Default)]
 struct Warned {
     last: Option<(String, Instant)>,
+    /// Of this look.
+    now: Option<String>,
 }
 
 impl Warned {
@@ -95,8 +153,9 @@ impl Warned {
         let said = self.last.as_ref().is_some_and(|(last, at)| *last == what && at.elapsed() < WARN_AGAIN);
         if !said {
             tracing::warn!("{what}");
-            self.last = Some((what, Instant::now()));
+            self.last = Some((what.clone(), Instant::now()));
         }
+        self.now = Some(what);
     }
 }
 
@@ -135,6 +194,8 @@ fn old_topics(state: &State, now: u64) -> Result<Vec<String>, StateError> {
 struct Look {
     /// Hour of the day, UTC.
     hour: u8,
+    /// Somebody asked for it: any hour will do.
+    at_once: bool,
     /// Everything below was stored as long ago as messages are kept.
     aged: u64,
     /// What was trimmed so far.
@@ -186,7 +247,7 @@ impl Look {
 /// The entry up to which a trim is due, at the end of a file, and why.
 fn due(limits: &Retention, look: &Look) -> Option<(u64, &'static str)> {
     let files = || look.sealed.iter().filter(|file| file.end.0 > look.trimmed);
-    let any_hour = limits.hours.is_empty() || limits.hours.contains(&look.hour);
+    let any_hour = look.at_once || limits.hours.is_empty() || limits.hours.contains(&look.hour);
     let by_age = (any_hour || is_too_full(limits, look))
         .then(|| files().map(|file| file.end.0).filter(|end| *end <= look.aged).max())
         .flatten();
@@ -224,13 +285,13 @@ fn due(limits: &Retention, look: &Look) -> Option<(u64, &'static str)> {
 }
 
 /// One trim, if there is one to do. Returns whether the next one may come at once.
-async fn trim(node: &Node, warned: &mut Warned, heard: &Heard) -> Result<bool, Failure> {
+async fn trim(node: &Node, warned: &mut Warned, heard: &Heard, at_once: bool) -> Result<bool, Failure> {
     let state = node.group.state();
     let trimmed = retention::trimmed(&state)?.upto;
     let wanted = match retention::trim(&state)? {
         // Begun by another leader, or before a failure.
         Some(under_way) => Some(under_way.upto),
-        None => wanted(node, trimmed, warned, heard)?,
+        None => wanted(node, trimmed, (&mut *warned, heard), at_once)?,
     };
     let Some(upto) = wanted else { return Ok(true) };
     let mut moved = Moved::new(node, upto);
@@ -258,7 +319,12 @@ async fn trim(node: &Node, warned: &mut Warned, heard: &Heard) -> Result<bool, F
 }
 
 /// The mark that the next trim goes up to.
-fn wanted(node: &Node, trimmed: u64, warned: &mut Warned, heard: &Heard) -> Result<Option<u64>, Failure> {
+fn wanted(
+    node: &Node,
+    trimmed: u64,
+    (warned, heard): (&mut Warned, &Heard),
+    at_once: bool,
+) -> Result<Option<u64>, Failure> {
     let state = node.group.state();
     let settings = node.settings();
     let limits = &settings.retention;
@@ -266,6 +332,7 @@ fn wanted(node: &Node, trimmed: u64, warned: &mut Warned, heard: &Heard) -> Resu
     let aged = retention::mark_by_time(&state, now.saturating_sub(limits.kept_ms))?;
     let look = Look {
         hour: (now / HOUR_MS % 24) as u8,
+        at_once,
         aged: aged.map_or(0, |mark| mark.index),
         trimmed,
         sealed: node.group.log_use().sealed,
@@ -317,7 +384,7 @@ mod tests {
         let sealed = (1..=10).map(|number| SegmentUse { end: LogIndex(number * 10), bytes: 100 }).collect();
         let log = LogUse { log_bytes, disk_bytes: 10_000, free_bytes, trimmed: 0 };
         let level = LogUse { log_bytes: 900, disk_bytes: 10_000, free_bytes: 9_000, trimmed: 0 };
-        Look { hour: 9, aged, trimmed: 0, sealed, uses: vec![level, log] }
+        Look { hour: 9, at_once: false, aged, trimmed: 0, sealed, uses: vec![level, log] }
     }
 
     fn end(limits: &Retention, look: &Look) -> Option<u64> {
@@ -336,6 +403,8 @@ mod tests {
         let limits = Retention { hours: vec![4], ..LIMITS };
         assert_eq!(end(&limits, &look(35, 1_000, 9_000)), None);
         assert_eq!(end(&limits, &Look { hour: 4, ..look(35, 1_000, 9_000) }), Some(30));
+        assert_eq!(end(&limits, &Look { at_once: true, ..look(35, 1_000, 9_000) }), Some(30), "somebody asked for it");
+        assert_eq!(end(&limits, &Look { at_once: true, ..look(0, 1_000, 9_000) }), None, "what is not due stays");
         assert_eq!(end(&limits, &look(35, 1_000, 2_000)), Some(30), "one disk is 80 % full");
         assert_eq!(end(&limits, &look(0, 1_000, 2_000)), None, "what is not too old stays");
     }
