@@ -31,7 +31,7 @@ fn request<T>(message: T, headers: &[(&'static str, &'static str)], limit: Durat
     let mut request = Request::new(message);
     request.set_timeout(limit);
     for (name, value) in headers {
-        request.metadata_mut().insert(*name, tonic::metadata::MetadataValue::from_static(*value));
+        request.metadata_mut().insert(*name, tonic::metadata::MetadataValue::from_static(value));
     }
     request
 }

@@ -269,10 +269,10 @@ async fn the_composed_cluster_runs_from_its_image() -> Result<()> {
 }
 
 /// `kill-leader.sh`, with an engine's `kill` in the place of the engine.
-async fn kill_the_leader<'a>(
+async fn kill_the_leader(
     stand: &Stand,
     machine: &Host,
-    running: &mut BTreeMap<&'a str, Container>,
+    running: &mut BTreeMap<&str, Container>,
     start: &impl Fn(&str) -> Result<Container>,
     metrics: &impl Fn(&str) -> Result<SocketAddr>,
 ) -> Result<()> {
