@@ -796,7 +796,7 @@ impl RaftGroup {
     /// # Errors
     /// [`FlushError`]. When the disk fails, the node stops.
     pub async fn flush_rows(&self) -> Result<LogIndex, FlushError> {
-        let shared = self.shared();
+        let shared = self.shared().clone();
         if shared.closed() {
             return Err(FlushError::Closed);
         }
@@ -804,10 +804,15 @@ impl RaftGroup {
             return Err(FlushError::NoRoom);
         }
         let applied = self.status().applied.map_or(0, |id| id.index);
-        shared.flusher.flush().await.map_err(|error| {
-            shared.halt.stop(format!("the rows could not be flushed: {error}"));
-            FlushError::Rows(error.to_string())
-        })?;
+        // By a task of its own: a flush that was begun must not end half way, with rows ahead of the log, because its
+        // caller goes away.
+        let flushing = self.runtime().spawn(async move {
+            shared.flusher.flush().await.map_err(|error| {
+                shared.halt.stop(format!("the rows could not be flushed: {error}"));
+                FlushError::Rows(error.to_string())
+            })
+        });
+        flushing.await.unwrap_or(Err(FlushError::Closed))?;
         Ok(LogIndex(applied))
     }
 

@@ -42,8 +42,10 @@ pub(crate) async fn run(directory: &Directory, arguments: &Arguments) -> Result<
                 let TrimLogResponse { first_now, held_back, .. } = trimmed;
                 let what = if first_now > first_before {
                     format!("its log begins at entry {first_now} now, and began at {first_before}")
+                } else if held_back.is_empty() {
+                    format!("nothing is due of its log, which begins at entry {first_now}")
                 } else {
-                    format!("nothing is due, its log begins at entry {first_now}")
+                    format!("its log still begins at entry {first_now}")
                 };
                 let _ = writeln!(text, "success: broker group {} ({address}): {what}", group.name);
                 if !held_back.is_empty() {

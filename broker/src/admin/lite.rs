@@ -63,7 +63,7 @@ fn describe(state: &impl ReadState, asked: &DescribeLiteRequest) -> Result<Optio
         name => topic(state, &row_name(id, name))?,
     };
     match (group, lite) {
-        (None, None) if !asked.lite_topic.is_empty() => return Ok(None),
+        (_, None) if !asked.lite_topic.is_empty() && asked.client_id.is_empty() => return Ok(None),
         (None, None) => {}
         (None, Some(lite)) => answer.lite = Some(one(state, TopicId(lite.id))?),
         (Some(group), _) if !asked.client_id.is_empty() => {

@@ -13,6 +13,9 @@ use raftmq_proto::command::command::Kind;
 use std::time::Duration;
 use tonic::Status;
 
+/// Builds that know this version of commands heed [`WRITABLE`].
+const WRITABLE_SINCE: u32 = 5;
+
 /// A trim that takes longer is told of as being under way.
 const TRIM_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -25,6 +28,14 @@ impl AdminService {
         self.catch_up(false).await?;
         let before = self.read(is_writable).await?;
         let changed = before != request.writable;
+        // Members of older builds would go on telling clients to write here.
+        if changed && !request.writable && self.node.proposer.version() < WRITABLE_SINCE {
+            return Err(Status::failed_precondition(format!(
+                "not before every member of broker group {} runs this build (version {WRITABLE_SINCE} of commands): mqadmin \
+                 haStatus shows those behind",
+                self.broker_group()
+            )));
+        }
         if changed {
             let put = PutSetting { key: WRITABLE.to_owned(), value: request.writable.to_string().into() };
             let what = if request.writable { "topics put back into writing" } else { "topics taken out of writing" };

@@ -239,6 +239,9 @@ impl Turn<'_, '_> {
                 true => before,
                 false => before.saturating_add(1).min(RETRIES_IN_A_ROW_MAX),
             };
+        } else if counted && reserved > 0 && look.cut {
+            // All rows that may be looked at were of messages that this receive cannot have: retries do not wait for more.
+            subscription.retries_in_a_row = 0;
         }
         Ok(())
     }

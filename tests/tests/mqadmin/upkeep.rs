@@ -20,7 +20,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
 
-use super::{GROUP, SOON, TOPIC, Tool, said};
+use super::{GROUP, SOON, TOPIC, Tool, VERSION, said};
 
 /// A receive of lite topics takes so long at most.
 const LEASE: Duration = Duration::from_secs(30);
@@ -429,6 +429,7 @@ async fn one_of_two_broker_groups_is_drained_and_trimmed() -> Result<()> {
     };
     eventually("each group knows of the other", Duration::from_secs(20), both).await?;
 
+    tool.cluster.activated(0, VERSION).await?;
     tool.says("wipeWritePerm -b RaftNode00", &["in name server["]).await?;
     // The nodes of the other broker group look at the name servers each 5 s.
     let led_past = async || {
