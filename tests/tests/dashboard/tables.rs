@@ -22,9 +22,10 @@ pub(super) async fn in_pages(browser: &mut Browser, cluster: &Cluster) -> Result
     let consumers: Vec<Consumer> = (0..MANY)
         .map(|number| Consumer::new(&access, &format!("watchers-{number:02}"), topic, "*", false))
         .collect::<Result<_>>()?;
-    futures::future::join_all(consumers.iter().map(|consumer| consumer.join(topic))).await;
     let page = format!("/topic?name={topic}");
     eventually("every consumer group is shown", SHOWN_WITHIN, async || {
+        // Not all of them get through in time at once.
+        futures::future::join_all(consumers.iter().map(|consumer| consumer.join(topic))).await;
         browser.page(&page).await.is_ok_and(|answer| answer.words().contains("1–50 / 60"))
     })
     .await?;
