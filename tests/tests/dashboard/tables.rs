@@ -23,8 +23,11 @@ pub(super) async fn in_pages(browser: &mut Browser, cluster: &Cluster) -> Result
         .map(|number| Consumer::new(&access, &format!("watchers-{number:02}"), topic, "*", false))
         .collect::<Result<_>>()?;
     let page = format!("/topic?name={topic}");
+    let (producer, mut sent) = (Producer::new(&access, &[topic])?, 0);
     eventually("every consumer group is shown", SHOWN_WITHIN, async || {
-        // Not all of them get through in time at once.
+        // A consumer group has progress once it was given something, and not all of them get through in time at once.
+        sent += 1;
+        let _ = producer.send(topic, &format!("wide-{sent}"), None, "x".into()).await;
         futures::future::join_all(consumers.iter().map(|consumer| consumer.join(topic))).await;
         browser.page(&page).await.is_ok_and(|answer| answer.words().contains("1–50 / 60"))
     })
