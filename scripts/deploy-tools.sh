@@ -14,7 +14,7 @@ flock 9
 if ! command -v go >/dev/null; then
   say "the tests check deploy/ with programs that are built by Go: install Go 1.26.7 or newer (Debian's is older), then run this again"; exit 1
 fi
-if [ "$helm" != "$(cat "$home/helm-of" 2>/dev/null)" ]; then
+if [ ! -x "$home/helm" ] || [ "$helm" != "$(cat "$home/helm-of" 2>/dev/null)" ]; then
   say "building $helm from Go's module proxy, which takes minutes: the tests lint and render the chart with it"
   GOBIN="$home" GOFLAGS=-trimpath go install -ldflags='-s -w' "$helm" >&2
   echo "$helm" >"$home/helm-of"
