@@ -840,6 +840,37 @@ impl Cluster {
         .await
     }
 
+    /// Waits until every running node of a group leads or follows and has applied what any of them had when this was
+    /// asked; they may be under load.
+    ///
+    /// # Errors
+    ///
+    /// That is not so within `limit`.
+    pub async fn reached(&mut self, group: usize, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        let mut goal = 0;
+        for number in self.running(group) {
+            let status = self.status(number).await;
+            goal = goal.max(status.ok().and_then(|status| status.applied_index).unwrap_or_default());
+        }
+        for number in self.running(group) {
+            loop {
+                let status = self.status(number).await;
+                let there = |status: &pb::GroupStatusResponse| {
+                    ["leader", "follower"].contains(&status.role.as_str()) && status.applied_index >= Some(goal)
+                };
+                if status.as_ref().is_ok_and(there) {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    bail!("node {number} has not reached entry {goal} within {limit:?}\n{}", self.log_tails(group));
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until every running node of a group is a voter and has everything the leader has.
     ///
     /// # Errors

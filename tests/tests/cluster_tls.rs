@@ -33,7 +33,7 @@ async fn switch(cluster: &mut Cluster, mode: &str) -> Result<()> {
         cluster.set(&[], &[number], &line)?;
         cluster.stop(number, STOPS_WITHIN)?;
         cluster.start_node(number)?;
-        cluster.caught_up(0, LEADER_WITHIN).await?;
+        cluster.reached(0, LEADER_WITHIN).await?;
     }
     Ok(())
 }
