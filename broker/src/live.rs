@@ -5,7 +5,7 @@
 
 use crate::config::BrokerConfig;
 use parking_lot::{Mutex, RwLock};
-use raftmq_server::settings::{ChangeError, Entry, SettingErrors, Settings};
+use raftmq_server::settings::{Entry, Program, Settings, UpdateError};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -71,20 +71,8 @@ const CHANGEABLE: &[(&str, Reach)] = &[
 /// Where a value that is not kept yet comes from.
 const SOURCE: &str = "updateBrokerConfig";
 
-/// Why a setting is as it was.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum UpdateError {
-    #[error("unknown key {0}; getBrokerConfig lists those that there are{1}")]
-    Unknown(String, String),
-    #[error("{0} has no effect here, whatever it is set to")]
-    Unused(String),
-    #[error("{0} is read at start only: change it in the configuration file and restart this node")]
-    NeedsRestart(String),
-    #[error(transparent)]
-    Change(#[from] ChangeError),
-    #[error(transparent)]
-    Value(#[from] SettingErrors),
-}
+/// As refusals name it.
+const PROGRAM: Program = Program { name: "node", lists: "getBrokerConfig" };
 
 /// What an update came to.
 pub(crate) struct Updated {
@@ -131,7 +119,7 @@ impl Live {
         let (read, _) = BrokerConfig::read(wanted.clone())?;
         let kept_in = wanted.keep()?;
         *layers = wanted;
-        let (before, after) = (shown(&old.entries, &key), shown(&read.entries, &key));
+        let (before, after) = (Entry::shown(&old.entries, &key), Entry::shown(&read.entries, &key));
         // What is not to be changed is as it was at start, whatever else has happened to where it was read from.
         let BrokerConfig { grpc, idempotence, retention, slow_disk, clock_skew_ms_max, entries, .. } = read;
         let next = BrokerConfig {
@@ -149,24 +137,12 @@ impl Live {
     }
 }
 
-fn shown(entries: &[Entry], key: &str) -> Option<String> {
-    entries.iter().find(|entry| entry.key == key).and_then(|entry| entry.value.clone())
-}
-
 /// Whom a key concerns, unless it cannot be changed.
 fn changeable(entries: &[Entry], key: &str) -> Result<Reach, UpdateError> {
     if let Some((_, reach)) = CHANGEABLE.iter().find(|(known, _)| *known == key) {
         return Ok(*reach);
     }
-    match entries.iter().find(|entry| entry.key == key) {
-        Some(entry) if entry.unused => Err(UpdateError::Unused(key.to_owned())),
-        Some(_) => Err(UpdateError::NeedsRestart(key.to_owned())),
-        None => {
-            let near = entries.iter().find(|entry| entry.key.eq_ignore_ascii_case(key));
-            let hint = near.map(|near| format!("; did you mean {}?", near.key)).unwrap_or_default();
-            Err(UpdateError::Unknown(key.to_owned(), hint))
-        }
-    }
+    Err(UpdateError::not_changeable(entries, key, PROGRAM))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The name server's RPCs: reports in, routes out. Requests and answers are bounded; long ones come in parts.
 
 use crate::access::Access;
-use crate::live::{Live, UpdateError};
+use crate::live::Live;
 use crate::route_table::{Group, GroupName, Limits, Node, Refused, RouteTable, Taken, TopicsReport};
 use parking_lot::{Mutex, MutexGuard};
 use raftmq_proto::digest::TopicDigest;
@@ -13,6 +13,7 @@ use raftmq_proto::namesrv::{
 };
 use raftmq_server::listener::Peer;
 use raftmq_server::logs::Limited;
+use raftmq_server::settings::UpdateError;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -243,8 +244,8 @@ impl NameServer for Service {
         let outcome = updated.as_ref().map_or_else(ToString::to_string, |_| "done".to_owned());
         tracing::info!(target: "audit", address, key, value, outcome, "setting changed");
         let updated = updated.map_err(|error| match error {
-            UpdateError::NeedsRestart(_) | UpdateError::Change(_) => Status::failed_precondition(error.to_string()),
-            UpdateError::Unknown(..) | UpdateError::Unused(_) | UpdateError::Value(_) => {
+            UpdateError::NeedsRestart { .. } | UpdateError::Change(_) => Status::failed_precondition(error.to_string()),
+            UpdateError::Unknown { .. } | UpdateError::Unused(_) | UpdateError::Value(_) => {
                 Status::invalid_argument(error.to_string())
             }
         })?;

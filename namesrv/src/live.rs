@@ -6,7 +6,7 @@
 use crate::config::{ALIASES, Config};
 use crate::grpc::Shared;
 use parking_lot::Mutex;
-use raftmq_server::settings::{ChangeError, Entry, SettingErrors, Settings};
+use raftmq_server::settings::{Entry, Program, Settings, UpdateError};
 
 /// Keys that are looked at whenever they matter, and not only at start.
 const CHANGEABLE: [&str; 6] =
@@ -15,20 +15,8 @@ const CHANGEABLE: [&str; 6] =
 /// Where a changed value comes from.
 const SOURCE: &str = "updateNamesrvConfig";
 
-/// Why a setting is as it was.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum UpdateError {
-    #[error("unknown key {0}; getNamesrvConfig lists those that there are{1}")]
-    Unknown(String, String),
-    #[error("{0} has no effect here, whatever it is set to")]
-    Unused(String),
-    #[error("{0} is read at start only: change it in the configuration file and restart this name server")]
-    NeedsRestart(String),
-    #[error(transparent)]
-    Change(#[from] ChangeError),
-    #[error(transparent)]
-    Value(#[from] SettingErrors),
-}
+/// As refusals name it.
+const PROGRAM: Program = Program { name: "name server", lists: "getNamesrvConfig" };
 
 /// What an update came to.
 #[derive(Debug)]
@@ -61,35 +49,18 @@ impl Live {
         let mut now = self.now.lock();
         let (layers, entries) = &mut *now;
         let key = layers.spelled(key);
-        changeable(entries, &key)?;
+        if !CHANGEABLE.contains(&&*key) {
+            return Err(UpdateError::not_changeable(entries, &key, PROGRAM));
+        }
         let mut wanted = layers.clone();
         wanted.change(&key, value, SOURCE)?;
         let mut read = wanted.clone();
         let config = Config::read(&mut read);
         let next = read.finish()?.entries();
         shared.set(config.limits, config.scan_every);
-        let updated = Updated { before: shown(entries, &key), after: shown(&next, &key) };
+        let updated = Updated { before: Entry::shown(entries, &key), after: Entry::shown(&next, &key) };
         (*layers, *entries) = (wanted, next);
         Ok(updated)
-    }
-}
-
-fn shown(entries: &[Entry], key: &str) -> Option<String> {
-    entries.iter().find(|entry| entry.key == key).and_then(|entry| entry.value.clone())
-}
-
-fn changeable(entries: &[Entry], key: &str) -> Result<(), UpdateError> {
-    if CHANGEABLE.contains(&key) {
-        return Ok(());
-    }
-    match entries.iter().find(|entry| entry.key == key) {
-        Some(entry) if entry.unused => Err(UpdateError::Unused(key.to_owned())),
-        Some(_) => Err(UpdateError::NeedsRestart(key.to_owned())),
-        None => {
-            let near = entries.iter().find(|entry| entry.key.eq_ignore_ascii_case(key));
-            let hint = near.map(|near| format!("; did you mean {}?", near.key)).unwrap_or_default();
-            Err(UpdateError::Unknown(key.to_owned(), hint))
-        }
     }
 }
 

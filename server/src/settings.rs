@@ -7,7 +7,7 @@
 
 mod changed;
 
-pub use changed::ChangeError;
+pub use changed::{ChangeError, Program, UpdateError};
 
 use std::{
     collections::BTreeMap,

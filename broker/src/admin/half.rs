@@ -12,7 +12,7 @@ use raftmq_proto::admin::{
     EndTransactionRequest, EndTransactionResponse, HalfMessage, ListHalfMessagesRequest, ListHalfMessagesResponse,
 };
 use raftmq_proto::command::command::Kind;
-use raftmq_proto::command::{EndTransaction, LeasedMessage, WaitingMessage};
+use raftmq_proto::command::{EndTransaction, LeasedMessage, StoredMessage, WaitingMessage};
 use std::fmt;
 use tonic::Status;
 
@@ -84,6 +84,23 @@ fn list(
     Ok(Some((found, None)))
 }
 
+/// What is told of a half message, whose body is `stored`.
+pub(super) fn told(topic: String, transaction_id: String, stored: &StoredMessage, half: Half) -> HalfMessage {
+    HalfMessage {
+        topic,
+        transaction_id,
+        message_id: stored.message_id.clone(),
+        keys: stored.keys.clone(),
+        body_bytes: half.body_bytes,
+        producer: half.producer,
+        stored_ms: half.made_ms,
+        checks: half.checks,
+        checks_max: half.checks_max,
+        age_max_ms: half.age_max_ms,
+        parked: half.state == HalfState::Parked,
+    }
+}
+
 impl AdminService {
     pub(super) async fn list_half_messages(
         &self,
@@ -116,19 +133,7 @@ impl AdminService {
                 delivery_ms: 0,
                 message_id_hash: half.message_id_hash,
             };
-            messages.push(HalfMessage {
-                topic,
-                transaction_id: handles.waiting_text(&transaction),
-                message_id: stored.message_id,
-                keys: stored.keys,
-                body_bytes: half.body_bytes,
-                producer: half.producer,
-                stored_ms: half.made_ms,
-                checks: half.checks,
-                checks_max: half.checks_max,
-                age_max_ms: half.age_max_ms,
-                parked: half.state == HalfState::Parked,
-            });
+            messages.push(told(topic, handles.waiting_text(&transaction), &stored, half));
         }
         let next = next.map(|next| next.to_string()).unwrap_or_default();
         Ok(ListHalfMessagesResponse { broker_group: self.broker_group(), messages, next })

@@ -3,13 +3,13 @@
 use super::door::Caller;
 use super::{AdminService, Parts, in_parts};
 use crate::client::relay;
-use crate::live::{Reach, UpdateError};
+use crate::live::Reach;
 use raftmq_proto::admin::{
     Client, GetConfigResponse, ListClientsRequest, ListClientsResponse, Setting, Subscription, UpdateConfigRequest,
     UpdateConfigResponse,
 };
 use raftmq_proto::forward::{ClientsRequest, ConnectedClient};
-use raftmq_server::settings::ChangeError;
+use raftmq_server::settings::{ChangeError, UpdateError};
 use tonic::Status;
 
 impl AdminService {
@@ -47,11 +47,11 @@ impl AdminService {
         let outcome = updated.as_ref().map_or_else(ToString::to_string, |_| "done".to_owned());
         tracing::info!(target: "audit", user = caller.name, address = caller.address, key, value, outcome, "setting changed");
         let updated = updated.map_err(|error| match error {
-            UpdateError::NeedsRestart(_) | UpdateError::Change(ChangeError::SetAbove { .. }) => {
+            UpdateError::NeedsRestart { .. } | UpdateError::Change(ChangeError::SetAbove { .. }) => {
                 Status::failed_precondition(error.to_string())
             }
             UpdateError::Change(ChangeError::NotKept { .. }) => Status::internal(error.to_string()),
-            UpdateError::Unknown(..) | UpdateError::Unused(_) | UpdateError::Value(_) => {
+            UpdateError::Unknown { .. } | UpdateError::Unused(_) | UpdateError::Value(_) => {
                 Status::invalid_argument(error.to_string())
             }
         })?;

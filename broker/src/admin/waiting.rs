@@ -1,13 +1,14 @@
 //! One message that waits outside of the queues, in full: delayed, or half.
 
 use super::AdminService;
+use super::half::told;
 use crate::deliver::handle::{Handles, WaitingHandle};
 use crate::deliver::read::{ReadError, Reader};
-use crate::store::half::{self, HalfMessage as Half, HalfState};
+use crate::store::half::{self, HalfMessage as Half};
 use crate::store::timer::{self, InLog};
 use crate::store::{StateError, TopicId, topic};
 use raft_store::ReadState;
-use raftmq_proto::admin::{GetWaitingMessageRequest, GetWaitingMessageResponse, HalfMessage};
+use raftmq_proto::admin::{GetWaitingMessageRequest, GetWaitingMessageResponse};
 use raftmq_proto::command::{LeasedMessage, StoredMessage};
 use tonic::Status;
 
@@ -50,7 +51,7 @@ impl AdminService {
             let leased = LeasedMessage { log_index: body.log_index, slot: body.slot, ..LeasedMessage::default() };
             match Reader::new(&self.node.group).read(&leased).await {
                 Ok(stored) => {
-                    let half = half.map(|half| told(&topic, &name, &stored, half));
+                    let half = half.map(|half| told(topic.clone(), name.clone(), &stored, half));
                     return Ok(GetWaitingMessageResponse {
                         broker_group: self.broker_group(),
                         now_ms: self.node.clock.now(),
@@ -64,22 +65,6 @@ impl AdminService {
                 Err(error) => return Err(Status::internal(format!("a message that waits cannot be read: {error}"))),
             }
         }
-    }
-}
-
-fn told(topic: &str, name: &str, stored: &StoredMessage, half: Half) -> HalfMessage {
-    HalfMessage {
-        topic: topic.to_owned(),
-        transaction_id: name.to_owned(),
-        message_id: stored.message_id.clone(),
-        keys: stored.keys.clone(),
-        body_bytes: half.body_bytes,
-        producer: half.producer,
-        stored_ms: half.made_ms,
-        checks: half.checks,
-        checks_max: half.checks_max,
-        age_max_ms: half.age_max_ms,
-        parked: half.state == HalfState::Parked,
     }
 }
 

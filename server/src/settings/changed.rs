@@ -1,7 +1,7 @@
 //! What is changed while a daemon runs, and kept for its next start in a file of its own: the file that its operator
 //! writes may be read-only, and is never rewritten here.
 
-use super::{Found, SettingError, Settings, upper_snake};
+use super::{Entry, Found, SettingError, SettingErrors, Settings, upper_snake};
 use crate::properties;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,71 @@ pub enum ChangeError {
         /// From the system.
         reason: String,
     },
+}
+
+/// Why a setting of a running program is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum UpdateError {
+    /// There is no such key.
+    #[error("unknown key {key}; {} lists those that there are{hint}", program.lists)]
+    Unknown {
+        /// As asked for.
+        key: String,
+        /// Whose setting it would be.
+        program: Program,
+        /// The key that was probably meant, as the end of the sentence; or nothing.
+        hint: String,
+    },
+    /// It is accepted and does nothing.
+    #[error("{0} has no effect here, whatever it is set to")]
+    Unused(String),
+    /// Changing it now would change nothing.
+    #[error("{key} is read at start only: change it in the configuration file and restart this {}", program.name)]
+    NeedsRestart {
+        /// As documented.
+        key: String,
+        /// Whose setting it is.
+        program: Program,
+    },
+    /// See [`ChangeError`].
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    /// The value is none, by itself or beside the others.
+    #[error(transparent)]
+    Value(#[from] SettingErrors),
+}
+
+/// A program whose settings change while it runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Program {
+    /// What sentences call it.
+    pub name: &'static str,
+    /// The command of `mqadmin` that lists its settings.
+    pub lists: &'static str,
+}
+
+impl UpdateError {
+    /// Why a key that is none of those which change while `program` runs cannot be changed; `entries` are its settings.
+    #[must_use]
+    pub fn not_changeable(entries: &[Entry], key: &str, program: Program) -> UpdateError {
+        match entries.iter().find(|entry| entry.key == key) {
+            Some(entry) if entry.unused => UpdateError::Unused(key.to_owned()),
+            Some(_) => UpdateError::NeedsRestart { key: key.to_owned(), program },
+            None => {
+                let near = entries.iter().find(|entry| entry.key.eq_ignore_ascii_case(key));
+                let hint = near.map(|near| format!("; did you mean {}?", near.key)).unwrap_or_default();
+                UpdateError::Unknown { key: key.to_owned(), program, hint }
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// The value of a key as it is shown, if it has one.
+    #[must_use]
+    pub fn shown(entries: &[Entry], key: &str) -> Option<String> {
+        entries.iter().find(|entry| entry.key == key).and_then(|entry| entry.value.clone())
+    }
 }
 
 impl Settings {
